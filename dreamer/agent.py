@@ -1,0 +1,446 @@
+"""DreamerV3: the configuration, the losses as pure functions, and the agent that ties them.
+
+`DreamerAgent.update` is the algorithm: fit the world model to replayed windows, dream ahead of
+the states found there, and learn actor and critic from the dreams.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import typing
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamer.networks import Actor, ContinueHead, Critic, Decoder, Encoder, RewardHead
+from dreamer.rssm import RSSM, Dream, Posterior, State, get_feat, kl_losses
+from dreamer.utils import PercentileScale, frozen, lambda_return, make_rng
+
+Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every number of the algorithm, the same for all tasks; scripts set steps and train_ratio.
+
+    Raises ValueError naming field, value and range for anything out of range or of a wrong type.
+    """
+
+    # The run
+    steps: int = 10_000  # environment steps in all, prefill included
+    train_ratio: float = 128.0  # replayed steps per environment step
+    seed: int = 0  # of weights, environment, sampling and noise
+
+    # Experience
+    capacity: int = 200_000  # replay rows
+    prefill: int = 1_000  # first steps, with random actions, before any learning
+    prefill_hold: int = 8  # a random action is held for 1 to this many steps
+    batch_size: int = 16  # B, windows per update (authors: 16)
+    seq_len: int = 32  # T, rows per window (authors: 64)
+
+    # Networks
+    deter: int = 128  # D, size of the GRU state
+    hidden: int = 128  # width of every MLP
+    layers: int = 2  # blocks of every MLP
+    categoricals: int = 16  # S, number of categoricals in a latent
+    classes: int = 16  # K, classes of each
+    unimix: float = 0.01  # uniform share in latents and discrete policy (v2)
+
+    # World model
+    free_nats: float = 1.0  # KL below this is not reduced further, nats (v2)
+    beta_dyn: float = 1.0  # β_dyn (v2; v1: 0.5)
+    beta_rep: float = 0.1  # β_rep (v1 and v2)
+    model_lr: float = 1e-3  # Adam, per update
+
+    # Dreams
+    imag_starts: int = 256  # N, dreams per update, from random replayed states (authors: all B*T)
+    imag_horizon: int = 15  # H, steps of a dream (v1 and v2)
+    gamma: float = 1 - 1 / 333  # γ, discount per environment step (v1 and v2)
+    lam: float = 0.95  # λ of the returns (v1 and v2)
+
+    # Actor and critic
+    actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
+    ent_coef: float = 1e-3  # η, weight of the policy's entropy (v2: 3e-4)
+    actor_lr: float = 3e-4
+    critic_lr: float = 1e-3
+    slow_rate: float = 0.02  # the slow critic's step towards the critic, per update (v1 and v2)
+    slow_weight: float = 1.0  # weight of the loss that holds the critic near the slow one (v2)
+    replay_value_weight: float = 0.3  # weight of the critic's loss on real returns (v2)
+    grad_clip: float = 100.0  # largest gradient norm of model, actor and critic, each
+
+    # Reports
+    evals: int = 20  # greedy evaluations, evenly spread over the run
+    eval_episodes: int = 20  # episodes of each
+    compile: bool = False  # torch.compile the inner loops (needs a C++ compiler)
+
+    def __post_init__(self) -> None:
+        types = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kind = types[field.name]
+            low, high = RANGES.get(field.name, (None, None))
+            if typing.get_origin(kind) is Literal:
+                ok, allowed = value in typing.get_args(kind), f"one of {typing.get_args(kind)}"
+            elif kind is bool:
+                ok, allowed = isinstance(value, bool), "True or False"
+            else:
+                number = (int, np.integer) if kind is int else (int, float, np.number)
+                ok = isinstance(value, number) and not isinstance(value, bool)
+                ok = ok and math.isfinite(value) and low <= value <= high
+                word = "a whole number" if kind is int else "a number"
+                allowed = f"{word} from {low:g} to {high:g}"
+            if not ok:
+                raise ValueError(f"Config.{field.name} must be {allowed}, got {value!r}")
+        if self.seq_len > self.capacity:
+            raise ValueError(
+                f"Config.seq_len must be at most capacity ({self.capacity}), got {self.seq_len}"
+            )
+
+    @property
+    def num_starts(self) -> int:
+        """Dreams per update: `imag_starts`, or all replayed states if those are fewer."""
+        return min(self.imag_starts, self.batch_size * self.seq_len)
+
+
+# Smallest and largest value of each number in `Config`.
+RANGES: dict[str, tuple[float, float]] = {
+    "steps": (1, 10**9),
+    "train_ratio": (0, 10**6),
+    "seed": (0, 2**31 - 1),
+    "capacity": (2, 10**8),
+    "prefill": (0, 10**9),
+    "prefill_hold": (1, 10**4),
+    "batch_size": (1, 10**4),
+    "seq_len": (2, 10**4),
+    "deter": (1, 10**4),
+    "hidden": (1, 10**4),
+    "layers": (1, 20),
+    "categoricals": (1, 1000),
+    "classes": (2, 1000),
+    "unimix": (0, 0.5),
+    "free_nats": (0, 1000),
+    "beta_dyn": (0, 100),
+    "beta_rep": (0, 100),
+    "model_lr": (0, 1),
+    "imag_starts": (1, 10**6),
+    "imag_horizon": (1, 1000),
+    "gamma": (0, 1),
+    "lam": (0, 1),
+    "ent_coef": (0, 100),
+    "actor_lr": (0, 1),
+    "critic_lr": (0, 1),
+    "slow_rate": (0, 1),
+    "slow_weight": (0, 100),
+    "replay_value_weight": (0, 100),
+    "grad_clip": (1e-6, 1e9),
+    "evals": (0, 10**6),
+    "eval_episodes": (1, 10**4),
+}
+
+
+# ---------------------------------------------------------------- losses
+
+
+def model_loss(
+    parts: dict[str, Tensor], beta_dyn: float, beta_rep: float
+) -> tuple[Tensor, Metrics]:
+    """`L = L_pred + β_dyn L_dyn + β_rep L_rep`, averaged over (B, T) (v2, eq. 4 and 5).
+
+    parts: obs_loss, reward_loss, cont_loss (their sum is L_pred), dyn_loss, rep_loss, all (B, T).
+    """
+    metrics = {name: loss.mean() for name, loss in parts.items()}
+    loss = (
+        metrics["obs_loss"]
+        + metrics["reward_loss"]
+        + metrics["cont_loss"]
+        + beta_dyn * metrics["dyn_loss"]
+        + beta_rep * metrics["rep_loss"]
+    )
+    return loss, {**metrics, "model_loss": loss}
+
+
+def dream_weight(cont: Tensor, gamma: float) -> Tensor:
+    """How much a dreamed state counts: the cumulative product of γ·continue (v2, eq. 6).
+
+    cont (N, H): c_0..c_{H-1}, c_0 being the real flag of the start. Returns (N, H). What lies
+    behind an imagined end counts for nothing.
+    """
+    return (gamma * cont).cumprod(1)
+
+
+def reinforce_loss(log_prob: Tensor, adv: Tensor, entropy: Tensor, weight: Tensor, ent_coef: float):
+    """`-E[weight (sg(A) ln π(a|s) + η H[π])]` (v2, eq. 6); all (N, H), a scalar comes out."""
+    return -(weight * (adv.detach() * log_prob + ent_coef * entropy)).mean()
+
+
+def pathwise_loss(ret: Tensor, ret_scale: Tensor, entropy: Tensor, weight: Tensor, ent_coef: float):
+    """`-E[weight (R / S + η H[π])]`, R differentiable in the actions through the world model
+    (v1, eq. 11, for continuous actions); all (N, H), a scalar comes out."""
+    return -(weight * (ret / ret_scale + ent_coef * entropy)).mean()
+
+
+def critic_loss(
+    critic: Critic,
+    logits: Tensor,
+    ret: Tensor,
+    slow_value: Tensor,
+    weight: Tensor,
+    slow_weight: float,
+) -> Tensor:
+    """Cross-entropy with the two-hot return, and with the slow critic's mean (v2, eq. 7).
+
+    logits (N, H, bins); ret, slow_value and weight (N, H); a scalar comes out.
+    """
+    loss = critic.loss(logits, ret.detach())
+    if slow_weight:
+        loss = loss + slow_weight * critic.loss(logits, slow_value)
+    return (weight * loss).mean()
+
+
+# ---------------------------------------------------------------- the agent
+
+
+class DreamerAgent(nn.Module):
+    """World model, actor and critic, and their optimiser.
+
+    obs_size O; action_size A; discrete: one-hot actions, else actions scaled to [-1, 1].
+    """
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        discrete: bool,
+        config: Config,
+        device: torch.device | str = "cpu",
+    ):
+        super().__init__()
+        self.obs_size, self.action_size, self.discrete = obs_size, action_size, discrete
+        self.config = c = config
+        self.device = torch.device(device)
+
+        feat_size = c.deter + c.categoricals * c.classes
+        with torch.random.fork_rng(devices=[]):  # weights depend on the seed alone
+            torch.manual_seed(c.seed)
+            self.encoder = Encoder(obs_size, c.hidden, c.layers)
+            self.rssm = RSSM(
+                c.hidden, action_size, c.deter, c.hidden, c.categoricals, c.classes, c.unimix
+            )
+            self.decoder = Decoder(feat_size, obs_size, c.hidden, c.layers)
+            self.reward = RewardHead(feat_size, c.hidden, c.layers)
+            self.cont = ContinueHead(feat_size, c.hidden, c.layers)
+            self.actor = Actor(feat_size, action_size, discrete, c.hidden, c.layers, c.unimix)
+            self.critic = Critic(feat_size, c.hidden, c.layers)
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.ret_scale = PercentileScale()
+        self.to(self.device)
+
+        self.model_parts = (self.encoder, self.rssm, self.decoder, self.reward, self.cont)
+        groups = [
+            ([p for m in self.model_parts for p in m.parameters()], c.model_lr),
+            (list(self.actor.parameters()), c.actor_lr),
+            (list(self.critic.parameters()), c.critic_lr),
+        ]
+        self.optimizer = torch.optim.Adam(
+            [{"params": params, "lr": lr} for params, lr in groups], fused=True
+        )
+        self.rng = make_rng(self.device, c.seed, 1)  # of all sampling in acting and learning
+        if c.compile:
+            self.rssm.observe_step = torch.compile(self.rssm.observe_step, dynamic=False)
+            self.rssm.imagine_step = torch.compile(self.rssm.imagine_step, dynamic=False)
+
+    # ------------------------------------------------------------ acting
+
+    @torch.inference_mode()
+    def act(
+        self,
+        obs: np.ndarray | Tensor,
+        is_first: np.ndarray | Tensor,
+        state: State | None = None,
+        greedy: bool = False,
+        rng: torch.Generator | None = None,
+    ) -> tuple[np.ndarray, State]:
+        """Filter one observation per environment and choose actions.
+
+        obs (N, O), is_first (N,) bool; state: what the last call returned (None at first). Returns
+        actions (N, A), one-hot or in about [-1, 1], and the state for the next call. `greedy`
+        takes the policy's mode. rng: the source of randomness, the agent's own if None.
+        """
+        rng = self.rng if rng is None else rng
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=self.device)[:, None]
+        is_first = torch.as_tensor(is_first, dtype=torch.bool, device=self.device)[:, None]
+        no_action = obs.new_zeros(len(obs), 1, self.action_size)  # this row's is not chosen yet
+        _, state = self.rssm.observe(self.encoder(obs), no_action, is_first, rng, state)
+        policy = self.actor(get_feat(state))
+        action = policy.mode() if greedy else policy.sample(self.actor.noise((len(obs),), rng))
+        return action.cpu().numpy(), state._replace(action=action)
+
+    # ------------------------------------------------------------ learning
+
+    def update(self, batch: dict[str, np.ndarray]) -> Metrics:
+        """One gradient update of world model, actor and critic from a replayed batch.
+
+        batch: the fields of `ReplayBuffer.sample`. Returns metrics as detached scalar tensors
+        (see the glossary in the README).
+        """
+        batch = {k: torch.from_numpy(v).to(self.device) for k, v in batch.items()}
+
+        # Learn the world from what happened.
+        post, feat, loss_model, metrics = self.learn_world(batch)
+
+        # Dream ahead of some of the states that the batch passed through.
+        starts = self.choose_starts(feat.shape[0] * feat.shape[1])
+        dream = self.imagine(post, starts)
+
+        # Learn to act and to judge from the dreams alone.
+        start_cont = 1 - batch["is_terminal"].flatten()[starts].float()
+        loss_behaviour, ret, dream_metrics = self.learn_behaviour(dream, start_cont)
+
+        # The critic's anchor in reality: returns along the replayed windows.
+        loss_replay = self.replay_value_loss(batch, feat, starts, ret[:, 0].detach())
+
+        loss = loss_model + loss_behaviour + self.config.replay_value_weight * loss_replay
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norms = [
+            nn.utils.clip_grad_norm_(group["params"], self.config.grad_clip, foreach=True)
+            for group in self.optimizer.param_groups
+        ]
+        self.optimizer.step()
+        self.update_slow_critic()
+
+        metrics = {
+            **metrics,
+            **dream_metrics,
+            "replay_value_loss": loss_replay,
+            "loss": loss,
+            "model_grad_norm": norms[0],
+            "actor_grad_norm": norms[1],
+            "critic_grad_norm": norms[2],
+        }
+        return {name: value.detach() for name, value in metrics.items()}
+
+    def learn_world(self, batch: dict[str, Tensor]) -> tuple[Posterior, Tensor, Tensor, Metrics]:
+        """World model loss of a batch: (posterior, feat (B, T, F), loss, metrics)."""
+        post, _ = self.rssm.observe(
+            self.encoder(batch["obs"]), batch["action"], batch["is_first"], self.rng
+        )
+        feat = get_feat(post)
+        dyn, rep = kl_losses(post.post_logits, post.prior_logits, self.config.free_nats)
+        parts = {
+            "obs_loss": self.decoder.loss(feat, batch["obs"]),
+            "reward_loss": self.reward.loss(self.reward(feat), batch["reward"]),
+            "cont_loss": self.cont.loss(feat, 1 - batch["is_terminal"].float()),
+            "dyn_loss": dyn,
+            "rep_loss": rep,
+        }
+        loss, metrics = model_loss(parts, self.config.beta_dyn, self.config.beta_rep)
+        return post, feat, loss, metrics
+
+    def choose_starts(self, total: int) -> Tensor:
+        """Indices (N,) of the replayed states to dream from: a random subset, or all of them."""
+        if self.config.num_starts == total:
+            return torch.arange(total, device=self.device)
+        order = torch.randperm(total, generator=self.rng, device=self.device)
+        return order[: self.config.num_starts]
+
+    def imagine(self, post: Posterior, starts: Tensor) -> Dream:
+        """Dream with the actor from the chosen posterior states, cut off from their past.
+
+        With REINFORCE nothing is differentiated through the dream and no graph is made; with
+        pathwise gradients the graph runs through the actions only, the world being constant.
+        """
+        deter, stoch = (x.detach().flatten(0, 1)[starts] for x in (post.deter, post.stoch))
+        start = State(deter, stoch, deter.new_zeros(len(deter), self.action_size))
+        horizon = self.config.imag_horizon
+        noise = self.actor.noise((horizon, len(deter)), self.rng)
+
+        def policy(feat: Tensor, t: int) -> Tensor:
+            return self.actor(feat.detach()).sample(noise[t])
+
+        pathwise = self.config.actor_grad == "pathwise"
+        with frozen(*self.model_parts), torch.set_grad_enabled(pathwise):
+            return self.rssm.imagine(start, policy, horizon, self.rng)
+
+    def learn_behaviour(self, dream: Dream, start_cont: Tensor) -> tuple[Tensor, Tensor, Metrics]:
+        """Actor and critic loss of dreams: (loss, returns (N, H), metrics).
+
+        start_cont (N,): 0 where the real start state was terminal, else 1.
+        """
+        c = self.config
+        feat = get_feat(dream)  # (N, H+1, F)
+        pathwise = c.actor_grad == "pathwise"
+
+        # What the world model and the critic say of every dreamed state.
+        logits = self.critic(feat.detach())  # (N, H+1, bins)
+        with frozen(*self.model_parts, self.critic), torch.set_grad_enabled(pathwise):
+            reward = self.reward.predict(feat[:, 1:])  # (N, H)
+            cont = self.cont.predict(feat[:, 1:])  # (N, H)
+            value = self.critic.predict(feat) if pathwise else self.critic.mean(logits)
+            ret = lambda_return(reward, value, cont, c.gamma, c.lam)  # (N, H)
+        with torch.no_grad():
+            weight = dream_weight(torch.cat([start_cont[:, None], cont[:, :-1]], 1), c.gamma)
+            slow_value = self.slow_critic.predict(feat[:, :-1].detach())
+            ret_scale = self.ret_scale.update(ret)
+            adv = (ret - value[:, :-1]) / ret_scale
+
+        # The actor raises the return of what it did, and keeps some entropy.
+        policy = self.actor(feat[:, :-1].detach())
+        entropy = policy.entropy()
+        if pathwise:
+            loss_actor = pathwise_loss(ret, ret_scale, entropy, weight, c.ent_coef)
+        else:
+            log_prob = policy.log_prob(dream.action)
+            loss_actor = reinforce_loss(log_prob, adv, entropy, weight, c.ent_coef)
+
+        # The critic learns the return of every dreamed state but the last.
+        loss_critic = critic_loss(
+            self.critic, logits[:, :-1], ret, slow_value, weight, c.slow_weight
+        )
+        metrics = {
+            "actor_loss": loss_actor,
+            "critic_loss": loss_critic,
+            "entropy": entropy.mean(),
+            "adv_mag": adv.abs().mean(),
+            "imag_reward": reward.mean(),
+            "imag_cont": cont.mean(),
+            "imag_return": ret.mean(),
+            "ret_scale": ret_scale,
+            "value": value.mean(),
+        }
+        return loss_actor + loss_critic, ret, metrics
+
+    def replay_value_loss(
+        self, batch: dict[str, Tensor], feat: Tensor, starts: Tensor, imag_return: Tensor
+    ) -> Tensor:
+        """The critic's loss on replayed windows (v2, "Critic learning"); reaches the world model.
+
+        λ-returns over real rewards; they bootstrap on the imagined return of a state where one
+        was dreamed (imag_return (N,) at `starts`), else on the critic. A time limit cuts the
+        mixing but still bootstraps; a row with is_last has no successor and no loss.
+        """
+        c = self.config
+        logits = self.critic(feat)  # (B, T, bins)
+        with torch.no_grad():
+            value = self.critic.mean(logits)
+            boot = value.flatten().index_copy(0, starts, imag_return).view_as(value)
+            cont = 1 - batch["is_terminal"].float()
+            live = 1 - batch["is_last"].float()
+            ret = lambda_return(
+                batch["reward"][:, 1:], boot, cont[:, 1:], c.gamma, c.lam * live[:, 1:]
+            )
+            slow_value = self.slow_critic.predict(feat[:, :-1].detach())
+        return critic_loss(
+            self.critic, logits[:, :-1], ret, slow_value, live[:, :-1], c.slow_weight
+        )
+
+    @torch.no_grad()
+    def update_slow_critic(self) -> None:
+        """Move the slow critic a step of `slow_rate` towards the critic."""
+        slow, fast = list(self.slow_critic.parameters()), list(self.critic.parameters())
+        torch._foreach_lerp_(slow, fast, self.config.slow_rate)

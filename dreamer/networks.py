@@ -1,0 +1,228 @@
+"""The networks: MLP, encoder, decoder, prediction heads, actor and critic.
+
+All are MLPs of `Linear -> LayerNorm -> SiLU` blocks on vectors, and all prediction heads read the
+model state `feat = {deter, stoch}` of shape (..., F).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamer.utils import (
+    mode_onehot,
+    sample_onehot,
+    symexp,
+    symlog,
+    twohot_bins,
+    twohot_loss,
+    twohot_mean,
+    unimix,
+)
+
+
+def init_linear(linear: nn.Linear, scale: float = 1.0) -> nn.Linear:
+    """Truncated normal weights of variance `scale^2 / fan_in`, zero bias (the authors' code)."""
+    std = scale / math.sqrt(linear.in_features) / 0.87962566  # std of a normal cut at ±2
+    if scale == 0.0:
+        nn.init.zeros_(linear.weight)
+    else:
+        nn.init.trunc_normal_(linear.weight, std=std, a=-2 * std, b=2 * std)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+class Norm(nn.LayerNorm):
+    """Layer normalisation with the authors' eps. LayerNorm in the place of their RMSNorm: PyTorch
+    has a fused CPU kernel for it, and it learns as well here."""
+
+    def __init__(self, size: int):
+        super().__init__(size, eps=1e-4)
+
+
+class MLP(nn.Sequential):
+    """`layers` blocks of Linear -> Norm -> SiLU, then a plain Linear to `out_size` if given.
+
+    (..., in_size) -> (..., out_size or hidden). `out_scale` scales the output layer's initial
+    weights: 0 makes a fresh head predict exactly zero.
+    """
+
+    def __init__(
+        self,
+        in_size: int,
+        hidden: int,
+        layers: int,
+        out_size: int | None = None,
+        out_scale: float = 1.0,
+    ):
+        blocks: list[nn.Module] = []
+        for i in range(layers):
+            linear = nn.Linear(in_size if i == 0 else hidden, hidden, bias=False)
+            blocks += [init_linear(linear), Norm(hidden), nn.SiLU()]
+        if out_size is not None:
+            blocks.append(init_linear(nn.Linear(hidden, out_size), out_scale))
+        super().__init__(*blocks)
+
+
+class Encoder(nn.Module):
+    """symlog of the observation, then an MLP: obs (..., O) -> embed (..., E)."""
+
+    def __init__(self, obs_size: int, hidden: int, layers: int):
+        super().__init__()
+        self.mlp = MLP(obs_size, hidden, layers)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return self.mlp(symlog(obs))
+
+
+class Decoder(nn.Module):
+    """Reconstructs the observation in symlog space: feat (..., F) -> (..., O)."""
+
+    def __init__(self, feat_size: int, obs_size: int, hidden: int, layers: int):
+        super().__init__()
+        self.mlp = MLP(feat_size, hidden, layers, obs_size)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        return self.mlp(feat)
+
+    def predict(self, feat: Tensor) -> Tensor:
+        """Predicted observation in the environment's own units."""
+        return symexp(self.mlp(feat))
+
+    def loss(self, feat: Tensor, obs: Tensor) -> Tensor:
+        """Squared error in symlog space, summed over observation dimensions (v2, eq. 9): (...)."""
+        return (self.mlp(feat) - symlog(obs)).square().sum(-1)
+
+
+class TwoHotHead(nn.Module):
+    """A scalar as a distribution over 255 exponentially spaced bins; zero-initialised (eq. 10)."""
+
+    def __init__(self, feat_size: int, hidden: int, layers: int, num_bins: int = 255):
+        super().__init__()
+        self.mlp = MLP(feat_size, hidden, layers, num_bins, out_scale=0.0)
+        self.register_buffer("bins", twohot_bins(num_bins), persistent=False)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """feat (..., F) -> logits (..., num_bins)."""
+        return self.mlp(feat)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """Expected value in raw units: logits (..., num_bins) -> (...)."""
+        return twohot_mean(logits, self.bins)
+
+    def predict(self, feat: Tensor) -> Tensor:
+        """Expected value in raw units: feat (..., F) -> (...)."""
+        return self.mean(self(feat))
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy with the two-hot code of `target` (raw units): (...) in nats."""
+        return twohot_loss(logits, target, self.bins)
+
+
+class RewardHead(TwoHotHead):
+    """Reward received on arriving at the state (v2, eq. 3)."""
+
+
+class Critic(TwoHotHead):
+    """Distribution of the λ-return from the state on (v2, eq. 7)."""
+
+
+class ContinueHead(nn.Module):
+    """Probability that the episode goes on after the state, as one logit (v2, eq. 3)."""
+
+    def __init__(self, feat_size: int, hidden: int, layers: int):
+        super().__init__()
+        self.mlp = MLP(feat_size, hidden, layers, 1)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        """feat (..., F) -> logit (...)."""
+        return self.mlp(feat)[..., 0]
+
+    def predict(self, feat: Tensor) -> Tensor:
+        """Probability in [0, 1]: (..., F) -> (...)."""
+        return self(feat).sigmoid()
+
+    def loss(self, feat: Tensor, cont: Tensor) -> Tensor:
+        """Binary cross-entropy with `cont` in {0, 1}: (...) in nats."""
+        return F.binary_cross_entropy_with_logits(self(feat), cont, reduction="none")
+
+
+class DiscretePolicy:
+    """Categorical policy over one-hot actions, from log-probabilities (..., A)."""
+
+    def __init__(self, log_probs: Tensor):
+        self.log_probs = log_probs
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """One-hot action (..., A) with straight-through gradients; noise (...) in [0, 1)."""
+        return sample_onehot(self.log_probs, noise)
+
+    def mode(self) -> Tensor:
+        return mode_onehot(self.log_probs)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """action (..., A) -> (...)."""
+        return (self.log_probs * action).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return -(self.log_probs.exp() * self.log_probs).sum(-1)
+
+
+class ContinuousPolicy:
+    """Independent normals, mean and std (..., A), in units of the scaled action [-1, 1]."""
+
+    def __init__(self, mean: Tensor, std: Tensor):
+        self.mean, self.std = mean, std
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Reparameterised sample (..., A), not clipped; noise (..., A) standard normal."""
+        return self.mean + self.std * noise
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """action (..., A) -> (...), summed over action dimensions."""
+        error = (action - self.mean) / self.std
+        return (-0.5 * error.square() - self.std.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return (0.5 + 0.5 * math.log(2 * math.pi) + self.std.log()).sum(-1)
+
+
+class Actor(nn.Module):
+    """Policy π(a | feat): categorical with unimix, or a normal with `mean = tanh(m)` and
+    `std = 0.1 + 0.9 sigmoid(s + 2)` (the authors' code). The output layer starts small, so that
+    a fresh policy is close to uniform.
+    """
+
+    def __init__(
+        self,
+        feat_size: int,
+        action_size: int,
+        discrete: bool,
+        hidden: int,
+        layers: int,
+        mix: float,
+    ):
+        super().__init__()
+        self.action_size, self.discrete, self.mix = action_size, discrete, mix
+        out_size = action_size if discrete else 2 * action_size
+        self.mlp = MLP(feat_size, hidden, layers, out_size, out_scale=0.01)
+
+    def forward(self, feat: Tensor) -> DiscretePolicy | ContinuousPolicy:
+        out = self.mlp(feat)
+        if self.discrete:
+            return DiscretePolicy(unimix(out, self.mix))
+        mean, std = out.chunk(2, -1)
+        return ContinuousPolicy(mean.tanh(), 0.1 + 0.9 * (std + 2).sigmoid())
+
+    def noise(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+        """The random numbers that `sample` takes, for actions of leading `shape`."""
+        if self.discrete:
+            return torch.rand(shape, generator=rng, device=rng.device)
+        return torch.randn((*shape, self.action_size), generator=rng, device=rng.device)

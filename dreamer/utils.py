@@ -1,0 +1,226 @@
+"""The pure maths of DreamerV3, and the seeding and device helpers.
+
+Every function here works on plain tensors and knows nothing of agents or environments.
+Equation numbers are those of arXiv 2301.04104v2 (the Nature 2025 text) unless v1 is named.
+
+Shape letters, used in the whole package:
+B batch, T time steps of a replayed window, N imagined trajectories, H imagination horizon,
+S categoricals of a latent, K classes of each, D size of the GRU state, A size of an action.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# ---------------------------------------------------------------- symlog
+
+
+def symlog(x: Tensor) -> Tensor:
+    """Symmetric logarithm `sign(x) ln(1 + |x|)`: linear near 0, logarithmic far away (eq. 9)."""
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x: Tensor) -> Tensor:
+    """Inverse of `symlog`: `sign(x) (exp|x| - 1)` (eq. 9)."""
+    return torch.sign(x) * torch.expm1(torch.abs(x))
+
+
+# ---------------------------------------------------------------- two-hot
+
+
+def twohot_bins(num_bins: int = 255) -> Tensor:
+    """Bin positions `symexp(linspace(-20, 20))` in raw units, ascending (eq. 10).
+
+    Built from one half and its mirror image, so that bin i is exactly -bin(-i) and the middle
+    bin is exactly 0. Returns shape (num_bins,); raises ValueError unless num_bins is odd.
+    """
+    if num_bins < 3 or num_bins % 2 == 0:
+        raise ValueError(f"num_bins must be an odd number of at least 3, got {num_bins}")
+    positive = symexp(torch.linspace(0, 20, num_bins // 2 + 1))
+    return torch.cat([-positive[1:].flip(0), positive])
+
+
+def _neighbours(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two bins around each `x` and the weight of the upper one, linear in raw space."""
+    x = x.clamp(bins[0], bins[-1])
+    above = torch.searchsorted(bins, x.contiguous()).clamp(1, len(bins) - 1)
+    below = above - 1
+    low, high = bins[below], bins[above]
+    return below, above, (x - low) / (high - low)
+
+
+def twohot_encode(x: Tensor, bins: Tensor) -> Tensor:
+    """Two-hot target: the two bins around `x` share weight 1 so that their mean is `x` (eq. 10).
+
+    x (...) in raw units -> (..., num_bins). Outside the bins' range the outermost takes all.
+    """
+    below, above, upper = _neighbours(x, bins)
+    target = torch.zeros(*x.shape, len(bins), dtype=upper.dtype, device=x.device)
+    target.scatter_(-1, below[..., None], (1 - upper)[..., None])
+    return target.scatter_(-1, above[..., None], upper[..., None])
+
+
+def twohot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
+    """Cross-entropy between `softmax(logits)` and the two-hot code of `target` (eq. 10).
+
+    logits (..., num_bins), target (...) in raw units -> (...), in nats. Only the two bins that
+    carry weight are read; the dense target is never made.
+    """
+    below, above, upper = _neighbours(target.detach(), bins)
+    logits_below = logits.gather(-1, below[..., None])[..., 0]
+    logits_above = logits.gather(-1, above[..., None])[..., 0]
+    return logits.logsumexp(-1) - torch.lerp(logits_below, logits_above, upper)
+
+
+def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
+    """Expected value `sum_i p_i bin_i` in raw units: (..., num_bins) -> (...).
+
+    Summed in mirrored pairs, (p_i - p_-i) bin_i, so that a uniform head reads exactly 0; a plain
+    float32 sum of terms as large as e^20 would not.
+    """
+    probs = logits.softmax(-1)
+    half = len(bins) // 2
+    return (probs[..., half + 1 :] - probs[..., :half].flip(-1)) @ bins[half + 1 :]
+
+
+# ---------------------------------------------------------------- categoricals
+
+
+def unimix(logits: Tensor, mix: float = 0.01) -> Tensor:
+    """Log-probabilities of `(1 - mix) softmax(logits) + mix / K` over the last dimension.
+
+    The floor of `mix / K` keeps every class possible: no infinite KL, no frozen policy
+    (v2, "Robust predictions": 1% uniform).
+    """
+    if mix == 0.0:
+        return logits.log_softmax(-1)
+    return ((1 - mix) * logits.softmax(-1) + mix / logits.shape[-1]).log()
+
+
+def sample_onehot(log_probs: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one-hot samples with straight-through gradients: `one_hot + probs - sg(probs)`.
+
+    log_probs (..., K) and one uniform number in [0, 1) per categorical, (...) -> (..., K).
+    The class is found by inverting the cumulative distribution, so the same numbers give the
+    same sample on every code path. Backwards the sample passes for the probabilities
+    (v1, "straight-through gradients").
+    """
+    probs = log_probs.exp()
+    with torch.no_grad():
+        cdf = probs.cumsum(-1)
+        index = (cdf <= uniform[..., None] * cdf[..., -1:]).sum(-1, keepdim=True)
+        onehot = torch.zeros_like(probs).scatter_(-1, index.clamp_(max=probs.shape[-1] - 1), 1.0)
+    if not probs.requires_grad:
+        return onehot
+    return onehot + (probs - probs.detach())
+
+
+def mode_onehot(log_probs: Tensor) -> Tensor:
+    """One-hot code of the likeliest class: (..., K) -> (..., K)."""
+    return F.one_hot(log_probs.argmax(-1), log_probs.shape[-1]).to(log_probs.dtype)
+
+
+# ---------------------------------------------------------------- returns
+
+
+def lambda_return(
+    reward: Tensor, value: Tensor, cont: Tensor, gamma: float, lam: float | Tensor
+) -> Tensor:
+    """λ-returns `R_t = r_{t+1} + γ c_{t+1} ((1 - λ) v_{t+1} + λ R_{t+1})`, `R_H = v_H` (eq. 7).
+
+    reward (N, H): r_1..r_H, received on *arriving* at states 1..H; cont (N, H): c_1..c_H;
+    value (N, H+1): v_0..v_H (v_0 is not used); lam: a number, or (N, H) for λ_1..λ_H.
+    Returns R_0..R_{H-1}, shape (N, H). Raises ValueError when the shapes do not fit.
+    """
+    if reward.shape != cont.shape or value.shape[-1] != reward.shape[-1] + 1:
+        raise ValueError(
+            "lambda_return needs reward and cont of shape (N, H) and value of shape (N, H+1), got "
+            f"reward {tuple(reward.shape)}, cont {tuple(cont.shape)}, value {tuple(value.shape)}"
+        )
+    discount = gamma * cont
+    lam = torch.as_tensor(lam, dtype=reward.dtype, device=reward.device).expand_as(reward)
+    interim = reward + discount * (1 - lam) * value[:, 1:]  # all of R_t but the λ R_{t+1} term
+    carry = discount * lam
+    ret = value[:, -1]
+    returns = []
+    for t in reversed(range(reward.shape[1])):
+        ret = interim[:, t] + carry[:, t] * ret
+        returns.append(ret)
+    return torch.stack(returns[::-1], 1)
+
+
+class PercentileScale(nn.Module):
+    """Scale of the returns, `S = max(1, P95 - P5)`, averaged over updates (v2, eq. 6).
+
+    Dividing advantages by S makes one entropy bonus fit every task; the floor of 1 keeps small
+    returns from being blown up to noise. The averages are debiased, as Adam's are, so that the
+    first update already has the right scale (the authors' start at 0 without debiasing).
+    """
+
+    def __init__(self, decay: float = 0.99, low: float = 0.05, high: float = 0.95):
+        super().__init__()
+        self.decay, self.low, self.high = decay, low, high
+        self.register_buffer("range", torch.zeros(2))  # running averages of the two percentiles
+        self.register_buffer("weight", torch.zeros(()))  # 1 - decay^n, the debiasing
+
+    @torch.no_grad()
+    def update(self, returns: Tensor) -> Tensor:
+        """Take in a batch of returns (any shape); return the scale, a scalar tensor."""
+        levels = torch.tensor([self.low, self.high], device=returns.device)
+        percentiles = torch.quantile(returns.detach().float().flatten(), levels)
+        self.range.lerp_(percentiles, 1 - self.decay)
+        self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
+        return self.scale()
+
+    def scale(self) -> Tensor:
+        """Current scale, a scalar tensor of at least 1; 1 before the first update."""
+        low, high = self.range / self.weight.clamp(min=1e-8)
+        return (high - low).clamp(min=1.0)
+
+
+# ---------------------------------------------------------------- devices, seeds, gradients
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is CUDA where there is a GPU, else the CPU. Raises ValueError for anything unknown."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but this PyTorch sees no CUDA GPU: use cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def derive_seed(*parts: int) -> int:
+    """One well-mixed 31-bit seed from several numbers, e.g. (run seed, stream, episode)."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0] >> 1)
+
+
+def make_rng(device: torch.device, *seed: int) -> torch.Generator:
+    """A torch random generator of its own on `device`, seeded from `seed`."""
+    return torch.Generator(device).manual_seed(derive_seed(*seed))
+
+
+def has_cpp_compiler() -> bool:
+    """Whether `torch.compile` can build CPU code here."""
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+@contextlib.contextmanager
+def frozen(*modules: nn.Module):
+    """Within this block the modules' weights are constants: gradients flow *through* them only."""
+    params = [p for m in modules for p in m.parameters() if p.requires_grad]
+    for p in params:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in params:
+            p.requires_grad_(True)

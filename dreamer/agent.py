@@ -379,13 +379,13 @@ class DreamerAgent(nn.Module):
         # What the world model and the critic say of every dreamed state.
         logits = self.critic(feat.detach())  # (N, H+1, bins)
         with frozen(*self.model_parts, self.critic), torch.set_grad_enabled(pathwise):
-            reward = self.reward.predict(feat[:, 1:])  # (N, H)
-            cont = self.cont.predict(feat[:, 1:])  # (N, H)
+            reward = self.reward.predict(feat)[:, 1:]  # (N, H)
+            cont = self.cont.predict(feat)[:, 1:]  # (N, H)
             value = self.critic.predict(feat) if pathwise else self.critic.mean(logits)
             ret = lambda_return(reward, value, cont, c.gamma, c.lam)  # (N, H)
         with torch.no_grad():
             weight = dream_weight(torch.cat([start_cont[:, None], cont[:, :-1]], 1), c.gamma)
-            slow_value = self.slow_critic.predict(feat[:, :-1].detach())
+            slow_value = self.slow_critic.predict(feat.detach())[:, :-1]
             ret_scale = self.ret_scale.update(ret)
             adv = (ret - value[:, :-1]) / ret_scale
 
@@ -434,7 +434,7 @@ class DreamerAgent(nn.Module):
             ret = lambda_return(
                 batch["reward"][:, 1:], boot, cont[:, 1:], c.gamma, c.lam * live[:, 1:]
             )
-            slow_value = self.slow_critic.predict(feat[:, :-1].detach())
+            slow_value = self.slow_critic.predict(feat.detach())[:, :-1]
         return critic_loss(
             self.critic, logits[:, :-1], ret, slow_value, live[:, :-1], c.slow_weight
         )

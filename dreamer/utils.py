@@ -73,9 +73,9 @@ def twohot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     carry weight are read; the dense target is never made.
     """
     below, above, upper = _neighbours(target.detach(), bins)
-    logits_below = logits.gather(-1, below[..., None])[..., 0]
-    logits_above = logits.gather(-1, above[..., None])[..., 0]
-    return logits.logsumexp(-1) - torch.lerp(logits_below, logits_above, upper)
+    index = torch.stack([below, above], -1)
+    log_probs = logits.log_softmax(-1).gather(-1, index)  # (..., 2)
+    return -torch.lerp(log_probs[..., 0], log_probs[..., 1], upper)
 
 
 def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:

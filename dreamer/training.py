@@ -1,0 +1,596 @@
+"""The training loop, evaluation, checkpoints and the log.
+
+    train("CartPole-v1", Config(steps=8_000))      learns, returns a `Run` with the agent
+    evaluate(agent, "CartPole-v1", 100, seed=1)    greedy episodes on fresh seeds
+
+A run writes into its folder: `config.json`, `log.jsonl` (one row per episode, report and
+evaluation) and `checkpoint.pt`. A run resumed from its checkpoint goes on, number for number, as
+if it had never been stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dreamer.agent import Config, DreamerAgent
+from dreamer.replay_buffer import ReplayBuffer
+from dreamer.rssm import State, get_feat
+from dreamer.utils import derive_seed, has_cpp_compiler, make_rng, pick_device
+
+EnvSpec = str | Callable[[], gym.Env]
+FORMAT = 1  # of checkpoints; raised when their content changes
+CPU_THREADS = 1  # the fastest for tensors this small (python -m dreamer.benchmark)
+
+# Streams of random numbers that `derive_seed` tells apart.
+EPISODES, EXPLORATION, EVALUATION, PROBE = 10, 11, 12, 13
+
+
+# ---------------------------------------------------------------- environments
+
+
+class VectorEnv:
+    """One Gymnasium environment with flat float32 observations and scaled actions.
+
+    Actions go in as the agent makes them: one-hot for `Discrete`, in [-1, 1] (clipped, then
+    rescaled to the space's bounds) for `Box`. Raises ValueError naming the space where the
+    environment is not a `Box` vector in, `Discrete` or bounded `Box` vector out.
+    """
+
+    def __init__(self, spec: EnvSpec, **kwargs: Any):
+        self.env = gym.make(spec, **kwargs) if isinstance(spec, str) else spec()
+        self.name = spec if isinstance(spec, str) else type(self.env.unwrapped).__name__
+        obs_space, action_space = self.env.observation_space, self.env.action_space
+        if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
+            raise ValueError(
+                f"{self.name}: observation space {obs_space} is not supported; "
+                "a Box of one dimension (a vector) is"
+            )
+        self.discrete = isinstance(action_space, gym.spaces.Discrete)
+        if not self.discrete and not (
+            isinstance(action_space, gym.spaces.Box)
+            and len(action_space.shape) == 1
+            and action_space.is_bounded()
+        ):
+            raise ValueError(
+                f"{self.name}: action space {action_space} is not supported; "
+                "Discrete, or a bounded Box of one dimension, is"
+            )
+        self.action_space = action_space
+        self.obs_size = obs_space.shape[0]
+        self.action_size = int(action_space.n) if self.discrete else action_space.shape[0]
+        self.steps = 0
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Start an episode that depends on `seed` alone."""
+        obs, _ = self.env.reset(seed=seed)
+        return self._check("observation", obs)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+        """action (A,) -> obs (O,), reward, terminated, truncated."""
+        self.steps += 1
+        obs, reward, terminated, truncated, _ = self.env.step(self.native_action(action))
+        return (
+            self._check("observation", obs),
+            float(self._check("reward", reward)),
+            bool(terminated),
+            bool(truncated),
+        )
+
+    def native_action(self, action: np.ndarray) -> Any:
+        """The environment's own action for the agent's (A,)."""
+        if self.discrete:
+            return self.action_space.start + int(np.argmax(action))
+        low, high = self.action_space.low, self.action_space.high
+        scaled = low + (np.clip(action, -1, 1) + 1) / 2 * (high - low)
+        return scaled.astype(self.action_space.dtype)
+
+    def random_action(self, rng: np.random.Generator) -> np.ndarray:
+        """A uniformly drawn action (A,), as the agent would give it."""
+        if self.discrete:
+            return np.eye(self.action_size, dtype=np.float32)[rng.integers(self.action_size)]
+        return rng.uniform(-1, 1, self.action_size).astype(np.float32)
+
+    def _check(self, what: str, value: Any) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            value32 = np.asarray(value, np.float32)
+        if not np.isfinite(value32).all():
+            raise ValueError(
+                f"{self.name}: {what} at step {self.steps} is not finite in float32: {value}"
+            )
+        return value32
+
+    def close(self) -> None:
+        self.env.close()
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def evaluate(
+    agent: DreamerAgent,
+    env: EnvSpec,
+    episodes: int = 100,
+    seed: int = 0,
+    greedy: bool = True,
+    details: bool = False,
+) -> np.ndarray | tuple[np.ndarray, dict[str, float]]:
+    """Undiscounted returns (episodes,) of whole episodes on fresh environments.
+
+    Episode i is reset with a seed derived from (seed, i), on a stream that training never uses;
+    all episodes run side by side through one batched policy. Training is not touched: the random
+    numbers are the evaluation's own. `details` adds how well the critic's values were calibrated:
+    `value_pred` and `value_real`, the mean predicted and achieved discounted return, and their
+    `value_corr`elation over states.
+    """
+    envs = [VectorEnv(env) for _ in range(episodes)]
+    rng = make_rng(agent.device, seed, EVALUATION)
+    obs = np.stack([e.reset(derive_seed(seed, EVALUATION, i)) for i, e in enumerate(envs)])
+    is_first, state = np.ones(episodes, bool), None
+    running = np.arange(episodes)  # episode of each row of obs and state
+    rewards: list[list[float]] = [[] for _ in range(episodes)]
+    values: list[list[float]] = [[] for _ in range(episodes)]
+    bootstrap = np.zeros(episodes)  # value behind a time limit
+    while len(running):
+        action, state = agent.act(obs, is_first, state, greedy, rng)
+        if details:
+            with torch.inference_mode():
+                value = agent.critic.predict(get_feat(state)).tolist()
+            for i, v in zip(running, value, strict=True):
+                values[i].append(v)
+        keep = []
+        for row, i in enumerate(running):
+            obs[row], reward, terminated, truncated = envs[i].step(action[row])
+            rewards[i].append(reward)
+            if terminated or truncated:
+                if truncated and not terminated and details:
+                    bootstrap[i] = values[i][-1]
+            else:
+                keep.append(row)
+        if len(keep) < len(running):
+            running, obs = running[keep], obs[keep]
+            state = State(*(x[keep] for x in state))
+        is_first = np.zeros(len(running), bool)
+    for e in envs:
+        e.close()
+    returns = np.array([sum(r) for r in rewards])
+    if not details:
+        return returns
+
+    achieved = []
+    for i in range(episodes):
+        ret, gamma = bootstrap[i], agent.config.gamma
+        back = []
+        for reward in reversed(rewards[i]):
+            ret = reward + gamma * ret
+            back.append(ret)
+        achieved += back[::-1]
+    predicted = np.concatenate(values)
+    achieved = np.array(achieved)
+    spread = predicted.std() * achieved.std()
+    corr = float(np.corrcoef(predicted, achieved)[0, 1]) if spread > 1e-9 else 0.0
+    return returns, {
+        "value_pred": float(predicted.mean()),
+        "value_real": float(achieved.mean()),
+        "value_corr": corr,
+    }
+
+
+def random_returns(env: EnvSpec, episodes: int = 100, seed: int = 0) -> np.ndarray:
+    """Returns (episodes,) of uniformly random actions: what learning must beat."""
+    world, rng = VectorEnv(env), np.random.default_rng(derive_seed(seed, EXPLORATION))
+    returns = np.zeros(episodes)
+    for i in range(episodes):
+        world.reset(derive_seed(seed, EVALUATION, i))
+        done = False
+        while not done:
+            _, reward, terminated, truncated = world.step(world.random_action(rng))
+            returns[i] += reward
+            done = terminated or truncated
+    world.close()
+    return returns
+
+
+@torch.inference_mode()
+def open_loop_error(
+    agent: DreamerAgent, replay: ReplayBuffer, seed: int, context: int = 8
+) -> dict[str, float]:
+    """How wrong the dream is about real windows: `context` observed rows, then the prior alone.
+
+    Mean absolute errors in symlog units (obs) and raw units (reward), and obs error of the naive
+    guess that the last observed row repeats. Rows behind an episode's end do not count.
+    """
+    steps = min(context + agent.config.imag_horizon, len(replay))
+    if steps <= context + 1:
+        return {}
+    batch = replay.sample(64, steps, np.random.default_rng(derive_seed(seed, PROBE)))
+    rng = make_rng(agent.device, seed, PROBE)
+    batch = {k: torch.from_numpy(v).to(agent.device) for k, v in batch.items()}
+    embed = agent.encoder(batch["obs"][:, :context])
+    _, state = agent.rssm.observe(
+        embed, batch["action"][:, :context], batch["is_first"][:, :context], rng
+    )
+    actions = batch["action"][:, context - 1 : -1]
+    dream = agent.rssm.imagine(state, lambda _, t: actions[:, t], steps - context, rng)
+    feat = get_feat(dream)[:, 1:]
+    real = torch.sign(batch["obs"]) * torch.log1p(batch["obs"].abs())
+    alive = (~batch["is_last"][:, context - 1 : -1]).cumprod(1).float()
+    total = alive.sum().clamp(min=1)
+    obs_error = (agent.decoder(feat) - real[:, context:]).abs().mean(-1)
+    naive_error = (real[:, context - 1 : context] - real[:, context:]).abs().mean(-1)
+    reward_error = (agent.reward.predict(feat) - batch["reward"][:, context:]).abs()
+    return {
+        "dream_obs_error": float((obs_error * alive).sum() / total),
+        "naive_obs_error": float((naive_error * alive).sum() / total),
+        "dream_reward_error": float((reward_error * alive).sum() / total),
+    }
+
+
+# ---------------------------------------------------------------- files
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Write to a temporary file beside `path`, then rename: a kill never leaves half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic; indented as people read it."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+class Log:
+    """`log.jsonl`: one JSON object a line, with `kind` (episode, report, eval) and `step`."""
+
+    def __init__(self, path: Path, size: int = 0):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "ab")
+        self.file.truncate(size)  # rows that were written after the checkpoint are made again
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        row = {"kind": kind, "step": step, **values}
+        self.file.write(json.dumps(row).encode() + b"\n")
+
+    def flush(self) -> int:
+        """Hand all rows to the system; returns the file's size in bytes."""
+        self.file.flush()
+        return os.fstat(self.file.fileno()).st_size
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def read_log(path: Path, kind: str) -> list[dict[str, Any]]:
+    """All rows of one kind."""
+    with open(path) as file:
+        return [row for row in map(json.loads, file) if row["kind"] == kind]
+
+
+def save_agent(agent: DreamerAgent, path: Path) -> None:
+    """The agent's weights alone, enough to act (`load_agent`)."""
+    value = {
+        "format": FORMAT,
+        "sizes": [agent.obs_size, agent.action_size, agent.discrete],
+        "config": dataclasses.asdict(agent.config),
+        "agent": agent.state_dict(),
+    }
+    write_atomic(Path(path), lambda temporary: torch.save(value, temporary))
+
+
+def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
+    """An agent to act with, from `save_agent`'s file or from a checkpoint of `train`."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    config = Config(**{**saved["config"], "compile": False})
+    agent = DreamerAgent(*saved["sizes"], config, pick_device(device))
+    agent.load_state_dict(saved["agent"])
+    return agent
+
+
+# ---------------------------------------------------------------- training
+
+
+@dataclass
+class Run:
+    """What `train` returns: the agent, the log's rows by kind, and the minutes of training."""
+
+    agent: DreamerAgent
+    episodes: list[dict[str, Any]]
+    reports: list[dict[str, Any]]
+    evals: list[dict[str, Any]]
+    minutes: float
+
+
+class Trainer:
+    """All that a run consists of, so that it can be saved and restored as one piece."""
+
+    def __init__(self, env: EnvSpec, config: Config, run_dir: Path, device: torch.device):
+        if config.compile and device.type == "cpu" and not has_cpp_compiler():
+            warnings.warn("no C++ compiler found: running without compile", stacklevel=3)
+            config = dataclasses.replace(config, compile=False)
+        self.env_spec, self.config, self.run_dir = env, config, run_dir
+        self.env = VectorEnv(env)
+        sizes = self.env.obs_size, self.env.action_size
+        self.agent = DreamerAgent(*sizes, self.env.discrete, config, device)
+        self.replay = ReplayBuffer(config.capacity, *sizes)
+        self.replay_rng = np.random.default_rng(derive_seed(config.seed, 2))
+        self.explore_rng = np.random.default_rng(derive_seed(config.seed, EXPLORATION))
+        self.step = self.updates = self.episode = self.evals = 0
+        self.minutes = 0.0
+        self.state: State | None = None
+        self.held_action, self.held_steps = np.zeros(self.env.action_size, np.float32), 0
+        self.log: Log | None = None
+
+    # ------------------------------------------------------------ act
+
+    def start_episode(self) -> None:
+        self.obs = self.env.reset(derive_seed(self.config.seed, EPISODES, self.episode))
+        self.reward, self.ret, self.is_first = 0.0, 0.0, True
+        self.episode_actions: list[np.ndarray] = []
+
+    def env_step(self) -> None:
+        """One environment step: choose an action, add the row, take what comes back."""
+        action, self.state = self.agent.act(self.obs[None], np.array([self.is_first]), self.state)
+        action = action[0]
+        if self.step < self.config.prefill:
+            action = self.explore()
+            self.state = self.state._replace(
+                action=torch.from_numpy(action)[None].to(self.agent.device)
+            )
+        if not self.env.discrete:
+            action = np.clip(action, -1, 1)
+        self.replay.add(self.obs, action, self.reward, self.is_first, False, False)
+        self.obs, self.reward, terminated, truncated = self.env.step(action)
+        self.episode_actions.append(action)
+        self.is_first = False
+        self.ret += self.reward
+        self.step += 1
+        if terminated or truncated:
+            nothing = np.zeros_like(action)
+            self.replay.add(self.obs, nothing, self.reward, False, True, terminated)
+            length = len(self.episode_actions)
+            self.log.write("episode", self.step, **{"return": self.ret, "length": length})
+            self.episode += 1
+            self.start_episode()
+
+    def explore(self) -> np.ndarray:
+        """A random action, held for a few steps: such pushes reach far more of a world than
+        trembling does."""
+        if self.held_steps == 0:
+            self.held_action = self.env.random_action(self.explore_rng)
+            self.held_steps = int(self.explore_rng.integers(1, self.config.prefill_hold + 1))
+        self.held_steps -= 1
+        return self.held_action
+
+    # ------------------------------------------------------------ learn
+
+    def updates_due(self) -> int:
+        c = self.config
+        if self.step < c.prefill or len(self.replay) < c.seq_len:
+            return self.updates
+        return int(self.step * c.train_ratio / (c.batch_size * c.seq_len))
+
+    def learn(self) -> dict[str, torch.Tensor]:
+        c = self.config
+        metrics = self.agent.update(self.replay.sample(c.batch_size, c.seq_len, self.replay_rng))
+        self.updates += 1
+        check = sum(metrics[k] for k in metrics if k == "loss" or k.endswith("grad_norm"))
+        if not torch.isfinite(check):
+            bad = [name for name, value in metrics.items() if not torch.isfinite(value)]
+            raise FloatingPointError(
+                f"{self.env.name}: update {self.updates} at step {self.step} gave non-finite "
+                f"{', '.join(bad)}; the last good checkpoint is kept in {self.run_dir}"
+            )
+        return metrics
+
+    # ------------------------------------------------------------ report
+
+    def evaluate(self) -> dict[str, Any]:
+        seed = derive_seed(self.config.seed, EVALUATION, self.step)
+        episodes = self.config.eval_episodes
+        returns, values = evaluate(self.agent, self.env_spec, episodes, seed, details=True)
+        row = {
+            "return": float(returns.mean()),
+            "returns": returns.tolist(),
+            **values,
+            **open_loop_error(self.agent, self.replay, seed),
+        }
+        self.log.write("eval", self.step, **row, minutes=round(self.minutes, 3))
+        self.evals += 1
+        return row
+
+    # ------------------------------------------------------------ save and restore
+
+    def save(self) -> None:
+        """Everything that the rest of the run depends on, in one file."""
+        state = None if self.state is None else [x.clone() for x in self.state]
+        value = {
+            "format": FORMAT,
+            "env": self.env.name,
+            "sizes": [self.env.obs_size, self.env.action_size, self.env.discrete],
+            "config": dataclasses.asdict(self.config),
+            "agent": self.agent.state_dict(),
+            "optimizer": self.agent.optimizer.state_dict(),
+            "agent_rng": self.agent.rng.get_state(),
+            "replay": self.replay.state_dict(),
+            "replay_rng": self.replay_rng.bit_generator.state,
+            "explore_rng": self.explore_rng.bit_generator.state,
+            "held": [torch.from_numpy(self.held_action), self.held_steps],
+            "counters": [self.step, self.updates, self.episode, self.evals],
+            "minutes": self.minutes,
+            "state": state,
+            "last": [torch.from_numpy(self.obs), self.reward, self.ret, self.is_first],
+            "episode_actions": torch.tensor(np.array(self.episode_actions, np.float32)),
+            "log_size": self.log.flush(),
+        }
+        write_atomic(self.run_dir / "checkpoint.pt", lambda path: torch.save(value, path))
+
+    def restore(self) -> None:
+        """Go on from the checkpoint. The environment is brought back to its state by taking the
+        current episode's actions again from its reset."""
+        path = self.run_dir / "checkpoint.pt"
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        agent = self.agent
+        agent.load_state_dict(saved["agent"])
+        agent.optimizer.load_state_dict(saved["optimizer"])
+        agent.rng.set_state(saved["agent_rng"])
+        self.replay.load_state_dict(saved["replay"])
+        self.replay_rng.bit_generator.state = saved["replay_rng"]
+        self.explore_rng.bit_generator.state = saved["explore_rng"]
+        self.held_action, self.held_steps = saved["held"][0].numpy(), saved["held"][1]
+        self.step, self.updates, self.episode, self.evals = saved["counters"]
+        self.minutes = saved["minutes"]
+        if saved["state"] is not None:
+            self.state = State(*(x.to(agent.device) for x in saved["state"]))
+        self.log = Log(self.run_dir / "log.jsonl", saved["log_size"])
+
+        self.start_episode()
+        for action in saved["episode_actions"].numpy():
+            self.obs = self.env.step(action)[0]
+            self.episode_actions.append(action)
+        obs, self.reward, self.ret, self.is_first = saved["last"]
+        if not np.array_equal(self.obs, obs.numpy()):
+            warnings.warn(
+                f"{self.env.name} does not repeat itself when seeded: the interrupted episode is "
+                "dropped, and this run will differ from an uninterrupted one",
+                stacklevel=3,
+            )
+            self.episode += 1
+            self.start_episode()
+
+
+def train(
+    env: EnvSpec,
+    config: Config | None = None,
+    run_dir: Path | str | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+    tensorboard: bool = False,
+) -> Run:
+    """Train an agent on a Gymnasium environment.
+
+    env: an id, or a function that makes an environment: `Box` vector observations, `Discrete` or
+    bounded one-dimensional `Box` actions. run_dir: where log and checkpoint go (nowhere if None).
+    resume: go on from run_dir's checkpoint if there is one. Ctrl-C saves a checkpoint.
+    Raises ValueError for what is not supported, FloatingPointError when a loss is not finite.
+    """
+    config = Config() if config is None else config
+    if run_dir is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            return train(env, config, temporary, False, device, progress, tensorboard)
+    run_dir = Path(run_dir)
+    torch_device = pick_device(device)
+    if torch_device.type == "cpu":
+        torch.set_num_threads(CPU_THREADS)
+        torch.set_flush_denormal(True)
+
+    trainer = Trainer(env, config, run_dir, torch_device)
+    if resume and (run_dir / "checkpoint.pt").exists():
+        trainer.restore()
+    else:
+        (run_dir / "checkpoint.pt").unlink(missing_ok=True)
+        trainer.log = Log(run_dir / "log.jsonl")
+        trainer.start_episode()
+    config = trainer.config
+    write_json(run_dir / "config.json", {"env": trainer.env.name, **dataclasses.asdict(config)})
+    run_loop(trainer, progress, tensorboard)
+
+    log_path = run_dir / "log.jsonl"
+    rows = (read_log(log_path, kind) for kind in ("episode", "report", "eval"))
+    return Run(trainer.agent, *rows, trainer.minutes)
+
+
+def run_loop(trainer: Trainer, progress: bool, tensorboard: bool) -> None:
+    """Act, learn, report, until all steps are done."""
+    config = trainer.config
+    report_every = max(1, config.steps // 200)
+    eval_every = max(1, config.steps // max(1, config.evals))
+    bar = tqdm(total=config.steps, initial=trainer.step, disable=not progress, unit="step")
+    board = open_tensorboard(trainer.run_dir) if tensorboard else None
+    ret, metrics = float("nan"), {}
+    started, minutes_before = time.monotonic(), trainer.minutes
+    with interrupts() as interrupted:
+        while trainer.step < config.steps:
+            trainer.env_step()
+            while trainer.updates < trainer.updates_due():
+                metrics = trainer.learn()
+
+            trainer.minutes = minutes_before + (time.monotonic() - started) / 60
+            bar.update(1)
+            if trainer.step % report_every == 0 and metrics:
+                values = {name: value.item() for name, value in metrics.items()}
+                trainer.log.write("report", trainer.step, update=trainer.updates, **values)
+                speed = trainer.updates / max(trainer.minutes * 60, 1e-9)
+                bar.set_postfix_str(
+                    f"return {ret:.1f}, loss {values['loss']:.2f}, "
+                    f"entropy {values['entropy']:.2f}, {speed:.1f} updates/s"
+                )
+                if board:
+                    for name, value in values.items():
+                        board.add_scalar(name, value, trainer.step)
+            if config.evals and trainer.step % eval_every == 0 and trainer.updates:
+                row = trainer.evaluate()
+                ret = row["return"]
+                if board:
+                    board.add_scalar("return", ret, trainer.step)
+                trainer.save()
+            if interrupted():
+                trainer.save()
+                bar.close()
+                raise KeyboardInterrupt
+    trainer.save()
+    trainer.log.close()
+    trainer.env.close()
+    bar.close()
+
+
+class interrupts:
+    """Turns the first Ctrl-C into a flag that is asked between steps; a second one interrupts."""
+
+    def __enter__(self) -> Callable[[], bool]:
+        self.hit = False
+        self.main = threading.current_thread() is threading.main_thread()
+        if self.main:
+            self.previous = signal.signal(signal.SIGINT, self.handle)
+        return lambda: self.hit
+
+    def handle(self, *_: Any) -> None:
+        self.hit = True
+        signal.signal(signal.SIGINT, self.previous)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.main:
+            signal.signal(signal.SIGINT, self.previous)
+
+
+def open_tensorboard(run_dir: Path):
+    """A SummaryWriter; raises ValueError where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--tensorboard needs `pip install tensorboard`") from None
+    return SummaryWriter(run_dir / "tensorboard")

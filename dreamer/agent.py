@@ -231,7 +231,7 @@ class DreamerAgent(nn.Module):
             self.rssm = RSSM(
                 c.hidden, action_size, c.deter, c.hidden, c.categoricals, c.classes, c.unimix
             )
-            self.decoder = Decoder(feat_size, obs_size, c.hidden, c.layers)
+            self.decoder = Decoder(feat_size, self.encoder.norm, c.hidden, c.layers)
             self.reward = RewardHead(feat_size, c.hidden, c.layers)
             self.cont = ContinueHead(feat_size, c.hidden, c.layers)
             self.actor = Actor(feat_size, action_size, discrete, c.hidden, c.layers, c.unimix)
@@ -327,6 +327,7 @@ class DreamerAgent(nn.Module):
 
     def learn_world(self, batch: dict[str, Tensor]) -> tuple[Posterior, Tensor, Tensor, Metrics]:
         """World model loss of a batch: (posterior, feat (B, T, F), loss, metrics)."""
+        self.encoder.norm.update(batch["obs"])
         post, _ = self.rssm.observe(
             self.encoder(batch["obs"]), batch["action"], batch["is_first"], self.rng
         )

@@ -7,6 +7,7 @@ model state `feat = {deter, stoch}` of shape (..., F).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,48 @@ class Norm(nn.LayerNorm):
         super().__init__(size, eps=1e-4)
 
 
+@dataclass
+class OneHotFeat:
+    """The model state with its latents as class numbers: deter (..., D), index (..., S) int64.
+
+    Stands in for the plain `feat` tensor where no gradient is wanted through the latents, as in
+    REINFORCE's dreams: a one-hot vector times a matrix is a sum of S of the matrix's rows, which
+    is ten times faster than the product.
+    """
+
+    deter: Tensor
+    index: Tensor
+
+    def __getitem__(self, where) -> OneHotFeat:
+        return OneHotFeat(self.deter[where], self.index[where])
+
+    def detach(self) -> OneHotFeat:
+        return OneHotFeat(self.deter.detach(), self.index)
+
+
+class FeatLinear(nn.Linear):
+    """A linear layer without bias that reads a tensor (..., in) or a `OneHotFeat`."""
+
+    def __init__(self, in_size: int, out_size: int):
+        super().__init__(in_size, out_size, bias=False)
+        init_linear(self)
+
+    def forward(self, feat: Tensor | OneHotFeat) -> Tensor:
+        if isinstance(feat, Tensor):
+            return super().forward(feat)
+        deter_size = feat.deter.shape[-1]
+        weight, rows = self.weight.split([deter_size, self.in_features - deter_size], 1)
+        return F.linear(feat.deter, weight) + sum_rows(rows.T, feat.index)
+
+
+def sum_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """`one_hot(index).flatten(-2) @ rows`: rows (S*K, out), index (..., S) -> (..., out)."""
+    groups = index.shape[-1]
+    offset = torch.arange(groups, device=index.device) * (rows.shape[0] // groups)
+    out = F.embedding_bag((index + offset).view(-1, groups), rows.contiguous(), mode="sum")
+    return out.view(*index.shape[:-1], rows.shape[1])
+
+
 class MLP(nn.Sequential):
     """`layers` blocks of Linear -> Norm -> SiLU, then a plain Linear to `out_size` if given.
 
@@ -61,41 +104,77 @@ class MLP(nn.Sequential):
     ):
         blocks: list[nn.Module] = []
         for i in range(layers):
-            linear = nn.Linear(in_size if i == 0 else hidden, hidden, bias=False)
-            blocks += [init_linear(linear), Norm(hidden), nn.SiLU()]
+            linear = FeatLinear(in_size if i == 0 else hidden, hidden)
+            blocks += [linear, Norm(hidden), nn.SiLU()]
         if out_size is not None:
             blocks.append(init_linear(nn.Linear(hidden, out_size), out_scale))
         super().__init__(*blocks)
 
 
+class ObsNorm(nn.Module):
+    """symlog of the observation, then each dimension to mean 0 and standard deviation 1.
+
+    Symlog alone leaves an angle of ±0.1 rad so small that the decoder's squared error hardly
+    notices it; the authors' tasks have no such scales. Running averages over replayed batches,
+    debiased; a (nearly) constant dimension is not blown up. Identity before the first update.
+    """
+
+    def __init__(self, obs_size: int, decay: float = 0.99, min_std: float = 0.01):
+        super().__init__()
+        self.decay, self.min_std = decay, min_std
+        self.register_buffer("moments", torch.zeros(2, obs_size))  # averages of x and x^2
+        self.register_buffer("weight", torch.zeros(()))  # 1 - decay^n, the debiasing
+        self.register_buffer("mean", torch.zeros(obs_size))
+        self.register_buffer("std", torch.ones(obs_size))
+
+    @torch.no_grad()
+    def update(self, obs: Tensor) -> None:
+        """Take in a batch of raw observations (..., O)."""
+        x = symlog(obs).flatten(0, -2)
+        self.moments.lerp_(torch.stack([x.mean(0), x.square().mean(0)]), 1 - self.decay)
+        self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
+        mean, square = self.moments / self.weight
+        self.mean.copy_(mean)
+        self.std.copy_((square - mean.square()).clamp(min=0).sqrt().clamp(min=self.min_std))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return (symlog(obs) - self.mean) / self.std
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Back to the environment's own units."""
+        return symexp(x * self.std + self.mean)
+
+
 class Encoder(nn.Module):
-    """symlog of the observation, then an MLP: obs (..., O) -> embed (..., E)."""
+    """Normalised symlog of the observation, then an MLP: obs (..., O) -> embed (..., E)."""
 
     def __init__(self, obs_size: int, hidden: int, layers: int):
         super().__init__()
+        self.norm = ObsNorm(obs_size)
         self.mlp = MLP(obs_size, hidden, layers)
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.mlp(symlog(obs))
+        return self.mlp(self.norm(obs))
 
 
 class Decoder(nn.Module):
-    """Reconstructs the observation in symlog space: feat (..., F) -> (..., O)."""
+    """Reconstructs the observation: feat (..., F) -> (..., O) in the units of the encoder's norm."""
 
-    def __init__(self, feat_size: int, obs_size: int, hidden: int, layers: int):
+    def __init__(self, feat_size: int, norm: ObsNorm, hidden: int, layers: int):
         super().__init__()
-        self.mlp = MLP(feat_size, hidden, layers, obs_size)
+        self.norm = norm
+        self.mlp = MLP(feat_size, hidden, layers, len(norm.mean))
 
     def forward(self, feat: Tensor) -> Tensor:
         return self.mlp(feat)
 
     def predict(self, feat: Tensor) -> Tensor:
         """Predicted observation in the environment's own units."""
-        return symexp(self.mlp(feat))
+        return self.norm.inverse(self.mlp(feat))
 
     def loss(self, feat: Tensor, obs: Tensor) -> Tensor:
-        """Squared error in symlog space, summed over observation dimensions (v2, eq. 9): (...)."""
-        return (self.mlp(feat) - symlog(obs)).square().sum(-1)
+        """Squared error of the normalised symlog, summed over dimensions (v2, eq. 9): (...)."""
+        return (self.mlp(feat) - self.norm(obs)).square().sum(-1)
 
 
 class TwoHotHead(nn.Module):

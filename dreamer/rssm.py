@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dreamer.networks import MLP, Norm, init_linear
-from dreamer.utils import sample_onehot, unimix
+from dreamer.networks import MLP, Norm, OneHotFeat, init_linear, sum_rows
+from dreamer.utils import sample_index, sample_onehot, unimix
 
 
 class State(NamedTuple):
@@ -41,16 +41,22 @@ class Posterior(NamedTuple):
 
 
 class Dream(NamedTuple):
-    """Imagined trajectories: deter (N, H+1, D), stoch (N, H+1, S, K) of the states 0..H, where 0
-    is the start; action (N, H, A), action t chosen in state t."""
+    """Imagined trajectories: deter (N, H+1, D) and stoch (N, H+1, S, K) of the states 0..H, where
+    0 is the start; action (N, H, A), action t chosen in state t.
+
+    A dream without gradients has class numbers as stoch: (N, H+1, S) int64.
+    """
 
     deter: Tensor
     stoch: Tensor
     action: Tensor
 
 
-def get_feat(state: State | Posterior | Dream) -> Tensor:
-    """feat = {deter, stoch} flattened to one vector: (..., D + S*K)."""
+def get_feat(state: State | Posterior | Dream) -> Tensor | OneHotFeat:
+    """feat = {deter, stoch}, what the heads read: (..., D + S*K), or a `OneHotFeat` of a state
+    whose latents are class numbers."""
+    if not state.stoch.is_floating_point():
+        return OneHotFeat(state.deter, state.stoch)
     return torch.cat([state.deter, state.stoch.flatten(-2)], -1)
 
 
@@ -106,7 +112,11 @@ class RSSM(nn.Module):
 
     def sequence_step(self, deter: Tensor, stoch: Tensor, action_part: Tensor) -> Tensor:
         """h_t from h_{t-1}, z_{t-1} and the embedded a_{t-1}: a normalised GRU (..., D)."""
-        x = self.act(self.in_norm(self.in_stoch(stoch.flatten(-2)) + action_part))
+        if stoch.is_floating_point():
+            stoch_part = self.in_stoch(stoch.flatten(-2))
+        else:
+            stoch_part = sum_rows(self.in_stoch.weight.T, stoch)
+        x = self.act(self.in_norm(stoch_part + action_part))
         reset, cand, update = self.gru_norm(self.gru(torch.cat([x, deter], -1))).chunk(3, -1)
         cand = torch.tanh(reset.sigmoid() * cand)
         update = (update - 1).sigmoid()  # the shift makes a fresh GRU remember
@@ -142,9 +152,10 @@ class RSSM(nn.Module):
     def imagine_step(
         self, deter: Tensor, stoch: Tensor, action: Tensor, uniform: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One dreamed step, from the prior: (deter, stoch)."""
+        """One dreamed step, from the prior: (deter, stoch), stoch of the kind that came in."""
         deter = self.sequence_step(deter, stoch, self.embed_action(action))
-        return deter, sample_onehot(self.prior(deter), uniform)
+        sample = sample_onehot if stoch.is_floating_point() else sample_index
+        return deter, sample(self.prior(deter), uniform)
 
     # ------------------------------------------------------------ sequences
 
@@ -201,15 +212,18 @@ class RSSM(nn.Module):
         """Dream `horizon` steps ahead of `start` (batch N) with the prior alone: no observation.
 
         policy: (feat (N, F), step) -> action (N, A); `start.action` is not used. Returns states
-        0..H and actions 0..H-1.
+        0..H and actions 0..H-1. Without gradients the latents are kept as class numbers, which
+        is faster.
         """
         deter, stoch = start.deter, start.stoch
+        if stoch.is_floating_point() and not torch.is_grad_enabled():
+            stoch = stoch.argmax(-1)
         deters, stochs, actions = [deter], [stoch], []
         uniform = torch.rand(
             horizon, deter.shape[0], self.categoricals, generator=rng, device=rng.device
         )
         for t in range(horizon):
-            action = policy(torch.cat([deter, stoch.flatten(-2)], -1), t)
+            action = policy(get_feat(State(deter, stoch, start.action)), t)
             deter, stoch = self.imagine_step(deter, stoch, action, uniform[t])
             deters.append(deter)
             stochs.append(stoch)

@@ -212,7 +212,7 @@ def open_loop_error(
 ) -> dict[str, float]:
     """How wrong the dream is about real windows: `context` observed rows, then the prior alone.
 
-    Mean absolute errors in symlog units (obs) and raw units (reward), and obs error of the naive
+    Mean absolute errors in normalised units (obs) and raw units (reward), and obs error of the naive
     guess that the last observed row repeats. Rows behind an episode's end do not count.
     """
     steps = min(context + agent.config.imag_horizon, len(replay))
@@ -228,7 +228,7 @@ def open_loop_error(
     actions = batch["action"][:, context - 1 : -1]
     dream = agent.rssm.imagine(state, lambda _, t: actions[:, t], steps - context, rng)
     feat = get_feat(dream)[:, 1:]
-    real = torch.sign(batch["obs"]) * torch.log1p(batch["obs"].abs())
+    real = agent.encoder.norm(batch["obs"])
     alive = (~batch["is_last"][:, context - 1 : -1]).cumprod(1).float()
     total = alive.sum().clamp(min=1)
     obs_error = (agent.decoder(feat) - real[:, context:]).abs().mean(-1)

@@ -103,21 +103,28 @@ def unimix(logits: Tensor, mix: float = 0.01) -> Tensor:
     return ((1 - mix) * logits.softmax(-1) + mix / logits.shape[-1]).log()
 
 
+def sample_index(log_probs: Tensor, uniform: Tensor) -> Tensor:
+    """Draw classes by inverting the cumulative distribution.
+
+    log_probs (..., K) and one uniform number in [0, 1) per categorical, (...) -> int64 (...).
+    The same numbers give the same sample on every code path.
+    """
+    cdf = log_probs.exp().cumsum(-1)
+    index = (cdf <= uniform[..., None] * cdf[..., -1:]).sum(-1)
+    return index.clamp_(max=log_probs.shape[-1] - 1)
+
+
 def sample_onehot(log_probs: Tensor, uniform: Tensor) -> Tensor:
     """Draw one-hot samples with straight-through gradients: `one_hot + probs - sg(probs)`.
 
-    log_probs (..., K) and one uniform number in [0, 1) per categorical, (...) -> (..., K).
-    The class is found by inverting the cumulative distribution, so the same numbers give the
-    same sample on every code path. Backwards the sample passes for the probabilities
-    (v1, "straight-through gradients").
+    log_probs (..., K), uniform (...) as in `sample_index` -> (..., K). Backwards the sample passes
+    for the probabilities (v1, "straight-through gradients").
     """
-    probs = log_probs.exp()
-    with torch.no_grad():
-        cdf = probs.cumsum(-1)
-        index = (cdf <= uniform[..., None] * cdf[..., -1:]).sum(-1, keepdim=True)
-        onehot = torch.zeros_like(probs).scatter_(-1, index.clamp_(max=probs.shape[-1] - 1), 1.0)
-    if not probs.requires_grad:
+    index = sample_index(log_probs.detach(), uniform)
+    onehot = torch.zeros_like(log_probs).scatter_(-1, index[..., None], 1.0)
+    if not log_probs.requires_grad:
         return onehot
+    probs = log_probs.exp()
     return onehot + (probs - probs.detach())
 
 

@@ -1,0 +1,557 @@
+"""Every figure of the project, and what they are drawn from: real episodes and dreams of them.
+
+Figures are made with `matplotlib.figure.Figure` alone: no window, no global state, and nothing
+to close. Each role has one colour everywhere (the Okabe-Ito palette, which colour-blind readers
+can tell apart): what is real is black, what is dreamed blue, the naive guess orange.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from dreamer.agent import DreamerAgent
+from dreamer.rssm import get_feat
+from dreamer.training import VectorEnv, write_atomic
+
+REAL, DREAM, NAIVE = "black", "#0072B2", "#E69F00"
+THRESHOLD, RANDOM, EXTRA = "#009E73", "#777777", "#CC79A7"
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.alpha": 0.25,
+    "legend.fontsize": 8,
+    "legend.framealpha": 0.8,
+    "lines.linewidth": 1.5,
+}
+OBS_NAMES = {  # of each dimension, with its unit where it has one
+    "CartPole-v1": ["cart position", "cart velocity", "pole angle (rad)", "pole velocity (rad/s)"],
+    "Pendulum-v1": ["cos(angle)", "sin(angle)", "angular velocity (rad/s)"],
+    "Acrobot-v1": [
+        "cos(angle 1)",
+        "sin(angle 1)",
+        "cos(angle 2)",
+        "sin(angle 2)",
+        "velocity 1 (rad/s)",
+        "velocity 2 (rad/s)",
+    ],
+    "LunarLander-v3": [
+        "x (scaled)",
+        "y (scaled)",
+        "x velocity (scaled)",
+        "y velocity (scaled)",
+        "angle (rad)",
+        "angular velocity (scaled)",
+        "left leg touches",
+        "right leg touches",
+    ],
+}
+
+
+# ---------------------------------------------------------------- real episodes, and dreams of them
+
+Episode = dict[str, np.ndarray]  # rows as in the replay: obs (T, O), action (T, A), reward (T,),
+#                                  cont (T,): 0 on the row where the task ended, else 1
+
+
+def play(env: VectorEnv, choose: Callable[[np.ndarray, bool], np.ndarray], seed: int) -> Episode:
+    """One whole episode. choose: (obs (O,), is_first) -> action (A,)."""
+    obs, reward, action = env.reset(seed), 0.0, None
+    rows, terminated, done = [], False, False
+    while not done:
+        action = choose(obs, not rows)
+        rows.append((obs, action, reward, 1.0))
+        obs, reward, terminated, truncated = env.step(action)
+        done = terminated or truncated
+    rows.append((obs, np.zeros_like(action), reward, 0.0 if terminated else 1.0))
+    columns = (np.array(column, np.float32) for column in zip(*rows, strict=True))
+    return dict(zip(("obs", "action", "reward", "cont"), columns, strict=True))
+
+
+def agent_chooses(agent: DreamerAgent, seed: int) -> Callable[[np.ndarray, bool], np.ndarray]:
+    """For `play`: the greedy agent, filtering what it sees."""
+    rng, state = torch.Generator(agent.device).manual_seed(seed), None
+
+    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
+        nonlocal state
+        action, state = agent.act(obs[None], np.array([is_first]), state, greedy=True, rng=rng)
+        return action[0] if agent.discrete else np.clip(action[0], -1, 1)
+
+    return choose
+
+
+def chance_chooses(
+    env: VectorEnv, hold: int, seed: int
+) -> Callable[[np.ndarray, bool], np.ndarray]:
+    """For `play`: random actions, each held for 1 to `hold` steps."""
+    rng, action, left = np.random.default_rng(seed), None, 0
+
+    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
+        nonlocal action, left
+        if left == 0:
+            action, left = env.random_action(rng), int(rng.integers(1, hold + 1))
+        left -= 1
+        return action
+
+    return choose
+
+
+@torch.inference_mode()
+def filter_episode(agent: DreamerAgent, episode: Episode, seed: int) -> torch.Tensor:
+    """The agent's states feat (T, F) while it watches a whole episode."""
+    obs, action = (torch.from_numpy(episode[k])[None].to(agent.device) for k in ("obs", "action"))
+    is_first = torch.zeros(obs.shape[:2], dtype=torch.bool, device=agent.device)
+    is_first[:, 0] = True
+    rng = torch.Generator(agent.device).manual_seed(seed)
+    post, _ = agent.rssm.observe(agent.encoder(obs), action, is_first, rng)
+    return get_feat(post)[0]
+
+
+@torch.inference_mode()
+def open_loop(
+    agent: DreamerAgent, obs: np.ndarray, action: np.ndarray, context: int, seed: int
+) -> Episode:
+    """Watch `context` rows of N windows, then dream on with the prior alone, taking the real
+    actions.
+
+    obs (N, T, O); action (N, T, A). Returns the dream of rows context..T-1: obs, reward and cont
+    with leading shape (N, T - context). Only the first `context` observations are ever read, and
+    the dream is made from the one state that they leave behind.
+    """
+    seen = torch.from_numpy(obs[:, :context]).to(agent.device)
+    action = torch.from_numpy(action).to(agent.device)
+    is_first = torch.zeros(seen.shape[:2], dtype=torch.bool, device=agent.device)
+    rng = torch.Generator(agent.device).manual_seed(seed)
+    _, state = agent.rssm.observe(agent.encoder(seen), action[:, :context], is_first, rng)
+
+    horizon = obs.shape[1] - context
+    dream = agent.rssm.imagine(state, lambda _, t: action[:, context - 1 + t], horizon, rng)
+    feat = get_feat(dream)[:, 1:]
+    heads = {"obs": agent.decoder, "reward": agent.reward, "cont": agent.cont}
+    return {name: head.predict(feat).cpu().numpy() for name, head in heads.items()}
+
+
+# ---------------------------------------------------------------- shared pieces of the figures
+
+
+def save(fig: Figure, path: Path | str) -> None:
+    """Write a PNG, whole or not at all; makes the folder."""
+    write_atomic(Path(path), lambda temporary: fig.savefig(temporary, format="png", dpi=150))
+
+
+def smooth(values: np.ndarray, width: int = 7) -> np.ndarray:
+    """Running mean over `width` points, fewer at the ends: (..., T) -> (..., T)."""
+    kernel = np.ones(min(width, values.shape[-1]))
+    total = np.apply_along_axis(np.convolve, -1, values, kernel, "same")
+    return total / np.convolve(np.ones(values.shape[-1]), kernel, "same")
+
+
+def seed_curves(curves: Sequence[tuple[Sequence[float], Sequence[float]]]):
+    """Curves (x, y) of several seeds on one grid: (grid (G,), values (seeds, G)).
+
+    Between its points a curve is a straight line; outside them it is NaN.
+    """
+    grid = np.unique(np.concatenate([np.asarray(x, float) for x, _ in curves]))
+    values = [np.interp(grid, x, y, left=np.nan, right=np.nan) for x, y in curves]
+    return grid, np.array(values)
+
+
+def draw_seeds(ax: Axes, runs: list[dict], kind: str, key: str, color: str, label: str) -> None:
+    """One logged quantity: mean over the seeds, with a band from the smallest to the largest.
+
+    Reports are of single updates and noisy: they are smoothed; evaluations are not.
+    """
+    curves = []
+    for run in runs:
+        rows = [r for r in run.get("diagnostics", []) if r["kind"] == kind and key in r]
+        if rows:
+            x, y = np.array([[r["step"], r[key]] for r in rows]).T
+            curves.append((x, smooth(y) if kind == "report" else y))
+    if not curves:
+        return
+    grid, values = seed_curves(curves)
+    ax.plot(grid, np.nanmean(values, 0), color=color, label=label)
+    if len(curves) > 1:
+        low, high = np.nanmin(values, 0), np.nanmax(values, 0)
+        ax.fill_between(grid, low, high, color=color, alpha=0.2, lw=0)
+
+
+def finish(ax: Axes, title: str, xlabel: str, ylabel: str = "", legend: bool = True) -> None:
+    """Title and labels; a panel without data says so."""
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    if not ax.has_data():
+        ax.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=ax.transAxes)
+        ax.set(xticks=[], yticks=[])
+    elif legend and ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="best")
+
+
+# ---------------------------------------------------------------- training
+
+
+@matplotlib.rc_context(STYLE)
+def training_figure(
+    task_title: str,
+    runs: list[dict[str, Any]],
+    threshold: float,
+    random_return: float,
+    path: Path | str,
+) -> None:
+    """Did it learn, and if not, where is it wrong?
+
+    runs: those of `assets/results/<task>.json`, one per seed, each with `curve` {env_steps,
+    return} (greedy evaluations) and, where recorded, `final_returns`, `env_steps` and
+    `diagnostics`, the log's report and eval rows.
+    """
+    fig = Figure(figsize=(10, 9.5), layout="constrained")
+    grid = fig.add_gridspec(3, 3, height_ratios=[1.5, 1, 1])
+    draw_returns(fig.add_subplot(grid[0, :]), task_title, runs, threshold, random_return)
+    ax = [fig.add_subplot(grid[i, j]) for i in (1, 2) for j in range(3)]
+    steps = "environment steps"
+
+    draw_losses(ax[0], runs)
+    finish(ax[0], "world model: losses", steps, "nats or squared error")
+    draw_seeds(ax[1], runs, "report", "entropy", DREAM, "entropy")
+    finish(ax[1], "policy: entropy in dreams", steps, "nats", legend=False)
+    draw_seeds(ax[2], runs, "report", "ret_scale", DREAM, "scale")
+    finish(ax[2], "return scale S = max(1, P95 - P5)", steps, "return", legend=False)
+
+    draw_seeds(ax[3], runs, "eval", "value_real", REAL, "achieved")
+    draw_seeds(ax[3], runs, "eval", "value_pred", DREAM, "critic says")
+    finish(ax[3], "critic: value against achieved return", steps, "mean discounted return")
+    draw_seeds(ax[4], runs, "eval", "value_corr", DREAM, "correlation")
+    ax[4].set_ylim(-1.05, 1.05)
+    finish(ax[4], "critic: correlation with achieved return", steps, "over states", legend=False)
+    draw_seeds(ax[5], runs, "eval", "naive_obs_error", NAIVE, "last observation repeated")
+    draw_seeds(ax[5], runs, "eval", "dream_obs_error", DREAM, "dream")
+    finish(ax[5], "dream: error on real windows", steps, "mean |error|, symlog")
+    if ax[5].has_data():
+        ax[5].set_ylim(bottom=0)
+    save(fig, path)
+
+
+def draw_returns(
+    ax: Axes, task_title: str, runs: list[dict], threshold: float, random_return: float
+) -> None:
+    """Return against environment steps: every seed, their mean and range, what to beat."""
+    n = len(runs)
+    curves = [(run["curve"]["env_steps"], run["curve"]["return"]) for run in runs]
+    curves = [curve for curve in curves if len(curve[0])]
+    if curves:
+        grid, values = seed_curves(curves)
+        if n > 1:
+            for i, row in enumerate(values):
+                label = "one seed" if i == 0 else None
+                ax.plot(grid, row, color=DREAM, lw=0.7, alpha=0.6, label=label)
+            low, high = np.nanmin(values, 0), np.nanmax(values, 0)
+            ax.fill_between(
+                grid, low, high, color=DREAM, alpha=0.15, lw=0, label="lowest to highest"
+            )
+        label = f"mean of {n} seeds" if n > 1 else f"seed {runs[0]['seed']}"
+        ax.plot(grid, np.nanmean(values, 0), color=DREAM, lw=2.5, label=label)
+    finals = [(r["env_steps"], np.mean(r["final_returns"])) for r in runs if r.get("final_returns")]
+    if finals:
+        count = len(runs[0]["final_returns"])
+        mean = np.mean([m for _, m in finals])
+        label = f"final {count} fresh episodes (mean {mean:.1f})"
+        ax.scatter(*zip(*finals, strict=True), color=NAIVE, s=28, zorder=3, label=label)
+    ax.axhline(threshold, color=THRESHOLD, ls="--", label=f"threshold {threshold:g}")
+    ax.axhline(random_return, color=RANDOM, ls=":", label=f"random policy {random_return:.0f}")
+    seeds = f"{n} seeds" if n > 1 else "1 seed"
+    finish(
+        ax, f"{task_title}: greedy return while learning, {seeds}", "environment steps", "return"
+    )
+    ax.title.set_fontsize(12)
+
+
+def draw_losses(ax: Axes, runs: list[dict]) -> None:
+    """The five parts of the world model's loss, on a logarithmic axis."""
+    colors = {"obs": REAL, "reward": NAIVE, "cont": THRESHOLD, "dyn": DREAM, "rep": EXTRA}
+    for name, color in colors.items():
+        draw_seeds(ax, runs, "report", f"{name}_loss", color, name)
+    for line in ax.lines:
+        if line.get_label() == "rep":  # the same number as dyn, with other gradients
+            line.set_linestyle("--")
+    if ax.has_data():
+        ax.set_yscale("log")
+
+
+# ---------------------------------------------------------------- dreams against reality
+
+
+@matplotlib.rc_context(STYLE)
+def world_model_figure(
+    title: str,
+    reports: list[dict[str, Any]],
+    error: dict[str, np.ndarray],
+    ends: dict[str, np.ndarray],
+    path: Path | str,
+) -> None:
+    """What a world model knows: losses, error against dream length, rewards and continues.
+
+    reports: rows with step, obs_loss, reward_loss, cont_loss, dyn_loss and rep_loss.
+    error: `dream` and `naive` (N, H), absolute errors at each dream length, NaN behind the
+    episode's end. ends: `reward` and `cont`, each a dict of `real`, `filtered` and `dreamed`
+    (N, K), of the last K rows of episodes, NaN where there is nothing.
+    """
+    fig = Figure(figsize=(10, 7), layout="constrained")
+    ax = fig.subplots(2, 2).flat
+    fig.suptitle(title, fontsize=12)
+
+    draw_losses(ax[0], [{"diagnostics": reports}])
+    finish(ax[0], "losses while learning", "update", "nats or squared error")
+
+    length = np.arange(1, error["dream"].shape[1] + 1)
+    for name, color, label in (
+        ("naive", NAIVE, "last observation repeated"),
+        ("dream", DREAM, "dream: the prior alone"),
+    ):
+        draw_band(ax[1], length, error[name], color, label)
+    ax[1].set_ylim(bottom=0)
+    finish(
+        ax[1],
+        "error against length of the dream",
+        "steps since the last observation",
+        "|error| / spread of the data",
+    )
+
+    for axis, name, ylabel in ((ax[2], "reward", "reward"), (ax[3], "cont", "P(goes on)")):
+        before = np.arange(1 - ends[name]["real"].shape[1], 1)
+        draw_band(axis, before, ends[name]["dreamed"], DREAM, "dreamed")
+        axis.plot(
+            before,
+            np.nanmean(ends[name]["filtered"], 0),
+            color=EXTRA,
+            ls="--",
+            label="having seen the observation",
+        )
+        axis.plot(before, np.nanmean(ends[name]["real"], 0), color=REAL, ls=":", lw=2, label="real")
+        axis.set_ylim(-0.1, 1.3 if name == "reward" else 1.1)
+        title = "reward" if name == "reward" else "does the episode go on?"
+        finish(
+            axis,
+            f"{title}: predictions before the end",
+            "steps before the end of the episode",
+            ylabel,
+        )
+    save(fig, path)
+
+
+def draw_band(ax: Axes, x: np.ndarray, values: np.ndarray, color: str, label: str) -> None:
+    """Mean of samples (N, X), NaN ignored, with the band that holds the middle 80% of them."""
+    low, high = np.nanpercentile(values, [10, 90], axis=0)
+    ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+    ax.plot(x, np.nanmean(values, 0), color=color, label=label)
+
+
+@matplotlib.rc_context(STYLE)
+def dream_figure(
+    title: str,
+    names: Sequence[str],
+    context: int,
+    real: Episode,
+    dreams: Episode,
+    path: Path | str,
+    scatter: tuple[np.ndarray, np.ndarray] | None = None,
+) -> None:
+    """Imagined against real, one panel per observation dimension, for reward and for continue.
+
+    names: of the O dimensions. real: rows 0..T-1, obs (T, O), reward (T,), cont (T,); dreams: K
+    dreams of rows context..T-1, obs (K, T - context, O) and so on. scatter: real and dreamed
+    rewards (M,) of many other dreams, for a panel of their own.
+    """
+    panels = [(name, real["obs"][:, i], dreams["obs"][..., i]) for i, name in enumerate(names)]
+    panels.append(("reward", real["reward"], dreams["reward"]))
+    panels.append(("P(episode goes on)", real["cont"], dreams["cont"]))
+    total = len(panels) + (scatter is not None)
+    columns = 3 if total <= 9 else 4
+    rows = math.ceil(total / columns)
+    fig = Figure(figsize=(10, 2.3 * rows + 0.8), layout="constrained")
+    fig.suptitle(title, fontsize=12)
+    axes = list(fig.subplots(rows, columns).flat)
+
+    steps = np.arange(len(real["obs"]))
+    for ax, (name, truth, dreamed) in zip(axes, panels, strict=False):
+        ax.axvspan(0, context - 1, color=RANDOM, alpha=0.2, lw=0, label="observed")
+        ax.plot(steps, truth, color=REAL, label="real")
+        if name in names:
+            last = np.full(len(steps) - context, truth[context - 1])
+            ax.plot(steps[context:], last, color=NAIVE, ls="--", label="last observation repeated")
+        low, high = np.percentile(dreamed, [10, 90], axis=0)
+        label = f"{len(dreamed)} dreams: middle 80%"
+        ax.fill_between(steps[context:], low, high, color=DREAM, alpha=0.25, lw=0, label=label)
+        ax.plot(steps[context:], dreamed.mean(0), color=DREAM, label="mean of the dreams")
+        if name not in names:  # the reward of a first row is a convention, not an event
+            values = np.concatenate([truth[1:], low, high])
+            margin = max(0.1, 0.1 * np.ptp(values))
+            ax.set_ylim(values.min() - margin, values.max() + margin)
+        finish(ax, name, "environment step", legend=False)
+    if scatter is not None:
+        draw_reward_scatter(axes[len(panels)], *scatter)
+    for ax in axes[total:]:
+        ax.set_axis_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    save(fig, path)
+
+
+def draw_reward_scatter(ax: Axes, real: np.ndarray, dreamed: np.ndarray) -> None:
+    """Dreamed against real reward (M,), with the diagonal and the mean error."""
+    low, high = min(real.min(), dreamed.min()), max(real.max(), dreamed.max())
+    margin = 0.05 * max(high - low, 1.0)
+    ends = [low - margin, high + margin]
+    ax.plot(ends, ends, color=REAL, lw=0.8, ls=":")
+    ax.scatter(real, dreamed, s=5, color=DREAM, alpha=0.4, lw=0)
+    ax.set(xlim=ends, ylim=ends)
+    error = np.abs(real - dreamed).mean()
+    finish(ax, f"reward, all dreams (mean |error| {error:.2g})", "real", "dreamed", legend=False)
+
+
+# ---------------------------------------------------------------- latents
+
+
+@matplotlib.rc_context(STYLE)
+def latents_figure(
+    title: str,
+    points: np.ndarray,
+    colourings: Sequence[tuple[str, np.ndarray, str]],
+    path: Path | str,
+) -> None:
+    """Where the model's states lie: a map of them (M, 2), drawn once for each colouring.
+
+    colourings: (name with unit, values (M,), colour map). A quantity that is the same everywhere
+    is said to be so; outliers beyond the middle 98% take the outermost colour.
+    """
+    fig = Figure(figsize=(10, 3.9), layout="constrained")
+    fig.suptitle(title, fontsize=12)
+    for ax, (name, values, cmap) in zip(fig.subplots(1, len(colourings)), colourings, strict=True):
+        low, high = np.percentile(values, [1, 99])
+        constant = np.ptp(values) < 1e-6
+        if high - low < 1e-6:
+            low, high = values.min() - 0.5, values.max() + 0.5
+        dots = ax.scatter(*points.T, c=values, cmap=cmap, vmin=low, vmax=high, s=7, lw=0)
+        fig.colorbar(dots, ax=ax, location="bottom", shrink=0.9, pad=0.03)
+        ax.set(title=f"{name} (always {values[0]:g})" if constant else name, xticks=[], yticks=[])
+    save(fig, path)
+
+
+# ---------------------------------------------------------------- animations
+
+
+def set_state(env: gym.Env, obs: np.ndarray) -> None:
+    """Put one of the four environments into the state that an observation (O,) describes.
+
+    The observation may be a dreamed one: cosine and sine need not lie on the circle. The
+    environment must have been reset. Raises ValueError for any other environment.
+    """
+    world = env.unwrapped
+    obs = np.asarray(obs, np.float64)
+    name = type(world).__name__
+    if name == "CartPoleEnv":
+        world.state = obs.copy()
+    elif name == "PendulumEnv":
+        world.state = np.array([math.atan2(obs[1], obs[0]), obs[2]])
+    elif name == "AcrobotEnv":
+        angles = math.atan2(obs[1], obs[0]), math.atan2(obs[3], obs[2])
+        world.state = np.array([*angles, obs[4], obs[5]])
+    elif name == "LunarLander":
+        set_lander(world, obs)
+    else:
+        raise ValueError(f"{name}: no way is known to set its state from an observation")
+
+
+def set_lander(world: Any, obs: np.ndarray) -> None:
+    """The inverse of LunarLander's observation (its source: `LunarLander.step`). The legs, which
+    it does not show, hang where their springs hold them in flight."""
+    from gymnasium.envs.box2d import lunar_lander as ll
+
+    half_w, half_h = ll.VIEWPORT_W / ll.SCALE / 2, ll.VIEWPORT_H / ll.SCALE / 2  # metres
+    lander = world.lander
+    x, y, vx, vy, angle, spin = map(float, obs[:6])
+    lander.position = (
+        x * half_w + half_w,
+        y * half_h + world.helipad_y + ll.LEG_DOWN / ll.SCALE,
+    )
+    lander.angle = angle
+    lander.linearVelocity = (vx * ll.FPS / half_w, vy * ll.FPS / half_h)
+    lander.angularVelocity = spin * ll.FPS / 20
+    for side, leg, touches in zip((-1, 1), world.legs, obs[6:], strict=True):
+        leg.angle = angle - side * 0.4  # the joint's limit, against which its motor pushes
+        cos, sin = math.cos(leg.angle), math.sin(leg.angle)
+        ax, ay = side * ll.LEG_AWAY / ll.SCALE, ll.LEG_DOWN / ll.SCALE  # lander, seen from the leg
+        leg.position = (
+            lander.position[0] - (cos * ax - sin * ay),
+            lander.position[1] - (sin * ax + cos * ay),
+        )
+        leg.ground_contact = bool(touches > 0.5)
+
+
+def render_observations(env_id: str, obs: np.ndarray, seed: int, width: int = 320) -> list:
+    """Pictures (PIL images `width` pixels wide) of observations (T, O), drawn by the environment.
+
+    seed: of the reset, which decides what no observation shows (LunarLander's mountains).
+    """
+    env = gym.make(env_id, render_mode="rgb_array")
+    env.reset(seed=seed)
+    frames = []
+    for row in obs:
+        set_state(env, row)
+        picture = Image.fromarray(env.unwrapped.render())
+        height = round(picture.height * width / picture.width)
+        frames.append(picture.resize((width, height), Image.Resampling.LANCZOS))
+    env.close()
+    return frames
+
+
+def write_gif(
+    real: list[Image.Image],
+    dream: list[Image.Image],
+    captions: Sequence[tuple[str, str]],
+    path: Path | str,
+    milliseconds: int = 50,
+) -> int:
+    """Two rows of pictures side by side, a caption above each; the last one stays for a while.
+
+    captions: (left, right) for every frame. Returns the file's size in bytes.
+    """
+    font = ImageFont.load_default(size=14)
+    width, height, head, gap = *real[0].size, 24, 6
+    frames = []
+    for left, right, texts in zip(real, dream, captions, strict=True):
+        frame = Image.new("RGB", (2 * width + gap, height + head), "white")
+        frame.paste(left, (0, head))
+        frame.paste(right, (width + gap, head))
+        draw = ImageDraw.Draw(frame)
+        draw.text((6, 3), texts[0], fill=REAL, font=font)
+        draw.text((width + gap + 6, 3), texts[1], fill=DREAM, font=font)
+        frames.append(frame.quantize(64, dither=Image.Dither.NONE))
+    durations = [milliseconds] * (len(frames) - 1) + [1500]
+    write_atomic(
+        Path(path),
+        lambda temporary: frames[0].save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=durations,
+            loop=0,
+            optimize=True,
+        ),
+    )
+    return Path(path).stat().st_size
+
+
+# ---------------------------------------------------------------- speed

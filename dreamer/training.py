@@ -31,11 +31,10 @@ from tqdm import tqdm
 from dreamer.agent import Config, DreamerAgent
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State, get_feat
-from dreamer.utils import derive_seed, has_cpp_compiler, make_rng, pick_device
+from dreamer.utils import derive_seed, has_cpp_compiler, make_rng, pick_device, tune_cpu
 
 EnvSpec = str | Callable[[], gym.Env]
 FORMAT = 1  # of checkpoints; raised when their content changes
-CPU_THREADS = 1  # the fastest for tensors this small (python -m dreamer.benchmark)
 
 # Streams of random numbers that `derive_seed` tells apart.
 EPISODES, EXPLORATION, EVALUATION, PROBE = 10, 11, 12, 13
@@ -505,8 +504,7 @@ def train(
     run_dir = Path(run_dir)
     torch_device = pick_device(device)
     if torch_device.type == "cpu":
-        torch.set_num_threads(CPU_THREADS)
-        torch.set_flush_denormal(True)
+        tune_cpu()
 
     trainer = Trainer(env, config, run_dir, torch_device)
     if resume and (run_dir / "checkpoint.pt").exists():

@@ -1,0 +1,42 @@
+"""Acrobot: rewards that say nothing until it has worked once.
+
+Two links, a motor at the joint between them: swing the tip above a line. Every step costs 1, so
+until the first success all returns are -500 and equal. What helps is in `Config` for every task:
+random actions held for a few steps before learning begins, and an entropy bonus that keeps the
+policy from settling before it has seen anything worth settling on.
+
+You will see assets/05_acrobot_training.png: the greedy return against environment steps, the
+losses, and how good the dreams are. What was measured (return, seeds, environment steps, minutes,
+CPU) is in the README's results table, made from assets/results/acrobot.json.
+
+    python 05_dreamer_acrobot.py
+"""
+
+from dreamer import cli, plots, results
+from dreamer.agent import Config
+from dreamer.training import evaluate, save_agent, train
+
+ENV, THRESHOLD = "Acrobot-v1", -100  # the environment's own reward_threshold
+CONFIG = Config(steps=20_000, train_ratio=128)
+
+
+def main(args: cli.Args) -> None:
+    # Learn: a little from the real environment, most of it in dreams.
+    run = train(
+        ENV, args.config, args.run_dir, args.resume, args.device, tensorboard=args.tensorboard
+    )
+    save_agent(run.agent, args.run_dir / "agent.pt")
+
+    # Judge it on fresh episodes, without exploration: training episodes are no evidence.
+    returns = evaluate(run.agent, ENV, args.final_episodes, seed=args.seed)
+
+    # Keep the numbers, and draw them beside those of the other seeds.
+    data = results.record(args.results / "acrobot.json", ENV, THRESHOLD, run, returns)
+    figure = args.assets / "05_acrobot_training.png"
+    plots.training_figure("Acrobot", data["runs"], THRESHOLD, data["random_return"], figure)
+    print(f"Figure: {figure}")
+    print(results.finish(args.run_dir, ENV, THRESHOLD, run, returns))
+
+
+if __name__ == "__main__":
+    cli.run(main, cli.parse(__file__, __doc__, CONFIG))

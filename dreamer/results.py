@@ -1,0 +1,264 @@
+"""The numbers of finished runs: one JSON file per task, and what the README says about them.
+
+A file of assets/results holds `env_id`, `threshold`, `random_return` (mean of 100 episodes),
+`versions`, `cpu`, and `runs`, one entry per seed: `seed`, `config`, `env_steps`, `minutes`,
+`curve` (mean return of each greedy evaluation during training), `train_returns` (step and return
+of each training episode), `final_returns` (greedy episodes after training) and `diagnostics`
+(evaluation rows and every few report rows of the log, enough to draw the training figure).
+
+    python -m dreamer.results --readme README.md            rewrite the README's generated parts
+    python -m dreamer.results --readme README.md --check    only say whether they are up to date
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from dreamer.training import Run, random_returns, write_atomic, write_json
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+SCRIPTS = {  # the file in assets/results -> the script that makes it
+    "cartpole": "02_dreamer_cartpole",
+    "pendulum": "03_dreamer_pendulum",
+    "acrobot": "05_dreamer_acrobot",
+    "lunar_lander": "06_dreamer_lunar_lander",
+}
+REPORT_ROWS = 50  # of a run's report rows, kept in its results file
+
+
+# ---------------------------------------------------------------- recording
+
+
+def record(
+    path: Path, env_id: str, threshold: float, run: Run, returns: np.ndarray
+) -> dict[str, Any]:
+    """Merge a finished run into a task's results file; returns the file's content.
+
+    returns: the greedy evaluation after training. The entry of the same seed is replaced; entries
+    of another config go, as means over them would mean nothing, and with the last of them the
+    random policy's return, which is measured anew over as many episodes. Written atomically, and
+    where the system has `flock` two processes that record at once wait for each other.
+    """
+    entry = run_entry(run, returns)
+    with locked(path.parent):
+        old = json.loads(path.read_text()) if path.exists() else {"runs": []}
+        kept = [r for r in old["runs"] if same_but_seed(r["config"], entry["config"])]
+        if kept:
+            random_return = old["random_return"]
+        else:
+            random_return = significant(random_returns(env_id, len(returns)).mean())
+        runs = [r for r in kept if r["seed"] != entry["seed"]] + [entry]
+        data = {
+            "env_id": env_id,
+            "threshold": threshold,
+            "random_return": random_return,
+            "versions": versions(),
+            "cpu": cpu_name(),
+            "runs": sorted(runs, key=lambda r: r["seed"]),
+        }
+        text = dump(data)
+        write_atomic(path, lambda temporary: temporary.write_text(text))
+    return json.loads(text)
+
+
+def run_entry(run: Run, returns: np.ndarray) -> dict[str, Any]:
+    """What the results file keeps of one run."""
+    config = run.agent.config
+    reports = run.reports[:: -(-len(run.reports) // REPORT_ROWS) or 1]
+    evals = [{k: v for k, v in row.items() if k != "returns"} for row in run.evals]
+    return {
+        "seed": config.seed,
+        "config": dataclasses.asdict(config),
+        "env_steps": config.steps,
+        "minutes": significant(run.minutes),
+        "curve": {
+            "env_steps": [row["step"] for row in run.evals],
+            "return": [significant(row["return"]) for row in run.evals],
+        },
+        "train_returns": [[row["step"], significant(row["return"])] for row in run.episodes],
+        "final_returns": [significant(value) for value in returns],
+        "diagnostics": [
+            {k: significant(v) if isinstance(v, float) else v for k, v in row.items()}
+            for row in sorted(evals + reports, key=lambda row: row["step"])
+        ],
+    }
+
+
+def finish(run_dir: Path, env_id: str, threshold: float, run: Run, returns: np.ndarray) -> str:
+    """Mark a run as complete, `result.json`; returns a sentence on whether it is solved."""
+    mean, worst = float(returns.mean()), float(returns.min())
+    config = run.agent.config
+    result = {
+        "return": mean,
+        "worst_episode": worst,
+        "threshold": threshold,
+        "minutes": run.minutes,
+        "config": dataclasses.asdict(config),
+    }
+    write_json(run_dir / "result.json", result)
+    verdict = "reached" if mean >= threshold else "NOT reached"
+    return (
+        f"{env_id}, seed {config.seed}: mean return {mean:.1f} over {len(returns)} greedy episodes "
+        f"(worst {worst:.1f}) after {config.steps} steps in {run.minutes:.1f} minutes; "
+        f"threshold {threshold:g} {verdict}"
+    )
+
+
+def same_but_seed(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return {**a, "seed": 0} == {**b, "seed": 0}
+
+
+def significant(value: float, digits: int = 4) -> float:
+    """Rounded to a few significant digits, to keep the files small."""
+    return float(f"{value:.{digits}g}")
+
+
+def dump(data: dict[str, Any]) -> str:
+    """JSON with one line for each field of a run, so that a change reads well in a diff."""
+    line = {key: json.dumps(value, allow_nan=False) for key, value in data.items()}
+    runs = [
+        ",\n".join(f'   "{key}": {json.dumps(value, allow_nan=False)}' for key, value in r.items())
+        for r in data["runs"]
+    ]
+    line["runs"] = "[\n" + ",\n".join(f"  {{\n{text}\n  }}" for text in runs) + "\n ]"
+    return "{\n" + ",\n".join(f' "{key}": {text}' for key, text in line.items()) + "\n}\n"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one process at a time is within this block for a folder, where `flock` exists."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def versions() -> dict[str, str]:
+    """Of everything that moves the numbers."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gymnasium": gym.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def cpu_name() -> str:
+    """Model and number of cores that this process may use."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        model = found[1].strip() if found else model
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count()
+    return f"{model}, {cores} core{'s' if cores != 1 else ''}"
+
+
+# ---------------------------------------------------------------- the README's generated parts
+
+
+def load(results_dir: Path) -> dict[str, dict[str, Any]]:
+    """The tasks' results files that are there, by task."""
+    paths = {task: results_dir / f"{task}.json" for task in SCRIPTS}
+    return {task: json.loads(path.read_text()) for task, path in paths.items() if path.exists()}
+
+
+def table(results_dir: Path) -> str:
+    """The results table in Markdown, a row for each task that has a results file."""
+    head = [
+        "Task",
+        "Environment steps",
+        "Seeds",
+        "Mean of seeds",
+        "Std over seeds",
+        "Worst seed",
+        "Random policy",
+        "Threshold",
+        "Minutes per seed",
+        "Hardware",
+        "Command",
+    ]
+    rows = [head, ["---"] * len(head)]
+    for task, data in load(results_dir).items():
+        means = np.array([np.mean(run["final_returns"]) for run in data["runs"]])
+        steps = max(run["env_steps"] for run in data["runs"])
+        minutes = np.mean([run["minutes"] for run in data["runs"]])
+        rows.append(
+            [
+                data["env_id"],
+                f"{steps:,}",
+                ", ".join(str(run["seed"]) for run in data["runs"]),
+                f"{means.mean():.1f}",
+                f"{means.std(ddof=1):.1f}" if len(means) > 1 else "-",
+                f"{means.min():.1f}",
+                f"{data['random_return']:.1f}",
+                f"{data['threshold']:g}",
+                f"{minutes:.1f}",
+                data["cpu"],
+                f"`python {SCRIPTS[task]}.py --seed K`",
+            ]
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+# Each generated part of the README: its name, and what makes it from assets/results. The part
+# lies between the lines `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+BLOCKS: dict[str, Callable[[Path], str]] = {"results": table}
+
+
+def render(text: str, results_dir: Path) -> str:
+    """`text` with every generated part made anew. Raises ValueError where a marker is missing."""
+    for name, make in BLOCKS.items():
+        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+        before, found_begin, rest = text.partition(begin)
+        _, found_end, after = rest.partition(end)
+        if not found_begin or not found_end:
+            raise ValueError(f"the markers {begin.strip()} and {end} are not there, in this order")
+        text = before + begin + make(results_dir).strip() + "\n" + end + after
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Rewrite the README's generated parts from assets/results beside it."
+    )
+    parser.add_argument("--readme", type=Path, required=True)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if outdated")
+    args = parser.parse_args()
+    try:
+        text = args.readme.read_text()
+        fresh = render(text, args.readme.parent / "assets" / "results")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{args.readme}: {error}")
+    if args.check and fresh != text:
+        sys.exit(f"{args.readme} is out of date: python -m dreamer.results --readme {args.readme}")
+    if fresh != text:
+        write_atomic(args.readme, lambda temporary: temporary.write_text(fresh))
+
+
+if __name__ == "__main__":
+    main()

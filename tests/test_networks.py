@@ -1,0 +1,274 @@
+"""Networks and policies, against torch.distributions and slow numpy rewritings."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Bernoulli, Categorical, Independent, Normal
+
+from dreamer.networks import (
+    MLP,
+    Actor,
+    ContinueHead,
+    ContinuousPolicy,
+    Critic,
+    Decoder,
+    DiscretePolicy,
+    Encoder,
+    ObsNorm,
+    OneHotFeat,
+    RewardHead,
+    init_linear,
+)
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    torch.manual_seed(0)  # of the weights that a test makes
+    return torch.Generator().manual_seed(1)
+
+
+def stir(module: nn.Module, rng: torch.Generator, size: float = 0.3) -> nn.Module:
+    """Move every weight, so that nothing is zero or one only because it is fresh."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p += size * torch.randn(p.shape, generator=rng)
+    return module
+
+
+# ---------------------------------------------------------------- MLP
+
+
+def test_mlp_is_linear_norm_silu_as_numpy_computes_it(rng):
+    mlp = stir(MLP(3, 5, 2, out_size=4), rng)
+    x = torch.randn(7, 3, generator=rng)
+    weights = [p.detach().double().numpy() for p in mlp.parameters()]
+    assert [w.shape for w in weights] == [(5, 3), (5,), (5,), (5, 5), (5,), (5,), (4, 5), (4,)]
+    y = x.double().numpy()
+    for linear, scale, shift in (weights[0:3], weights[3:6]):
+        y = y @ linear.T
+        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-4)
+        y = scale * y + shift
+        y = y / (1 + np.exp(-y))
+    y = y @ weights[6].T + weights[7]
+    np.testing.assert_allclose(mlp(x).detach().numpy(), y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_fresh_weights_have_variance_of_one_over_fan_in_and_no_tails(rng, scale):
+    weight = init_linear(nn.Linear(400, 300), scale).weight
+    std = scale / math.sqrt(400)
+    assert weight.std().item() == pytest.approx(std, rel=0.01)
+    assert weight.mean().abs().item() < 0.01 * std
+    assert weight.abs().max().item() <= 2 * std / 0.8796  # cut at two of the uncut normal's std
+
+
+def test_fresh_biases_are_zero():
+    assert init_linear(nn.Linear(4, 3)).bias.eq(0).all()
+
+
+def test_class_numbers_stand_in_for_one_hot_latents(rng):
+    """Rows summed by index give what the one-hot product gives, and gradients to the weights."""
+    deter, index = torch.randn(5, 2, 7, generator=rng), torch.randint(4, (5, 2, 3), generator=rng)
+    dense = torch.cat([deter, torch.eye(4)[index].flatten(-2)], -1)  # (5, 2, 7 + 3*4)
+    mlp = stir(MLP(7 + 3 * 4, 8, 2, out_size=2), rng)
+    results = []
+    for feat in (dense, OneHotFeat(deter, index)):
+        mlp.zero_grad()
+        out = mlp(feat)
+        out.square().sum().backward()
+        results.append([out, *(p.grad.clone() for p in mlp.parameters())])
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(mlp(OneHotFeat(deter, index)[:, 1:]), mlp(dense[:, 1:]))
+
+
+# ---------------------------------------------------------------- observations
+
+
+def symlog64(x: torch.Tensor) -> np.ndarray:
+    x = x.double().numpy()
+    return np.sign(x) * np.log1p(np.abs(x))
+
+
+def test_obs_norm_is_a_plain_symlog_before_the_first_update(rng):
+    obs = 1000 * torch.randn(5, 6, 4, generator=rng)
+    np.testing.assert_allclose(ObsNorm(4)(obs).numpy(), symlog64(obs), rtol=1e-5)
+
+
+def test_obs_norm_keeps_debiased_running_moments(rng):
+    norm = ObsNorm(2, decay=0.9)
+    batches = [torch.randn(8, 6, 2, generator=rng) * size + 2 for size in (1.0, 30.0, 0.1)]
+    mean = square = weight = 0.0
+    for batch in batches:
+        norm.update(batch)
+        x = symlog64(batch).reshape(-1, 2)
+        mean, square = 0.9 * mean + 0.1 * x.mean(0), 0.9 * square + 0.1 * (x**2).mean(0)
+        weight = 0.9 * weight + 0.1
+    std = np.sqrt(square / weight - (mean / weight) ** 2)
+    expected = (symlog64(batches[0]) - mean / weight) / std
+    np.testing.assert_allclose(norm(batches[0]).numpy(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm.inverse(norm(batches[1])), batches[1], rtol=1e-3, atol=1e-4)
+
+
+def test_obs_norm_does_not_blow_up_a_constant_dimension():
+    norm = ObsNorm(2, min_std=0.01)
+    obs = torch.tensor([[1.0, 5.0], [-1.0, 5.0]])
+    norm.update(obs)
+    torch.testing.assert_close(norm(obs), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), atol=0.1, rtol=0)
+    off = norm(torch.tensor([[1.0, 5.06]]))[0, 1].item()  # symlog: 0.01 further, one min_std
+    assert off == pytest.approx(math.log(6.06 / 6) / 0.01, abs=0.1)
+
+
+def test_encoder_sees_normalised_observations(rng):
+    encoder = Encoder(4, 16, 2)
+    obs = 1000 * torch.randn(5, 6, 4, generator=rng)
+    encoder.norm.update(obs)
+    x = symlog64(obs)
+    x = (x - x.mean((0, 1))) / x.std((0, 1))
+    assert encoder(obs).shape == (5, 6, 16)
+    expected = encoder.mlp(torch.from_numpy(x).float())
+    torch.testing.assert_close(encoder(obs), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_decoder_loss_sums_squared_errors_over_dimensions(rng):
+    norm = ObsNorm(3)
+    decoder = Decoder(6, norm, 16, 1)
+    feat, obs = torch.randn(5, 6, generator=rng), 50 * torch.randn(5, 3, generator=rng)
+    norm.update(torch.randn(100, 3, generator=rng))
+    target = (symlog64(obs) - norm.mean.numpy()) / norm.std.numpy()
+    expected = ((decoder(feat).detach().numpy() - target) ** 2).sum(-1)
+    np.testing.assert_allclose(decoder.loss(feat, obs).detach().numpy(), expected, rtol=1e-4)
+
+
+def test_decoder_predicts_in_the_environments_units():
+    norm = ObsNorm(3)
+    decoder = Decoder(6, norm, 16, 1)
+    with torch.no_grad():
+        decoder.mlp[-1].weight.zero_()
+        decoder.mlp[-1].bias.copy_(torch.tensor([0.0, 2.0, -1.0]))
+        norm.mean.copy_(torch.tensor([0.0, -3.0, 0.0]))
+        norm.std.copy_(torch.tensor([1.0, 2.0, 1.0]))
+    expected = torch.tensor([[0.0, math.e - 1, 1 - math.e]])  # symexp of 0, 2*2 - 3 and -1
+    torch.testing.assert_close(decoder.predict(torch.ones(1, 6)), expected)
+
+
+# ---------------------------------------------------------------- heads
+
+
+@pytest.mark.parametrize("head", [RewardHead, Critic])
+def test_fresh_scalar_heads_predict_exactly_zero(rng, head):
+    fresh = head(6, 16, 2)
+    feat = 100 * torch.randn(50, 6, generator=rng)
+    assert fresh(feat).shape == (50, 255) and fresh(feat).eq(0).all()
+    assert fresh.predict(feat).eq(0).all()
+
+
+def test_scalar_head_learns_its_target(rng):
+    head = RewardHead(4, 16, 1)
+    feat = torch.randn(8, 4, generator=rng)
+    target = torch.tensor([0.0, 1.0, -1.0, 0.3, 500.0, -40.0, 7.0, 1e4])
+    optimizer = torch.optim.Adam(head.parameters(), 0.03)
+    for _ in range(300):
+        optimizer.zero_grad()
+        head.loss(head(feat), target).mean().backward()
+        optimizer.step()
+    read = symlog64(head.predict(feat).detach())
+    np.testing.assert_allclose(read, symlog64(target), atol=0.2)
+
+
+def test_continue_head_matches_bernoulli(rng):
+    head = stir(ContinueHead(6, 16, 1), rng, 1.0)
+    feat = torch.randn(9, 6, generator=rng)
+    cont = (torch.arange(9) % 2).float()
+    torch.testing.assert_close(head.predict(feat), head(feat).sigmoid())
+    expected = -Bernoulli(logits=head(feat)).log_prob(cont)
+    torch.testing.assert_close(head.loss(feat, cont), expected)
+
+
+# ---------------------------------------------------------------- policies
+
+
+def test_discrete_policy_matches_categorical(rng):
+    log_probs = torch.randn(20, 5, generator=rng).log_softmax(-1)
+    policy, reference = DiscretePolicy(log_probs), Categorical(logits=log_probs)
+    action = torch.eye(5).repeat(4, 1)
+    torch.testing.assert_close(policy.log_prob(action), reference.log_prob(action.argmax(-1)))
+    torch.testing.assert_close(policy.entropy(), reference.entropy())
+    assert torch.equal(policy.mode().argmax(-1), log_probs.argmax(-1))
+    sample = policy.sample(torch.rand(20, generator=rng))
+    assert ((sample == 0) | (sample == 1)).all() and sample.sum(-1).eq(1).all()
+
+
+def test_continuous_policy_matches_normal(rng):
+    mean, std = torch.randn(20, 3, generator=rng), torch.rand(20, 3, generator=rng) + 0.1
+    policy, reference = ContinuousPolicy(mean, std), Independent(Normal(mean, std), 1)
+    action = 3 * torch.randn(20, 3, generator=rng)
+    torch.testing.assert_close(policy.log_prob(action), reference.log_prob(action))
+    torch.testing.assert_close(policy.entropy(), reference.entropy())
+    assert torch.equal(policy.mode(), mean)
+    noise = torch.tensor([0.0, 1.0, -2.0])
+    torch.testing.assert_close((policy.sample(noise) - mean) / std, noise.expand(20, 3))
+
+
+def test_continuous_samples_carry_gradients_to_mean_and_std():
+    mean, std = torch.zeros(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    noise = torch.tensor([0.5, -2.0])
+    ContinuousPolicy(mean, std).sample(noise).sum().backward()
+    assert mean.grad.tolist() == [1, 1] and torch.equal(std.grad, noise)
+
+
+def test_a_fresh_actor_is_close_to_uniform(rng):
+    feat = torch.randn(100, 6, generator=rng)
+    probs = Actor(6, 4, True, 16, 2, 0.01)(feat).log_probs.exp()
+    assert (probs - 0.25).abs().max() < 0.02
+    policy = Actor(6, 4, False, 16, 2, 0.01)(feat)
+    assert policy.mean.abs().max() < 0.05
+    fresh_std = 0.1 + 0.9 / (1 + math.exp(-2))
+    assert (policy.std - fresh_std).abs().max() < 0.02
+
+
+def test_no_action_falls_below_the_unimix_floor(rng):
+    actor = stir(Actor(6, 4, True, 16, 1, 0.08), rng, 30.0)
+    probs = actor(torch.randn(100, 6, generator=rng)).log_probs.exp()
+    assert probs.max() > 0.9  # a sure policy
+    assert probs.min().item() == pytest.approx(0.08 / 4, rel=1e-3)
+    torch.testing.assert_close(probs.sum(-1), torch.ones(100))
+
+
+def test_continuous_actor_is_bounded(rng):
+    actor = stir(Actor(6, 2, False, 16, 1, 0.0), rng, 30.0)
+    feat = torch.randn(500, 6, generator=rng)
+    policy, out = actor(feat), actor.mlp(feat)
+    torch.testing.assert_close(policy.mean, out[:, :2].tanh())
+    torch.testing.assert_close(policy.std, 0.1 + 0.9 / (1 + torch.exp(-(out[:, 2:] + 2))))
+    assert policy.std.min() < 0.11 and policy.std.max() > 0.99 and policy.mean.abs().max() <= 1
+
+
+@pytest.mark.parametrize(("discrete", "shape"), [(True, (5, 7)), (False, (5, 7, 3))])
+def test_action_noise_comes_from_the_given_generator(discrete, shape):
+    actor = Actor(6, 3, discrete, 16, 1, 0.01)
+    noise = [actor.noise((5, 7), torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert noise[0].shape == shape
+    assert torch.equal(noise[0], noise[1]) and not torch.equal(noise[0], noise[2])
+    if discrete:
+        assert 0 <= noise[0].min() and noise[0].max() < 1
+    else:
+        assert noise[0].std().item() == pytest.approx(1, abs=0.2)
+
+
+def test_sampled_actions_follow_the_actor(rng):
+    """A million draws would agree to 0.001; 20,000 agree to 0.02, five standard errors."""
+    feat = torch.randn(1, 6, generator=rng)
+    discrete = stir(Actor(6, 3, True, 16, 1, 0.01), rng)
+    policy = discrete(feat.expand(20_000, 6))
+    frequency = policy.sample(discrete.noise((20_000,), rng)).mean(0)
+    torch.testing.assert_close(frequency, policy.log_probs[0].exp(), atol=0.02, rtol=0)
+    continuous = stir(Actor(6, 2, False, 16, 1, 0.01), rng)
+    policy = continuous(feat.expand(20_000, 6))
+    sample = policy.sample(continuous.noise((20_000,), rng))
+    torch.testing.assert_close(sample.mean(0), policy.mean[0], atol=0.04, rtol=0)
+    torch.testing.assert_close(sample.std(0), policy.std[0], atol=0.04, rtol=0)

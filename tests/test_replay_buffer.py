@@ -1,0 +1,205 @@
+"""The replay buffer against a plain Python list. Every row tells its episode and step."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from dreamer.replay_buffer import FIELDS, ReplayBuffer
+
+
+def row(episode: int, step: int, last: bool = False, terminal: bool = False) -> dict:
+    """A row from which (episode, step) can be read back in every field."""
+    return {
+        "obs": np.array([episode, step, -step], np.float32),
+        "action": np.array([step, episode], np.float32),
+        "reward": 1000.0 * episode + step,
+        "is_first": step == 0,
+        "is_last": last,
+        "is_terminal": terminal,
+    }
+
+
+def filled(capacity: int, episodes: list[int], terminal: bool = False) -> ReplayBuffer:
+    """A buffer with episodes of these lengths."""
+    buffer = ReplayBuffer(capacity, 3, 2)
+    for episode, length in enumerate(episodes):
+        for step in range(length):
+            last = step == length - 1
+            buffer.add(**row(episode, step, last, last and terminal))
+    return buffer
+
+
+def saved_and_loaded(buffer: ReplayBuffer, into: ReplayBuffer) -> ReplayBuffer:
+    """Through a file, as a checkpoint does it."""
+    file = io.BytesIO()
+    torch.save(buffer.state_dict(), file)
+    file.seek(0)
+    into.load_state_dict(torch.load(file, weights_only=True))
+    return into
+
+
+class AgainstAList(RuleBasedStateMachine):
+    """Any order of adding, sampling, saving and loading acts as a list of the newest rows does."""
+
+    @initialize(capacity=st.integers(2, 12))
+    def make(self, capacity):
+        self.capacity, self.episode, self.step = capacity, 0, 0
+        self.buffer = ReplayBuffer(capacity, 3, 2)
+        self.model: list[dict] = []
+
+    @rule(count=st.integers(1, 9), ends=st.sampled_from(["no", "terminal", "truncated"]))
+    def add(self, count, ends):
+        for i in range(count):
+            last = ends != "no" and i == count - 1
+            new = row(self.episode, self.step, last, last and ends == "terminal")
+            self.buffer.add(**new)
+            self.model = [*self.model, new][-self.capacity :]
+            self.episode, self.step = (
+                (self.episode + 1, 0) if last else (self.episode, self.step + 1)
+            )
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), batch=st.integers(1, 5), seed=st.integers(0, 999))
+    def sample(self, data, batch, seed):
+        length = data.draw(st.integers(1, len(self.model)))
+        windows = self.buffer.sample(batch, length, np.random.default_rng(seed))
+        rewards = [r["reward"] for r in self.model]
+        for b in range(batch):
+            start = rewards.index(windows["reward"][b, 0])  # its reward names a row
+            expected = self.model[start : start + length]
+            assert len(expected) == length  # the window ends before the write head
+            for name in FIELDS:
+                np.testing.assert_array_equal(windows[name][b], [r[name] for r in expected])
+
+    @rule(seed=st.integers(0, 99), dirty=st.booleans())
+    def save_and_load(self, seed, dirty):
+        fresh = ReplayBuffer(self.capacity, 3, 2)
+        for step in range(seed if dirty else 0):
+            fresh.add(**row(99, step))
+        self.buffer = saved_and_loaded(self.buffer, fresh)
+
+    @rule(extra=st.integers(1, 5))
+    def too_long_a_window_is_refused(self, extra):
+        with pytest.raises(ValueError, match=rf"seq_len.*\({len(self.model)}\)"):
+            self.buffer.sample(1, len(self.model) + extra, np.random.default_rng(0))
+
+    @rule(
+        bad=st.sampled_from([np.nan, np.inf, -np.inf]),
+        field=st.sampled_from(["obs", "action", "reward"]),
+    )
+    def a_bad_row_is_refused_and_leaves_no_trace(self, bad, field):
+        new = row(77, 1)
+        new[field] = new[field] * 0 + bad
+        with pytest.raises(ValueError, match=f"{field} must be finite"):
+            self.buffer.add(**new)
+
+    @invariant()
+    def the_size_is_that_of_the_list(self):
+        if hasattr(self, "model"):
+            assert len(self.buffer) == len(self.model) <= self.capacity
+
+
+TestAgainstAList = AgainstAList.TestCase
+TestAgainstAList.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_every_window_is_equally_likely():
+    buffer = filled(10, [4, 6, 3])  # 13 rows: the oldest 3 are overwritten
+    windows = buffer.sample(7000, 4, np.random.default_rng(0))
+    starts, counts = np.unique(windows["reward"][:, 0], return_counts=True)
+    # The newest 10 rows are step 3 of episode 0, all of episode 1 and of episode 2: 7 windows.
+    assert starts.tolist() == [3, 1000, 1001, 1002, 1003, 1004, 1005]
+    assert np.abs(counts - 1000).max() < 150  # five standard deviations
+
+
+def test_windows_cross_episodes_but_not_the_write_head():
+    buffer = filled(8, [3, 3, 5])
+    windows = buffer.sample(500, 8, np.random.default_rng(0))
+    assert (windows["reward"] == [1000, 1001, 1002, 2000, 2001, 2002, 2003, 2004]).all()
+    assert windows["is_first"][0].tolist() == [True, False, False, True] + [False] * 4
+
+
+def test_truncation_is_last_but_not_terminal():
+    """So the continue target `1 - is_terminal` stays 1 at a time limit."""
+    for terminal in (False, True):
+        window = filled(10, [3, 3], terminal).sample(1, 6, np.random.default_rng(0))
+        assert window["is_last"][0].tolist() == [False, False, True] * 2
+        assert window["is_terminal"][0].tolist() == [False, False, terminal] * 2
+
+
+def test_batches_have_the_documented_shapes_and_types():
+    batch = filled(20, [9]).sample(4, 5, np.random.default_rng(0))
+    assert set(batch) == set(FIELDS)
+    shapes = {name: (value.shape, value.dtype) for name, value in batch.items()}
+    flags = dict.fromkeys(["is_first", "is_last", "is_terminal"], ((4, 5), np.dtype(bool)))
+    f32 = np.dtype(np.float32)
+    assert (
+        shapes
+        == {"obs": ((4, 5, 3), f32), "action": ((4, 5, 2), f32), "reward": ((4, 5), f32)} | flags
+    )
+
+
+def test_a_batch_is_a_copy():
+    buffer = filled(5, [5])
+    buffer.sample(1, 5, np.random.default_rng(0))["obs"][:] = -1
+    assert buffer.sample(1, 5, np.random.default_rng(0))["obs"][0, :, 1].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_same_seed_draws_the_same_windows():
+    buffer = filled(30, [30])
+    first, again, other = (
+        buffer.sample(8, 3, np.random.default_rng(seed))["reward"] for seed in (1, 1, 2)
+    )
+    assert (first == again).all() and (first != other).any()
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.uint8, np.int64])
+def test_observations_of_any_number_type_are_taken_in(kind):
+    buffer = ReplayBuffer(4, 3, 2)
+    strided = np.arange(6).astype(kind)[::2]
+    buffer.add(strided, np.ones(2), 1.5, True, False, False)
+    assert buffer.sample(1, 1, np.random.default_rng(0))["obs"].tolist() == [[[0.0, 2.0, 4.0]]]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shape"),
+    [("obs", np.zeros(4), r"\(3,\)"), ("action", np.zeros((1, 2)), r"\(2,\)")],
+)
+def test_a_row_of_the_wrong_shape_is_refused(field, value, shape):
+    buffer = ReplayBuffer(4, 3, 2)
+    with pytest.raises(ValueError, match=f"{field} must have shape {shape}"):
+        buffer.add(**{**row(0, 0), field: value})
+    assert len(buffer) == 0
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_number_beyond_float32_is_refused():
+    buffer = ReplayBuffer(4, 3, 2)
+    with pytest.raises(ValueError, match="reward must be finite.*1e[+]39"):
+        buffer.add(**{**row(0, 0), "reward": 1e39})
+
+
+@pytest.mark.parametrize("capacity", [1, 0, -5])
+def test_a_capacity_without_room_is_refused(capacity):
+    with pytest.raises(ValueError, match=f"capacity.*{capacity}"):
+        ReplayBuffer(capacity, 3, 2)
+
+
+def test_an_empty_buffer_says_so():
+    with pytest.raises(ValueError, match=r"number of rows collected \(0\), got 4"):
+        ReplayBuffer(10, 3, 2).sample(2, 4, np.random.default_rng(0))
+
+
+def test_loading_refuses_another_capacity_or_shape():
+    state = filled(10, [4]).state_dict()
+    with pytest.raises(ValueError, match="capacity.*10.*got 11"):
+        ReplayBuffer(11, 3, 2).load_state_dict(state)
+    with pytest.raises(ValueError, match="obs: saved rows have shape"):
+        ReplayBuffer(10, 5, 2).load_state_dict(state)

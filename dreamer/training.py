@@ -4,15 +4,13 @@
     evaluate(agent, "CartPole-v1", 100, seed=1)    greedy episodes on fresh seeds
 
 A run writes into its folder: `config.json`, `log.jsonl` (one row per episode, report and
-evaluation) and `checkpoint.pt`. A run resumed from its checkpoint goes on, number for number, as
-if it had never been stopped.
+evaluation) and, every minute, `checkpoint.pt`. A run resumed from its checkpoint goes on, number
+for number, as if it had never been stopped. (Files: `checkpoint.py`.)
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import signal
 import tempfile
 import threading
@@ -28,13 +26,24 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dreamer.agent import Config, DreamerAgent
+from dreamer.agent import Config, DreamerAgent, Metrics
+from dreamer.checkpoint import FORMAT as FORMAT
+from dreamer.checkpoint import (
+    CheckpointError,
+    Log,
+    load_checkpoint,
+    read_log,
+    save_checkpoint,
+    write_json,
+)
+from dreamer.checkpoint import write_atomic as write_atomic
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State, get_feat
 from dreamer.utils import derive_seed, has_cpp_compiler, make_rng, pick_device, tune_cpu
 
 EnvSpec = str | Callable[[], gym.Env]
-FORMAT = 1  # of checkpoints; raised when their content changes
+CHECKPOINT_SECONDS = 60.0  # between checkpoints: what a kill can cost
+MAX_EPISODE_STEPS = 10_000  # an episode that goes on is cut here, as by a time limit
 
 # Streams of random numbers that `derive_seed` tells apart.
 EPISODES, EXPLORATION, EVALUATION, PROBE = 10, 11, 12, 13
@@ -43,12 +52,18 @@ EPISODES, EXPLORATION, EVALUATION, PROBE = 10, 11, 12, 13
 # ---------------------------------------------------------------- environments
 
 
+class EnvFault(ValueError):
+    """An environment raised an error or gave what no agent can learn from; the message names
+    environment, step and value."""
+
+
 class VectorEnv:
     """One Gymnasium environment with flat float32 observations and scaled actions.
 
     Actions go in as the agent makes them: one-hot for `Discrete`, in [-1, 1] (clipped, then
     rescaled to the space's bounds) for `Box`. Raises ValueError naming the space where the
-    environment is not a `Box` vector in, `Discrete` or bounded `Box` vector out.
+    environment is not a `Box` vector in, `Discrete` or bounded `Box` vector out, and EnvFault
+    when the environment fails. `steps` counts the steps taken.
     """
 
     def __init__(self, spec: EnvSpec, **kwargs: Any):
@@ -73,23 +88,30 @@ class VectorEnv:
         self.action_space = action_space
         self.obs_size = obs_space.shape[0]
         self.action_size = int(action_space.n) if self.discrete else action_space.shape[0]
-        self.steps = 0
+        self.steps = self.episode_steps = 0
 
     def reset(self, seed: int) -> np.ndarray:
         """Start an episode that depends on `seed` alone."""
-        obs, _ = self.env.reset(seed=seed)
-        return self._check("observation", obs)
+        self.episode_steps = 0
+        obs, _ = self._call("reset", lambda: self.env.reset(seed=seed))
+        return self._number("observation", obs, (self.obs_size,))
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         """action (A,) -> obs (O,), reward, terminated, truncated."""
         self.steps += 1
-        obs, reward, terminated, truncated, _ = self.env.step(self.native_action(action))
-        return (
-            self._check("observation", obs),
-            float(self._check("reward", reward)),
-            bool(terminated),
-            bool(truncated),
-        )
+        self.episode_steps += 1
+        native = self.native_action(action)
+        obs, reward, terminated, truncated, _ = self._call("step", lambda: self.env.step(native))
+        obs = self._number("observation", obs, (self.obs_size,))
+        reward = self._number("reward", reward, ())
+        if self.episode_steps == MAX_EPISODE_STEPS and not (terminated or truncated):
+            truncated = True
+            warnings.warn(
+                f"{self.name}: an episode that did not end in {MAX_EPISODE_STEPS} steps was cut "
+                "there, as by a time limit",
+                stacklevel=2,
+            )
+        return obs, float(reward), bool(terminated), bool(truncated)
 
     def native_action(self, action: np.ndarray) -> Any:
         """The environment's own action for the agent's (A,)."""
@@ -105,14 +127,29 @@ class VectorEnv:
             return np.eye(self.action_size, dtype=np.float32)[rng.integers(self.action_size)]
         return rng.uniform(-1, 1, self.action_size).astype(np.float32)
 
-    def _check(self, what: str, value: Any) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            value32 = np.asarray(value, np.float32)
-        if not np.isfinite(value32).all():
-            raise ValueError(
+    def _call(self, what: str, function: Callable[[], tuple]) -> tuple:
+        try:
+            return function()
+        except Exception as error:  # whatever it is, it is the environment's
+            raise EnvFault(
+                f"{self.name}: {what} at step {self.steps} raised {type(error).__name__}: {error}"
+            ) from error
+
+    def _number(self, what: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+        """A copy, as environments may reuse their arrays; float32 and finite."""
+        try:
+            with np.errstate(over="ignore"):
+                number = np.array(value, np.float32).reshape(shape)
+        except (TypeError, ValueError):
+            wanted = f"{shape[0]} numbers" if shape else "a number"
+            raise EnvFault(
+                f"{self.name}: {what} at step {self.steps} is not {wanted}: {value!r}"
+            ) from None
+        if not np.isfinite(number).all():
+            raise EnvFault(
                 f"{self.name}: {what} at step {self.steps} is not finite in float32: {value}"
             )
-        return value32
+        return number
 
     def close(self) -> None:
         self.env.close()
@@ -211,8 +248,8 @@ def open_loop_error(
 ) -> dict[str, float]:
     """How wrong the dream is about real windows: `context` observed rows, then the prior alone.
 
-    Mean absolute errors in normalised units (obs) and raw units (reward), and obs error of the naive
-    guess that the last observed row repeats. Rows behind an episode's end do not count.
+    Mean absolute errors in normalised units (obs) and raw units (reward), and obs error of the
+    naive guess that the last observed row repeats. Rows behind an episode's end do not count.
     """
     steps = min(context + agent.config.imag_horizon, len(replay))
     if steps <= context + 1:
@@ -240,72 +277,39 @@ def open_loop_error(
     }
 
 
-# ---------------------------------------------------------------- files
+# ---------------------------------------------------------------- trained agents
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Write to a temporary file beside `path`, then rename: a kill never leaves half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Atomic; indented as people read it."""
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text))
-
-
-class Log:
-    """`log.jsonl`: one JSON object a line, with `kind` (episode, report, eval) and `step`."""
-
-    def __init__(self, path: Path, size: int = 0):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(path, "ab")
-        self.file.truncate(size)  # rows that were written after the checkpoint are made again
-
-    def write(self, kind: str, step: int, **values: Any) -> None:
-        row = {"kind": kind, "step": step, **values}
-        self.file.write(json.dumps(row).encode() + b"\n")
-
-    def flush(self) -> int:
-        """Hand all rows to the system; returns the file's size in bytes."""
-        self.file.flush()
-        return os.fstat(self.file.fileno()).st_size
-
-    def close(self) -> None:
-        self.file.close()
-
-
-def read_log(path: Path, kind: str) -> list[dict[str, Any]]:
-    """All rows of one kind."""
-    with open(path) as file:
-        return [row for row in map(json.loads, file) if row["kind"] == kind]
-
-
-def save_agent(agent: DreamerAgent, path: Path) -> None:
+def save_agent(agent: DreamerAgent, path: Path | str) -> None:
     """The agent's weights alone, enough to act (`load_agent`)."""
-    value = {
-        "format": FORMAT,
+    save_checkpoint(path, agent_part(agent))
+
+
+def agent_part(agent: DreamerAgent) -> dict[str, Any]:
+    """What a checkpoint says of the agent itself."""
+    return {
         "sizes": [agent.obs_size, agent.action_size, agent.discrete],
         "config": dataclasses.asdict(agent.config),
         "agent": agent.state_dict(),
     }
-    write_atomic(Path(path), lambda temporary: torch.save(value, temporary))
 
 
 def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
-    """An agent to act with, from `save_agent`'s file or from a checkpoint of `train`."""
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    config = Config(**{**saved["config"], "compile": False})
-    agent = DreamerAgent(*saved["sizes"], config, pick_device(device))
-    agent.load_state_dict(saved["agent"])
+    """An agent to act with, from `save_agent`'s file or from a checkpoint of `train`.
+
+    Raises CheckpointError when the file is damaged or does not fit this program.
+    """
+    saved = load_checkpoint(path)
+    try:
+        config = Config(**{**saved["config"], "compile": False})
+        agent = DreamerAgent(*saved["sizes"], config, pick_device(device))
+        agent.load_state_dict(saved["agent"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} does not hold an agent that this program can build ({reason}): use the "
+            "version of the program that wrote it, or train anew"
+        ) from error
     return agent
 
 
@@ -337,9 +341,15 @@ class Trainer:
         self.replay = ReplayBuffer(config.capacity, *sizes)
         self.replay_rng = np.random.default_rng(derive_seed(config.seed, 2))
         self.explore_rng = np.random.default_rng(derive_seed(config.seed, EXPLORATION))
-        self.step = self.updates = self.episode = self.evals = 0
+        self.step = self.updates = self.episode = 0
+        self.evaluated = 0  # the step of the last evaluation
         self.minutes = 0.0
+        self.metrics: Metrics = {}  # of the last update
+        self.obs: np.ndarray | None = None  # None: the next step starts an episode
+        self.reward, self.ret, self.is_first = 0.0, 0.0, True
+        self.episode_actions: list[np.ndarray] = []
         self.state: State | None = None
+        self.chosen: tuple[np.ndarray, State] | None = None  # the action to take next
         self.held_action, self.held_steps = np.zeros(self.env.action_size, np.float32), 0
         self.log: Log | None = None
 
@@ -351,29 +361,43 @@ class Trainer:
         self.episode_actions: list[np.ndarray] = []
 
     def env_step(self) -> None:
-        """One environment step: choose an action, add the row, take what comes back."""
-        action, self.state = self.agent.act(self.obs[None], np.array([self.is_first]), self.state)
+        """One environment step: choose an action, take it, add the row, keep what comes back.
+
+        If the environment fails, all is as before the step, which can then be taken again.
+        """
+        if self.obs is None:
+            self.start_episode()
+        if self.chosen is None:
+            self.chosen = self.choose()
+        action, state = self.chosen
+        obs, reward, terminated, truncated = self.env.step(action)
+
+        self.replay.add(self.obs, action, self.reward, self.is_first, False, False)
+        self.chosen, self.state = None, state
+        self.obs, self.reward, self.is_first = obs, reward, False
+        self.episode_actions.append(action)
+        self.ret += reward
+        self.step += 1
+        if terminated or truncated:
+            length = len(self.episode_actions)
+            self.log.write("episode", self.step, **{"return": self.ret, "length": length})
+            self.end_episode(terminated)
+
+    def choose(self) -> tuple[np.ndarray, State]:
+        """The action (A,) for the present observation, and the filter's state with it."""
+        action, state = self.agent.act(self.obs[None], np.array([self.is_first]), self.state)
         action = action[0]
         if self.step < self.config.prefill:
             action = self.explore()
-            self.state = self.state._replace(
-                action=torch.from_numpy(action)[None].to(self.agent.device)
-            )
-        if not self.env.discrete:
-            action = np.clip(action, -1, 1)
-        self.replay.add(self.obs, action, self.reward, self.is_first, False, False)
-        self.obs, self.reward, terminated, truncated = self.env.step(action)
-        self.episode_actions.append(action)
-        self.is_first = False
-        self.ret += self.reward
-        self.step += 1
-        if terminated or truncated:
-            nothing = np.zeros_like(action)
-            self.replay.add(self.obs, nothing, self.reward, False, True, terminated)
-            length = len(self.episode_actions)
-            self.log.write("episode", self.step, **{"return": self.ret, "length": length})
-            self.episode += 1
-            self.start_episode()
+            state = state._replace(action=torch.from_numpy(action)[None].to(self.agent.device))
+        return (action if self.env.discrete else np.clip(action, -1, 1)), state
+
+    def end_episode(self, terminated: bool) -> None:
+        """Add the final observation's row; the next step starts another episode."""
+        nothing = np.zeros(self.env.action_size, np.float32)
+        self.replay.add(self.obs, nothing, self.reward, False, True, terminated)
+        self.episode += 1
+        self.obs, self.episode_actions = None, []
 
     def explore(self) -> np.ndarray:
         """A random action, held for a few steps: such pushes reach far more of a world than
@@ -392,20 +416,27 @@ class Trainer:
             return self.updates
         return int(self.step * c.train_ratio / (c.batch_size * c.seq_len))
 
-    def learn(self) -> dict[str, torch.Tensor]:
+    def learn(self) -> None:
         c = self.config
-        metrics = self.agent.update(self.replay.sample(c.batch_size, c.seq_len, self.replay_rng))
+        batch = self.replay.sample(c.batch_size, c.seq_len, self.replay_rng)
+        self.metrics = metrics = self.agent.update(batch)
         self.updates += 1
         check = sum(metrics[k] for k in metrics if k == "loss" or k.endswith("grad_norm"))
         if not torch.isfinite(check):
             bad = [name for name, value in metrics.items() if not torch.isfinite(value)]
             raise FloatingPointError(
                 f"{self.env.name}: update {self.updates} at step {self.step} gave non-finite "
-                f"{', '.join(bad)}; the last good checkpoint is kept in {self.run_dir}"
+                f"{', '.join(bad)}; the last checkpoint in {self.run_dir}, if there is one, is "
+                "from before"
             )
-        return metrics
 
     # ------------------------------------------------------------ report
+
+    def evaluation_due(self) -> bool:
+        c = self.config
+        every = max(1, c.steps // max(1, c.evals))
+        fresh = self.step % every == 0 and self.evaluated < self.step
+        return bool(c.evals and self.updates and fresh)
 
     def evaluate(self) -> dict[str, Any]:
         seed = derive_seed(self.config.seed, EVALUATION, self.step)
@@ -418,41 +449,96 @@ class Trainer:
             **open_loop_error(self.agent, self.replay, seed),
         }
         self.log.write("eval", self.step, **row, minutes=round(self.minutes, 3))
-        self.evals += 1
+        self.evaluated = self.step
         return row
 
     # ------------------------------------------------------------ save and restore
 
+    @property
+    def checkpoint(self) -> Path:
+        return self.run_dir / "checkpoint.pt"
+
     def save(self) -> None:
-        """Everything that the rest of the run depends on, in one file."""
-        state = None if self.state is None else [x.clone() for x in self.state]
+        """Everything that the rest of the run depends on, in one file. Raises OSError naming what
+        could not be written; the checkpoint before it is kept then."""
+        log_size = self.log.flush()  # first: a checkpoint never knows more rows than the log
         value = {
-            "format": FORMAT,
+            **agent_part(self.agent),
             "env": self.env.name,
-            "sizes": [self.env.obs_size, self.env.action_size, self.env.discrete],
-            "config": dataclasses.asdict(self.config),
-            "agent": self.agent.state_dict(),
+            "device": self.agent.device.type,
             "optimizer": self.agent.optimizer.state_dict(),
             "agent_rng": self.agent.rng.get_state(),
             "replay": self.replay.state_dict(),
             "replay_rng": self.replay_rng.bit_generator.state,
             "explore_rng": self.explore_rng.bit_generator.state,
             "held": [torch.from_numpy(self.held_action), self.held_steps],
-            "counters": [self.step, self.updates, self.episode, self.evals],
+            "counters": [self.step, self.updates, self.episode, self.evaluated],
             "minutes": self.minutes,
-            "state": state,
-            "last": [torch.from_numpy(self.obs), self.reward, self.ret, self.is_first],
+            "metrics": self.metrics,
+            "obs": None if self.obs is None else torch.from_numpy(self.obs),
+            "last": [self.reward, self.ret, self.is_first],
             "episode_actions": torch.tensor(np.array(self.episode_actions, np.float32)),
-            "log_size": self.log.flush(),
+            "state": self.state and tensors(self.state),
+            "chosen": self.chosen and [torch.from_numpy(self.chosen[0]), tensors(self.chosen[1])],
+            "log_size": log_size,
         }
-        write_atomic(self.run_dir / "checkpoint.pt", lambda path: torch.save(value, path))
+        save_checkpoint(self.checkpoint, value)
+
+    def try_save(self) -> None:
+        """`save`, but a full disk is no reason to stop: it may have room again by the next time."""
+        try:
+            self.save()
+        except OSError as error:
+            warnings.warn(
+                f"no checkpoint of step {self.step}, as {error.filename} was "
+                f"{error.strerror}; the last one is kept and training goes on",
+                stacklevel=2,
+            )
+
+    def load(self) -> dict[str, Any]:
+        """The checkpoint, if this run can go on from it; raises CheckpointError if not.
+
+        It must be of the same environment, device and config; only `steps` may be another.
+        """
+        path, c = self.checkpoint, self.config
+        saved = load_checkpoint(path)
+        if "replay" not in saved:
+            raise CheckpointError(f"{path} holds no training state: train anew, without resume")
+        sizes = [self.env.obs_size, self.env.action_size, self.env.discrete]
+        if saved["env"] != self.env.name or saved["sizes"] != sizes:
+            raise CheckpointError(
+                f"{path} is of {saved['env']} with sizes {saved['sizes']}, not of {self.env.name} "
+                f"with {sizes}: resume with that environment, or choose another folder"
+            )
+        if saved["device"] != self.agent.device.type:
+            raise CheckpointError(
+                f"{path} was made on {saved['device']}, not on {self.agent.device.type}: resume "
+                "on the same kind of device, or choose another folder"
+            )
+        then, now = saved["config"], dataclasses.asdict(c)
+        others = [k for k in then | now if k != "steps" and then.get(k) != now.get(k)]
+        if others:
+            values = ", ".join(f"{k}={then.get(k)} instead of {now.get(k)}" for k in others)
+            raise CheckpointError(
+                f"{path} is of another config, with {values}: resume with that config, or choose "
+                "another folder"
+            )
+        if saved["counters"][0] > c.steps:
+            raise CheckpointError(
+                f"{path} is of step {saved['counters'][0]}, beyond Config.steps={c.steps}: resume "
+                "with more steps"
+            )
+        return saved
 
     def restore(self) -> None:
-        """Go on from the checkpoint. The environment is brought back to its state by taking the
-        current episode's actions again from its reset."""
-        path = self.run_dir / "checkpoint.pt"
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        agent = self.agent
+        """Go on from the checkpoint. Raises CheckpointError if that cannot be.
+
+        The environment is brought back to its state by taking the current episode's actions again
+        from its reset.
+        """
+        saved = self.load()
+        self.log = Log(self.run_dir / "log.jsonl", saved["log_size"])
+        agent, device = self.agent, self.agent.device
         agent.load_state_dict(saved["agent"])
         agent.optimizer.load_state_dict(saved["optimizer"])
         agent.rng.set_state(saved["agent_rng"])
@@ -460,25 +546,50 @@ class Trainer:
         self.replay_rng.bit_generator.state = saved["replay_rng"]
         self.explore_rng.bit_generator.state = saved["explore_rng"]
         self.held_action, self.held_steps = saved["held"][0].numpy(), saved["held"][1]
-        self.step, self.updates, self.episode, self.evals = saved["counters"]
+        self.step, self.updates, self.episode, self.evaluated = saved["counters"]
         self.minutes = saved["minutes"]
-        if saved["state"] is not None:
-            self.state = State(*(x.to(agent.device) for x in saved["state"]))
-        self.log = Log(self.run_dir / "log.jsonl", saved["log_size"])
+        self.metrics = {name: value.to(device) for name, value in saved["metrics"].items()}
+        self.state = saved["state"] and State(*(x.to(device) for x in saved["state"]))
+        if saved["chosen"]:
+            action, state = saved["chosen"]
+            self.chosen = action.numpy(), State(*(x.to(device) for x in state))
 
-        self.start_episode()
-        for action in saved["episode_actions"].numpy():
-            self.obs = self.env.step(action)[0]
-            self.episode_actions.append(action)
-        obs, self.reward, self.ret, self.is_first = saved["last"]
-        if not np.array_equal(self.obs, obs.numpy()):
+        actions, obs = saved["episode_actions"].numpy(), saved["obs"]
+        self.env.steps = self.step - len(actions)
+        if obs is None:
+            return
+        repeats = self.repeat(actions, obs.numpy())
+        self.reward, self.ret, self.is_first = saved["last"]
+        if not repeats:
             warnings.warn(
                 f"{self.env.name} does not repeat itself when seeded: the interrupted episode is "
                 "dropped, and this run will differ from an uninterrupted one",
                 stacklevel=3,
             )
-            self.episode += 1
-            self.start_episode()
+            self.env.steps, self.chosen = self.step, None
+            self.obs = obs.numpy()
+            if len(actions):  # what was lived through ends as by a time limit
+                self.end_episode(terminated=False)
+            self.obs = None
+
+    def repeat(self, actions: np.ndarray, obs: np.ndarray) -> bool:
+        """Take the current episode's actions again; whether that leads to `obs`."""
+        self.start_episode()
+        for action in actions:
+            self.obs, _, terminated, truncated = self.env.step(action)
+            self.episode_actions.append(action)
+            if terminated or truncated:
+                return False
+        return np.array_equal(self.obs, obs)
+
+    def close(self) -> None:
+        self.log.close()
+        self.env.close()
+
+
+def tensors(state: State) -> list[torch.Tensor]:
+    """Plain tensors, free of inference mode, of the filter's state."""
+    return [x.clone() for x in state]
 
 
 def train(
@@ -494,8 +605,13 @@ def train(
 
     env: an id, or a function that makes an environment: `Box` vector observations, `Discrete` or
     bounded one-dimensional `Box` actions. run_dir: where log and checkpoint go (nowhere if None).
-    resume: go on from run_dir's checkpoint if there is one. Ctrl-C saves a checkpoint.
-    Raises ValueError for what is not supported, FloatingPointError when a loss is not finite.
+    resume: go on from run_dir's checkpoint if there is one; only `steps` may differ from its
+    config (rows of the log are then spaced as the new number asks). Ctrl-C saves a checkpoint.
+
+    Raises ValueError for what is not supported, CheckpointError for a checkpoint that cannot be
+    used, EnvFault when the environment fails (the last good state is saved first),
+    FloatingPointError when a loss is not finite, and OSError when the files of the start or the
+    last checkpoint cannot be written; a checkpoint in between that cannot be is a warning.
     """
     config = Config() if config is None else config
     if run_dir is None:
@@ -507,15 +623,23 @@ def train(
         tune_cpu()
 
     trainer = Trainer(env, config, run_dir, torch_device)
-    if resume and (run_dir / "checkpoint.pt").exists():
+    if resume and trainer.checkpoint.exists():
         trainer.restore()
     else:
-        (run_dir / "checkpoint.pt").unlink(missing_ok=True)
+        trainer.checkpoint.unlink(missing_ok=True)
         trainer.log = Log(run_dir / "log.jsonl")
-        trainer.start_episode()
     config = trainer.config
     write_json(run_dir / "config.json", {"env": trainer.env.name, **dataclasses.asdict(config)})
-    run_loop(trainer, progress, tensorboard)
+    try:
+        run_loop(trainer, progress, tensorboard)
+    except EnvFault as fault:
+        trainer.try_save()
+        raise EnvFault(
+            f"{fault}. The run up to step {trainer.step} is in {run_dir}: resume it when the "
+            "environment is mended"
+        ) from fault
+    finally:
+        trainer.close()
 
     log_path = run_dir / "log.jsonl"
     rows = (read_log(log_path, kind) for kind in ("episode", "report", "eval"))
@@ -526,21 +650,28 @@ def run_loop(trainer: Trainer, progress: bool, tensorboard: bool) -> None:
     """Act, learn, report, until all steps are done."""
     config = trainer.config
     report_every = max(1, config.steps // 200)
-    eval_every = max(1, config.steps // max(1, config.evals))
     bar = tqdm(total=config.steps, initial=trainer.step, disable=not progress, unit="step")
     board = open_tensorboard(trainer.run_dir) if tensorboard else None
-    ret, metrics = float("nan"), {}
+    ret = float("nan")
     started, minutes_before = time.monotonic(), trainer.minutes
-    with interrupts() as interrupted:
-        while trainer.step < config.steps:
+    saved = started
+    with bar, interrupts() as interrupted:
+        while True:
+            if trainer.evaluation_due():
+                ret = trainer.evaluate()["return"]
+                if board:
+                    board.add_scalar("return", ret, trainer.step)
+            if trainer.step >= config.steps:
+                break
+
             trainer.env_step()
             while trainer.updates < trainer.updates_due():
-                metrics = trainer.learn()
+                trainer.learn()
 
             trainer.minutes = minutes_before + (time.monotonic() - started) / 60
             bar.update(1)
-            if trainer.step % report_every == 0 and metrics:
-                values = {name: value.item() for name, value in metrics.items()}
+            if trainer.step % report_every == 0 and trainer.metrics:
+                values = {name: value.item() for name, value in trainer.metrics.items()}
                 trainer.log.write("report", trainer.step, update=trainer.updates, **values)
                 speed = trainer.updates / max(trainer.minutes * 60, 1e-9)
                 bar.set_postfix_str(
@@ -550,20 +681,13 @@ def run_loop(trainer: Trainer, progress: bool, tensorboard: bool) -> None:
                 if board:
                     for name, value in values.items():
                         board.add_scalar(name, value, trainer.step)
-            if config.evals and trainer.step % eval_every == 0 and trainer.updates:
-                row = trainer.evaluate()
-                ret = row["return"]
-                if board:
-                    board.add_scalar("return", ret, trainer.step)
-                trainer.save()
             if interrupted():
                 trainer.save()
-                bar.close()
                 raise KeyboardInterrupt
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                trainer.try_save()
+                saved = time.monotonic()
     trainer.save()
-    trainer.log.close()
-    trainer.env.close()
-    bar.close()
 
 
 class interrupts:

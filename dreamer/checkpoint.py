@@ -1,0 +1,181 @@
+"""Files that survive what befalls a long run: atomic writes, sealed checkpoints, the log.
+
+A checkpoint is plain data (tensors, numbers, strings, lists, dictionaries): one line of text that
+says what it is and carries a checksum, then the data as `torch.save` writes it.
+
+    dreamer-from-scratch checkpoint, format 2, sha256 3f7a...
+
+The checksum is verified before anything is read, and reading executes nothing that a file says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 2  # of checkpoints; raised when their content changes
+TITLE = "dreamer-from-scratch checkpoint, format {}, sha256 "
+REMEDY = "put a good copy in its place, or delete it and train anew"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint, or the log beside it, cannot be used; the message says why and what to do."""
+
+
+# ---------------------------------------------------------------- atomic writes
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Write to a temporary file beside `path`, then rename: `path` is never half a file, and an
+    old one stays until the new one is safe on the disk. Raises OSError naming `path`."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            with open(temporary, "r+b") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if os.name == "posix":  # the new name itself must reach the disk too
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic; indented as people read it."""
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def seal(data: bytes | memoryview, version: int = FORMAT) -> bytes:
+    """The first line of a checkpoint; its checksum covers the line's own words and the data."""
+    title = TITLE.format(version).encode()
+    digest = hashlib.sha256(title)
+    digest.update(data)
+    return title + digest.hexdigest().encode() + b"\n"
+
+
+def save_checkpoint(path: Path | str, value: dict[str, Any]) -> None:
+    """Write plain data as a checkpoint, atomically. Raises OSError naming `path`."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    data = buffer.getbuffer()
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            file.write(seal(data))
+            file.write(data)
+
+    write_atomic(Path(path), write)
+
+
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, tensors on the CPU.
+
+    Raises CheckpointError for a file that is damaged, of another format, or no checkpoint, and
+    OSError for one that cannot be read.
+    """
+    first, newline, data = Path(path).read_bytes().partition(b"\n")
+    title = re.escape(TITLE).replace(re.escape("{}"), r"(\d{1,9})").encode()
+    found = re.fullmatch(title + rb"[0-9a-f]{64}", first)
+    if not found and first.startswith(b"PK"):
+        raise CheckpointError(
+            f"{path} is of format 1 or no checkpoint at all, but this program reads format "
+            f"{FORMAT}: {REMEDY}"
+        )
+    if not found or seal(data, int(found[1])) != first + newline:
+        raise CheckpointError(f"{path} is damaged or is no checkpoint: {REMEDY}")
+    if int(found[1]) != FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {int(found[1])}, but this program reads format {FORMAT}: use the "
+            "version of the program that wrote it, or delete it and train anew"
+        )
+    try:
+        value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch makes of data that `save_checkpoint` did not write
+        raise CheckpointError(f"{path} holds something else than plain data: {REMEDY}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds something else than a checkpoint: {REMEDY}")
+    return value
+
+
+# ---------------------------------------------------------------- the log
+
+
+class Log:
+    """`log.jsonl`: one JSON object a line, with `kind` (episode, report, eval) and `step`.
+
+    size: bytes of an existing log to go on from, as `flush` returned them; what comes behind is
+    cut off, as those rows will be made again. Raises CheckpointError where the log is missing or
+    shorter than that.
+    """
+
+    def __init__(self, path: Path, size: int = 0):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = path.stat().st_size if path.exists() else 0
+        if found < size:
+            raise CheckpointError(
+                f"{path} has {found} bytes, but the checkpoint beside it was made when it had "
+                f"{size}: put the whole log in its place, or delete the checkpoint and train anew"
+            )
+        self.path, self.size = path, size
+        self.unwritten = b""  # rows that the system would not take, the disk being full
+        self.file = open(path, "ab", buffering=0)
+        self.file.truncate(size)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Add a row. Where the system refuses it, it is kept and tried again later."""
+        row = {"kind": kind, "step": step, **values}
+        self.unwritten += json.dumps(row).encode() + b"\n"
+        try:
+            self._write_rows()
+        except OSError:
+            pass  # `flush`, called before every checkpoint, reports it
+
+    def flush(self) -> int:
+        """Bring all rows to the disk; returns the file's size in bytes. Raises OSError."""
+        try:
+            self._write_rows()
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, f"not written: {error.strerror}", str(self.path)) from error
+        return self.size
+
+    def _write_rows(self) -> None:
+        """Append the unwritten rows: all of them or, in the end, none."""
+        rest = self.unwritten
+        try:
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except OSError:
+            self.file.truncate(self.size)
+            raise
+        self.size += len(self.unwritten)
+        self.unwritten = b""
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def read_log(path: Path, kind: str) -> list[dict[str, Any]]:
+    """All rows of one kind."""
+    with open(path) as file:
+        return [row for row in map(json.loads, file) if row["kind"] == kind]

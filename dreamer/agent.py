@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import typing
 from dataclasses import dataclass
 from typing import Literal
@@ -85,17 +84,20 @@ class Config:
             kind = types[field.name]
             low, high = RANGES.get(field.name, (None, None))
             if typing.get_origin(kind) is Literal:
-                ok, allowed = value in typing.get_args(kind), f"one of {typing.get_args(kind)}"
+                names = typing.get_args(kind)
+                ok, allowed = isinstance(value, str) and value in names, f"one of {names}"
             elif kind is bool:
                 ok, allowed = isinstance(value, bool), "True or False"
             else:
-                number = (int, np.integer) if kind is int else (int, float, np.number)
+                number = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
                 ok = isinstance(value, number) and not isinstance(value, bool)
-                ok = ok and math.isfinite(value) and low <= value <= high
+                ok = ok and low <= value <= high  # neither NaN nor infinity is
                 word = "a whole number" if kind is int else "a number"
                 allowed = f"{word} from {low:g} to {high:g}"
             if not ok:
                 raise ValueError(f"Config.{field.name} must be {allowed}, got {value!r}")
+            if kind in (int, float):  # NumPy's numbers go into no JSON and no checkpoint
+                object.__setattr__(self, field.name, kind(value))
         if self.seq_len > self.capacity:
             raise ValueError(
                 f"Config.seq_len must be at most capacity ({self.capacity}), got {self.seq_len}"

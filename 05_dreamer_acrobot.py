@@ -31,9 +31,9 @@ def main(args: cli.Args) -> None:
     returns = evaluate(run.agent, ENV, args.final_episodes, seed=args.seed)
 
     # Keep the numbers, and draw them beside those of the other seeds.
-    data = results.record(args.results / "acrobot.json", ENV, THRESHOLD, run, returns)
     figure = args.assets / "05_acrobot_training.png"
-    plots.training_figure("Acrobot", data["runs"], THRESHOLD, data["random_return"], figure)
+    with results.record(args.results / "acrobot.json", ENV, THRESHOLD, run, returns) as data:
+        plots.training_figure("Acrobot", data["runs"], THRESHOLD, data["random_return"], figure)
     print(f"Figure: {figure}")
     print(results.finish(args.run_dir, ENV, THRESHOLD, run, returns))
 

@@ -165,8 +165,10 @@ def unknown_flag(word: str) -> str:
 def run(main: Callable[[Args], None], args: Args) -> None:
     """Call `main(args)`. Ctrl-C ends with the command that resumes (exit status 130); what the
     package or the system refuses ends with its one sentence (status 1); anything else is a
-    defect and keeps its traceback."""
+    defect and keeps its traceback. The run's `result.json`, the mark of a complete one, is taken
+    away first."""
     try:
+        (args.run_dir / "result.json").unlink(missing_ok=True)
         main(args)
     except KeyboardInterrupt:
         print(f"\nInterrupted. To go on from the checkpoint:\n    {args.resume_command}")

@@ -47,10 +47,12 @@ REPORT_ROWS = 50  # of a run's report rows, kept in its results file
 # ---------------------------------------------------------------- recording
 
 
+@contextlib.contextmanager
 def record(
     path: Path, env_id: str, threshold: float, run: Run, returns: np.ndarray
-) -> dict[str, Any]:
-    """Merge a finished run into a task's results file; returns the file's content.
+) -> Iterator[dict[str, Any]]:
+    """Merge a finished run into a task's results file; `with record(...) as data` gives the file's
+    content, and no other run is recorded before that block ends: the figure drawn in it shows all.
 
     returns: the greedy evaluation after training. The entry of the same seed is replaced; entries
     of another config go, as means over them would mean nothing, and with the last of them the
@@ -76,7 +78,7 @@ def record(
         }
         text = dump(data)
         write_atomic(path, lambda temporary: temporary.write_text(text))
-    return json.loads(text)
+        yield data
 
 
 def run_entry(run: Run, returns: np.ndarray) -> dict[str, Any]:
@@ -222,12 +224,83 @@ def table(results_dir: Path) -> str:
                 f"`python {SCRIPTS[task]}.py --seed K`",
             ]
         )
+    return markdown(rows)
+
+
+def benchmark_table(results_dir: Path) -> str:
+    """The benchmark's table in Markdown, from benchmark.json if that is there."""
+    path = results_dir / "benchmark.json"
+    if not path.exists():
+        return (
+            "Not measured yet: `python -m dreamer.benchmark --json assets/results/benchmark.json`"
+        )
+    return speed_table(json.loads(path.read_text()))
+
+
+def speed_table(data: dict[str, Any]) -> str:
+    """What `python -m dreamer.benchmark` found, in Markdown: a table and a few sentences."""
+    head = [
+        "Shape",
+        "Threads",
+        "GFLOP per update",
+        "Matrix rate, GFLOP/s",
+        "Floor, ms",
+        "Eager, ms",
+        "Eager / floor",
+        "Compiled, ms",
+        "Compiled / floor",
+        "CPU time eager / compiled, ms",
+        "Compile time, s",
+    ]
+    rows = [head, ["---"] * len(head)]
+    for shape, values in data["shapes"].items():
+        for threads, floor in values["floor_ms"].items():
+            modes = values["update_ms"][threads], values["cpu_ms"][threads]
+            (eager, compiled), cpu = ([d["eager"], d["compiled"]] for d in modes)
+            rows.append(
+                [
+                    shape,
+                    threads,
+                    f"{values['gflop']:.2f}",
+                    f"{data['gflops'][threads]:.1f}",
+                    f"{floor:.1f}",
+                    f"{eager:.1f}",
+                    f"{eager / floor:.2f}",
+                    optional(compiled, ".1f"),
+                    optional(compiled and compiled / floor, ".2f"),
+                    " / ".join(optional(value, ".1f") for value in cpu),
+                    optional(values["compile_s"][threads], ".1f"),
+                ]
+            )
+    replay = data["replay_sample_us"]
+    facts = [
+        f"Acting in CartPole: {data['acting_steps_per_s']:.0f} environment steps per second.",
+        "Sampling a batch from the replay: "
+        + ", ".join(f"{us:.0f} μs from {int(rows_held):,} rows" for rows_held, us in replay.items())
+        + ".",
+    ]
+    if data["memory_mb"]:
+        parts = (
+            f"{m['process']:.0f} MB ({shape}; {m['update']:.0f} MB of it for the updates)"
+            for shape, m in data["memory_mb"].items()
+        )
+        facts.append(f"Largest memory of the process: {', '.join(parts)}.")
+    facts.append(f"Measured on: {data['cpu']}{' (quick)' if data['quick'] else ''}.")
+    return markdown(rows) + "\n\n" + "\n".join(facts)
+
+
+def optional(value: float | None, form: str) -> str:
+    """A number in this format, or a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
+def markdown(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 # Each generated part of the README: its name, and what makes it from assets/results. The part
 # lies between the lines `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
-BLOCKS: dict[str, Callable[[Path], str]] = {"results": table}
+BLOCKS: dict[str, Callable[[Path], str]] = {"results": table, "benchmark": benchmark_table}
 
 
 def render(text: str, results_dir: Path) -> str:

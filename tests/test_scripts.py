@@ -1,0 +1,310 @@
+"""The numbered scripts and train_all.py, as a user runs them: from another folder, in a process."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreamer import cli, results
+from dreamer.agent import Config
+from dreamer.checkpoint import load_checkpoint
+from dreamer.training import load_agent, read_log
+
+REPO = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(REPO.glob("0[0-9]_*.py"), key=lambda path: ("visualize" in path.name, path.name))
+CARTPOLE = REPO / "02_dreamer_cartpole.py"
+ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def call(cwd, script, *words, timeout=120):
+    """A finished process of `python script words`, called from the folder `cwd`."""
+    command = [sys.executable, str(script), *map(str, words)]
+    return subprocess.run(
+        command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=timeout
+    )
+
+
+def listing(folder):
+    """Every file below a folder, with what changes when it is written."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in paths}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """One folder for the smoke runs of all scripts: the last one looks at the others' agents."""
+    return tmp_path_factory.mktemp("out")
+
+
+# ---------------------------------------------------------------- every script
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_smoke_runs_every_stage_and_touches_no_assets(script, out, tmp_path):
+    before = listing(REPO / "assets")
+    process = call(tmp_path, script, "--smoke", "--out", out)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout.strip()
+    assert listing(REPO / "assets") == before
+    assert list(tmp_path.iterdir()) == []  # nothing where it was called
+    assert any(path.suffix in (".png", ".gif") for path in (out / "assets").iterdir())
+
+    task = {stem: task for task, stem in results.SCRIPTS.items()}.get(script.stem)
+    if task:
+        run_dir = out / "runs" / script.stem / "seed0"
+        data = json.loads((out / "assets" / "results" / f"{task}.json").read_text())
+        summary = process.stdout.strip().splitlines()[-1]
+        assert f"{data['env_id']}, seed 0: mean return" in summary
+        assert f"threshold {data['threshold']} NOT reached" in summary
+        assert json.loads((run_dir / "result.json").read_text())["config"]["steps"] == 300
+        assert load_agent(run_dir / "agent.pt", "cpu").config.hidden == cli.SMOKE["hidden"]
+
+
+def test_a_finished_run_is_not_trained_again(out, tmp_path):
+    run_dir = out / "runs" / CARTPOLE.stem / "seed0"
+    if not (run_dir / "result.json").exists():
+        call(tmp_path, CARTPOLE, "--smoke", "--out", out)
+    log = (run_dir / "log.jsonl").read_bytes()
+    weights = load_agent(run_dir / "agent.pt", "cpu").state_dict()
+    results_file = out / "assets" / "results" / "cartpole.json"
+    runs = json.loads(results_file.read_text())["runs"]
+    results_file.unlink()
+
+    process = call(tmp_path, CARTPOLE, "--smoke", "--out", out, "--resume")
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert (run_dir / "log.jsonl").read_bytes() == log
+    again = load_agent(run_dir / "agent.pt", "cpu").state_dict()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert json.loads(results_file.read_text())["runs"] == runs
+
+
+def test_ctrl_c_saves_and_tells_how_to_resume(tmp_path):
+    words = ["--smoke", "--steps", "600", "--seed", "3", "--out", str(tmp_path / "my out")]
+    run_dir = tmp_path / "my out" / "runs" / CARTPOLE.stem / "seed3"
+    process = subprocess.Popen(
+        [sys.executable, str(CARTPOLE), *words], env=ENV, stdout=subprocess.PIPE, text=True
+    )
+    log, deadline = run_dir / "log.jsonl", time.monotonic() + 60
+    while not (log.exists() and read_log(log, "report")):  # it is learning
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    saved = load_checkpoint(run_dir / "checkpoint.pt")
+    assert 100 <= saved["counters"][0] < 600
+    assert not (run_dir / "result.json").exists()
+
+    # The command that was printed goes on from there and ends the run.
+    python, *command = shlex.split(printed.strip().splitlines()[-1])
+    assert python == "python" and command == [str(CARTPOLE), *words, "--resume"]
+    resumed = call(tmp_path, *command)
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    steps = [row["step"] for row in read_log(log, "report")]
+    assert steps == list(range(102, 601, 3))  # every one once, before and after
+
+
+# ---------------------------------------------------------------- flags
+
+
+def test_a_bad_value_is_one_sentence(tmp_path):
+    process = call(tmp_path, CARTPOLE, "--steps", "-3", "--out", tmp_path / "out")
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr.count("\n") == 1
+    assert "Config.steps must be a whole number from 1" in process.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("word", ["--stepz", "--config.steps", "steps"])
+def test_an_unknown_flag_names_what_exists(word, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.parse(CARTPOLE, "", Config(), [word, "3"])
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert f"no flag {word}" in message
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name.replace('_', '-')}" in message
+    for flag in ("--device", "--resume", "--smoke", "--out", "--tensorboard"):
+        assert flag in message
+
+
+def other(value):
+    """A valid value of a field, unlike its default."""
+    if isinstance(value, bool):
+        return not value
+    return "pathwise" if isinstance(value, str) else type(value)(value * 0.5 if value > 1 else 1)
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda field: field.name)
+def test_every_config_field_is_a_flag(field):
+    default = getattr(Config(), field.name)
+    value = 0.25 if field.name == "unimix" else other(default)
+    flag = f"--{field.name.replace('_', '-')}"
+    words = [flag] if isinstance(default, bool) else [flag, str(value)]
+    args = cli.parse(CARTPOLE, "", Config(), words)
+    assert args.config == dataclasses.replace(Config(), **{field.name: value})
+
+
+def test_where_things_go(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = cli.parse(CARTPOLE, "", Config(steps=77), ["--seed", "4"])
+    assert (args.steps, args.seed, args.final_episodes) == (77, 4, 100)
+    assert args.run_dir == REPO / "runs" / "02_dreamer_cartpole" / "seed4"
+    assert (args.assets, args.results) == (REPO / "assets", REPO / "assets" / "results")
+
+    args = cli.parse(CARTPOLE, "", Config(), ["--out", "here"])
+    assert args.run_dir == tmp_path / "here" / "runs" / "02_dreamer_cartpole" / "seed0"
+    assert args.assets == tmp_path / "here" / "assets"
+
+    args = cli.parse(CARTPOLE, "", Config(steps=77), ["--smoke", "--hidden", "24"])
+    assert REPO / "assets" not in (args.assets, *args.assets.parents)
+    assert (args.steps, args.config.hidden) == (cli.SMOKE["steps"], 24)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(OSError("no space left"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_how_a_run_ends(error, status, tmp_path, capsys):
+    args = cli.parse(CARTPOLE, "", Config(), ["--out", str(tmp_path)])
+
+    def main(args):
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main, args)
+    assert end.value.code == status
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert ("--resume" in captured.out) == (status == 130)
+
+
+def test_a_refusal_of_the_package_is_a_sentence_and_a_defect_a_traceback(tmp_path, capsys):
+    args = cli.parse(CARTPOLE, "", Config(), ["--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda args: Config(steps=-1), args)
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("error: Config.steps must be")
+    with pytest.raises(ValueError, match="invalid literal"):
+        cli.run(lambda args: int("x"), args)
+
+
+# ---------------------------------------------------------------- train_all.py
+
+
+@pytest.fixture
+def train_all(tmp_path, monkeypatch):
+    """The module, looking for its scripts in an empty folder."""
+    spec = importlib.util.spec_from_file_location("train_all", REPO / "train_all.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train_all", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    return module
+
+
+def fake_job(train_all, tmp_path, source, timeout=None, fresh=False, script="02_dreamer_cartpole"):
+    """A job whose script is `source`."""
+    (tmp_path / f"{script}.py").write_text(source)
+    folder = str(tmp_path / "runs" / script / "seed0")
+    return train_all.Job(script, 0, [], folder, {"steps": 1}, timeout, 1, fresh)
+
+
+@pytest.mark.parametrize(
+    ("source", "timeout", "status", "reason"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", None, "killed by signal 9", ""),
+        ("import sys; sys.exit('error: no luck')", None, "exit status 1", "error: no luck"),
+        ("import time; time.sleep(60)", 0.01, "timed out", "stopped after 0.01 minutes"),
+        ("import os; print(os.environ['OMP_NUM_THREADS'])", None, "done", ""),
+    ],
+    ids=["killed", "fails", "hangs", "works"],
+)
+def test_how_a_job_ends(train_all, tmp_path, source, timeout, status, reason):
+    outcome = train_all.run_job(fake_job(train_all, tmp_path, source, timeout))
+    assert (outcome.status, outcome.reason) == (status, reason)
+    assert outcome.good == (status == "done")
+    assert outcome.minutes < 0.5
+
+
+def test_a_complete_job_is_skipped_unless_its_config_is_another(train_all, tmp_path):
+    def status(config, fresh=False):
+        job = fake_job(train_all, tmp_path, "", fresh=fresh)
+        Path(job.folder).mkdir(parents=True, exist_ok=True)
+        result = {"return": 1.0, "minutes": 2.0, "config": config}
+        (Path(job.folder) / "result.json").write_text(json.dumps(result))
+        return train_all.run_job(job).status
+
+    assert status({"steps": 1}) == "complete"
+    assert status({"steps": 1}, fresh=True) == "done"
+    assert status({"steps": 2}) == "done"
+
+
+@pytest.mark.skipif(results.fcntl is None, reason="no flock on this system")
+def test_a_run_that_outlived_its_worker_gets_no_twin(train_all, tmp_path):
+    job = fake_job(train_all, tmp_path, "", timeout=0.02)
+    Path(job.folder).mkdir(parents=True)
+    with open(Path(job.folder) / "output.txt", "wb") as held:
+        alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, stdout=held)
+        assert train_all.lock(held)
+    outcome = train_all.run_job(job)
+    assert (outcome.status, "another process" in outcome.reason) == ("timed out", True)
+    alive.communicate(b"\n")
+    assert train_all.run_job(job).status == "done"
+
+
+@pytest.mark.parametrize(
+    ("returns", "median"), [([7], 7), ([9, 1, 5], 5), ([4, 3, 2, 1], 2), ([1, 8, 9, 2, 7], 7)]
+)
+def test_the_median_seed_is_kept(train_all, tmp_path, returns, median):
+    for seed, ret in enumerate([*returns, 100]):
+        folder = tmp_path / "runs" / "02_dreamer_cartpole" / f"seed{seed}"
+        folder.mkdir(parents=True)
+        # The last one has another config and must not count.
+        config = {"seed": seed, "steps": 1 if seed < len(returns) else 2}
+        (folder / "result.json").write_text(json.dumps({"return": ret, "config": config}))
+        (folder / "agent.pt").write_text(str(ret))
+    job = fake_job(train_all, tmp_path, "")
+    train_all.keep_agents([dataclasses.replace(job, config={"seed": 0, "steps": 1})])
+    assert (tmp_path / "assets" / "agents" / "cartpole.pt").read_text() == str(median)
+
+
+def test_train_all_goes_on_when_one_fails(tmp_path):
+    out = tmp_path / "out"
+    (out / "assets" / "results" / "cartpole.json").mkdir(parents=True)  # cannot be written to
+    before = listing(REPO / "assets")
+    words = ["--only", "02", "03", "--jobs", "2", "--smoke", "--out", out]
+    process = call(tmp_path, REPO / "train_all.py", *words)
+    assert process.returncode == 1, process.stderr[-2000:]
+    table = process.stdout[process.stdout.index("script  ") :].splitlines()
+    assert table[1].split()[:5] == ["02_dreamer_cartpole", "0", "exit", "status", "1"]
+    assert table[2].split()[:3] == ["03_dreamer_pendulum", "0", "done"]
+    assert "02_dreamer_cartpole seed 0: error: " in table[3] and "cartpole.json" in table[3]
+    assert load_agent(out / "assets" / "agents" / "pendulum.pt", "cpu").action_size == 1
+    assert not (out / "assets" / "agents" / "cartpole.pt").exists()
+    assert listing(REPO / "assets") == before
+
+    # What is complete is skipped; what failed is tried again, and works now.
+    (out / "assets" / "results" / "cartpole.json").rmdir()
+    process = call(tmp_path, REPO / "train_all.py", *words)
+    assert process.returncode == 0, process.stdout + process.stderr[-2000:]
+    assert "02_dreamer_cartpole seed 0: done" in process.stdout
+    assert "03_dreamer_pendulum seed 0: complete" in process.stdout
+
+
+@pytest.mark.parametrize("words", [["--only", "99"], ["--jobs", "0"], ["--timeout", "0"]])
+def test_train_all_refuses_nonsense(train_all, words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train_all.py", *words])
+    with pytest.raises(SystemExit) as end:
+        train_all.parse_flags(["01", "02"])
+    assert end.value.code == 2
+    assert words[0] in capsys.readouterr().err

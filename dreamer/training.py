@@ -119,7 +119,7 @@ class VectorEnv:
             return self.action_space.start + int(np.argmax(action))
         low, high = self.action_space.low, self.action_space.high
         scaled = low + (np.clip(action, -1, 1) + 1) / 2 * (high - low)
-        return scaled.astype(self.action_space.dtype)
+        return np.clip(scaled, low, high).astype(self.action_space.dtype)  # rounding errors
 
     def random_action(self, rng: np.random.Generator) -> np.ndarray:
         """A uniformly drawn action (A,), as the agent would give it."""

@@ -83,7 +83,7 @@ class Walk(gym.Env):
 ACTION_SPACES: dict[str, Callable[[], gym.Space]] = {
     "discrete": lambda: gym.spaces.Discrete(3),
     "discrete from 5": lambda: gym.spaces.Discrete(2, start=5),
-    "box": lambda: gym.spaces.Box(np.array([-2.0, 0.0]), np.array([2.0, 10.0]), dtype=np.float32),
+    "box": lambda: gym.spaces.Box(np.float32([-2, 0]), np.float32([2, 10])),
     "box float64": lambda: gym.spaces.Box(-3.0, 1.0, (1,), dtype=np.float64),
 }
 

@@ -1,0 +1,553 @@
+"""The training loop: what environments it takes, what it records, and exact resumption."""
+
+from __future__ import annotations
+
+import json
+import signal
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import ACTION_SPACES, Walk, tiny_config, walk
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamer.agent import Config, DreamerAgent
+from dreamer.checkpoint import load_checkpoint
+from dreamer.networks import Decoder
+from dreamer.rssm import State
+from dreamer.training import VectorEnv, evaluate, load_agent, random_returns, train
+
+CPU = torch.device("cpu")
+
+
+def run(env, config=None, run_dir=None, **kwargs):
+    return train(env, config or tiny_config(), run_dir, device="cpu", progress=False, **kwargs)
+
+
+def weights(agent: DreamerAgent) -> list[torch.Tensor]:
+    return list(agent.state_dict().values())
+
+
+def same(xs: list[torch.Tensor], ys: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(xs, ys, strict=True))
+
+
+# ---------------------------------------------------------------- environments
+
+
+def test_box_actions_are_rescaled_and_clipped_by_hand():
+    env = VectorEnv(walk("box"))  # bounds [-2, 2] and [0, 10]
+    for action, expected in [
+        ([0, 0], [0, 5]),
+        ([-1, 1], [-2, 10]),
+        ([0.5, -0.5], [1, 2.5]),
+        ([7, -7], [2, 0]),
+    ]:
+        np.testing.assert_allclose(env.native_action(np.array(action, np.float32)), expected)
+
+
+def test_discrete_actions_are_counted_from_the_spaces_start():
+    assert VectorEnv(walk("discrete")).native_action(np.array([0.0, 0.0, 1.0])) == 2
+    assert VectorEnv(walk("discrete from 5")).native_action(np.array([0.0, 1.0])) == 6
+
+
+bounds = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
+
+
+@given(bounds, bounds, st.floats(-3, 3, width=32, allow_subnormal=False))
+def test_every_native_action_is_in_the_space(one, other, action):
+    low, high = min(one, other), max(one, other)
+    space = gym.spaces.Box(low, high, (1,), np.float32)
+    env = VectorEnv(lambda: Walk(space))
+    assert space.contains(env.native_action(np.array([action], np.float32)))
+
+
+@pytest.mark.parametrize("kind", ACTION_SPACES)
+def test_random_actions_cover_the_space(kind):
+    env, rng = VectorEnv(walk(kind)), np.random.default_rng(0)
+    actions = np.stack([env.random_action(rng) for _ in range(300)])
+    if env.discrete:
+        assert (actions.sum(1) == 1).all() and (actions.sum(0) > 60).all()
+    else:
+        assert actions.min(0).max() < -0.9 and actions.max(0).min() > 0.9
+        assert np.abs(actions).max() <= 1
+
+
+SPACES = gym.spaces
+UNSUPPORTED_ACTIONS = [
+    SPACES.MultiDiscrete([3, 2]),
+    SPACES.MultiBinary(4),
+    SPACES.Box(-np.inf, np.inf, (2,)),
+    SPACES.Box(np.float32([-1, 0]), np.float32([1, np.inf])),
+    SPACES.Box(-1, 1, (2, 2)),
+    SPACES.Tuple([SPACES.Discrete(2)]),
+]
+UNSUPPORTED_OBSERVATIONS = [
+    SPACES.Discrete(5),
+    SPACES.Box(0, 255, (8, 8, 3), np.uint8),
+    SPACES.Box(-1, 1, ()),
+    SPACES.Dict({"x": SPACES.Box(-1, 1, (2,))}),
+]
+
+
+@pytest.mark.parametrize("space", UNSUPPORTED_ACTIONS, ids=str)
+def test_unsupported_action_spaces_are_named(space):
+    with pytest.raises(ValueError) as error:
+        run(lambda: Walk(space))
+    assert "Walk: action space" in str(error.value) and str(space) in str(error.value)
+
+
+@pytest.mark.parametrize("space", UNSUPPORTED_OBSERVATIONS, ids=str)
+def test_unsupported_observation_spaces_are_named(space):
+    env = Walk(SPACES.Discrete(2))
+    env.observation_space = space
+    with pytest.raises(ValueError) as error:
+        run(lambda: env)
+    assert "Walk: observation space" in str(error.value) and str(space) in str(error.value)
+
+
+class Faulty(Walk):
+    """Gives `value` as a part of its answer to the 7th step of all."""
+
+    def __init__(self, field: str, value: object):
+        super().__init__(gym.spaces.Discrete(3))
+        self.field, self.value, self.count = field, value, 0
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        self.count += 1
+        if self.count == 7:
+            if self.field == "observation":
+                obs = np.array([0.5, self.value])
+            else:
+                reward = self.value
+        return obs, reward, *rest
+
+
+@pytest.mark.parametrize("field", ["observation", "reward"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e39])
+def test_numbers_that_are_not_finite_name_environment_step_and_value(field, value):
+    with pytest.raises(ValueError) as error:
+        run(lambda: Faulty(field, value))
+    text = str(error.value)
+    assert text.startswith(f"Faulty: {field} at step 7") and (
+        str(value) in text or "-1.e+39" in text
+    )
+
+
+# ---------------------------------------------------------------- what is recorded
+
+
+@pytest.mark.parametrize("kind", ACTION_SPACES)
+def test_every_supported_space_trains(kind):
+    """`Walk` itself refuses actions outside its space."""
+    config = tiny_config(evals=2)
+    result = run(walk(kind), config)
+    fresh = DreamerAgent(2, result.agent.action_size, result.agent.discrete, config)
+    assert not same(weights(result.agent), weights(fresh))
+    assert all(p.isfinite().all() for p in result.agent.parameters())
+    assert [row["step"] for row in result.evals] == [30, 60]
+
+
+@pytest.mark.parametrize("kind", ["discrete from 5", "box"])
+def test_the_replay_holds_what_happened(kind, tmp_path):
+    """Row t: obs_t, the reward that came with it, the action chosen there; a row of its own for
+    the final observation; a time limit is last, but not terminal."""
+    seen: list[dict] = []
+    run(walk(kind, seen), run_dir=tmp_path)
+    replay = load_checkpoint(tmp_path / "checkpoint.pt")["replay"]
+    rows = {name: replay[name].numpy() for name in ("obs", "action", "reward")}
+    flags = {name: replay[name].numpy() for name in ("is_first", "is_last", "is_terminal")}
+    env, t, ends = VectorEnv(walk(kind)), 0, []
+    for i, event in enumerate(seen):
+        if t == len(rows["reward"]):
+            break  # the observation that the run ended with, not yet acted upon
+        np.testing.assert_array_equal(rows["obs"][t], event["obs"])
+        first = event["event"] == "reset"
+        assert rows["reward"][t] == np.float32(0 if first else event["reward"])
+        assert flags["is_first"][t] == first
+        last = not first and (event["terminated"] or event["truncated"])
+        assert flags["is_last"][t] == last
+        assert flags["is_terminal"][t] == (last and event["terminated"])
+        if last:
+            assert (rows["action"][t] == 0).all()
+            ends.append("terminal" if event["terminated"] else "time limit")
+        else:
+            taken = env.native_action(rows["action"][t])
+            np.testing.assert_allclose(taken, seen[i + 1]["action"], rtol=1e-6)
+        t += 1
+    assert t == len(rows["reward"]) == 60 + len(ends)
+    assert set(ends) == {"terminal", "time limit"}
+
+
+@pytest.mark.parametrize("kind", ["discrete", "box"])
+def test_what_the_actor_met_is_what_training_meets(kind, tmp_path, monkeypatch):
+    """The states that `act` filtered in a run equal those that `observe` makes of the replayed
+    rows, given the same random numbers: exploration, clipping and episode ends included."""
+    act, met, noise = DreamerAgent.act, [], []
+
+    def recorded(self, obs, is_first, state=None, greedy=False, rng=None):
+        seed = len(met)
+        noise.append(torch.rand(1, 3, generator=torch.Generator().manual_seed(seed)))
+        rng = torch.Generator().manual_seed(seed)
+        action, state = act(self, obs, is_first, state, greedy, rng)
+        met.append(state)
+        return action, state
+
+    monkeypatch.setattr(DreamerAgent, "act", recorded)
+    agent = run(walk(kind), tiny_config(train_ratio=0), tmp_path).agent
+    replay = load_checkpoint(tmp_path / "checkpoint.pt")["replay"]
+    # `act` never saw the final rows of episodes; what is drawn there is erased by the next row.
+    acted = (~replay["is_last"]).nonzero()[:, 0].tolist()
+    assert len(acted) == len(met) == 60 < len(replay["reward"])
+    uniform = torch.zeros(len(replay["reward"]), 1, 3)
+    uniform[acted] = torch.stack(noise)
+    rows = (replay[name][None] for name in ("obs", "action", "is_first"))
+    obs, action, is_first = rows
+    monkeypatch.setattr(torch, "rand", lambda *shape, **_: uniform.view(shape))
+    with torch.no_grad():
+        post, _ = agent.rssm.observe(agent.encoder(obs), action, is_first, agent.rng)
+    for row, state in zip(acted, met, strict=True):
+        torch.testing.assert_close(state.deter, post.deter[:, row], rtol=0, atol=1e-5)
+        assert torch.equal(state.stoch, post.stoch[:, row])
+
+
+def test_the_log_tells_every_episode_once(tmp_path):
+    seen: list[dict] = []
+    result = run(walk(seen=seen), tiny_config(evals=3), tmp_path)
+    steps = [row["step"] for row in result.episodes]
+    assert len(set(steps)) == len(steps) and steps == sorted(steps)
+    assert sum(row["length"] for row in result.episodes) == steps[-1] <= 60
+    totals, total = [], 0.0
+    for event in without_evaluations(seen):
+        total = 0.0 if event["event"] == "reset" else total + event["reward"]
+        if event["event"] == "step" and (event["terminated"] or event["truncated"]):
+            totals.append(total)
+    np.testing.assert_allclose([row["return"] for row in result.episodes], totals, rtol=1e-5)
+    for kind in (result.reports, result.evals):
+        steps = [row["step"] for row in kind]
+        assert len(set(steps)) == len(steps) and steps == sorted(steps) and steps
+
+
+def without_evaluations(seen: list[dict]) -> list[dict]:
+    """The events of a run without those of its evaluations, which reset 3 environments at once."""
+    kept, i = [], 0
+    while i < len(seen):
+        if [e["event"] for e in seen[i : i + 3]] == ["reset"] * 3:
+            open_episodes, i = 3, i + 3
+            while open_episodes:
+                open_episodes -= seen[i]["terminated"] or seen[i]["truncated"]
+                i += 1
+        else:
+            kept.append(seen[i])
+            i += 1
+    return kept
+
+
+def test_updates_follow_the_train_ratio_and_wait_for_the_prefill():
+    config = tiny_config(steps=60, prefill=20, train_ratio=6, batch_size=3, seq_len=6)
+    reports = run(walk(), config).reports
+    assert reports[0]["step"] == 20
+    assert [row["update"] for row in reports] == [step * 6 // 18 for step in range(20, 61)]
+
+
+def test_random_actions_are_held_in_the_prefill_only():
+    seen: list[dict] = []
+    run(walk("box", seen), tiny_config(prefill=40, prefill_hold=3, train_ratio=0))
+    actions = [tuple(e["action"]) for e in seen if e["event"] == "step"]
+    lengths, last = [], None
+    for action in actions[:40]:
+        if action == last:
+            lengths[-1] += 1
+        else:
+            lengths.append(1)
+        last = action
+    assert set(lengths[:-1]) == {1, 2, 3}
+    assert len(set(actions[40:])) == 20
+
+
+def test_episodes_are_reset_with_seeds_of_their_own():
+    def seeds(seed):
+        seen: list[dict] = []
+        run(walk(seen=seen), tiny_config(seed=seed, train_ratio=0))
+        return [e["seed"] for e in seen if e["event"] == "reset"]
+
+    first, again, other = seeds(1), seeds(1), seeds(2)
+    assert first == again and len(set(first)) == len(first) > 5
+    assert not set(first) & set(other)
+    seen: list[dict] = []
+    agent = DreamerAgent(2, 3, True, tiny_config(seed=1))
+    evaluate(agent, walk(seen=seen), 20, seed=1)
+    fresh = [e["seed"] for e in seen if e["event"] == "reset"]
+    assert len(set(fresh)) == 20 and not set(fresh) & set(first)
+
+
+def test_same_seed_same_run():
+    first, again, other = (run(walk(), tiny_config(seed=seed)) for seed in (1, 1, 2))
+    assert same(weights(first.agent), weights(again.agent))
+    assert first.episodes == again.episodes and first.reports == again.reports
+    assert not same(weights(first.agent), weights(other.agent))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
+    """From the fifth update on, the decoder's loss is NaN."""
+    calls, loss = [], Decoder.loss
+
+    def failing(self, feat, obs):
+        calls.append(1)
+        return loss(self, feat, obs) * (float("nan") if len(calls) >= 5 else 1)
+
+    monkeypatch.setattr(Decoder, "loss", failing)
+    with pytest.raises(FloatingPointError, match=r"Walk: update 5 at step \d+ .*loss"):
+        run(walk(), run_dir=tmp_path)
+    assert len(calls) == 5
+    checkpoint = tmp_path / "checkpoint.pt"
+    assert not checkpoint.exists() or all(
+        p.isfinite().all() for p in weights(load_agent(checkpoint))
+    )
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def test_evaluation_does_not_disturb_training():
+    """A run with evaluations in between ends with the weights of a run without."""
+    with_evals = run(walk(), tiny_config(evals=6))
+    without = run(walk(), tiny_config(evals=0))
+    assert len(with_evals.evals) >= 4 and not without.evals
+    assert same(weights(with_evals.agent), weights(without.agent))
+    assert with_evals.episodes == without.episodes
+
+
+def test_evaluation_repeats_itself_and_leaves_all_generators_alone():
+    agent = DreamerAgent(2, 3, True, tiny_config())
+    states = [agent.rng.get_state(), torch.get_rng_state(), torch.tensor(np.random.get_state()[1])]
+    for greedy in (True, False):
+        first, again, other = (evaluate(agent, walk(), 6, seed, greedy) for seed in (1, 1, 2))
+        assert first.shape == (6,) and (first == again).all() and (first != other).any()
+    after = [agent.rng.get_state(), torch.get_rng_state(), torch.tensor(np.random.get_state()[1])]
+    assert same(states, after)
+
+
+class Named(gym.Env):
+    """Every observation tells the episode's name and time, and the action must repeat them.
+    An episode of name n takes n % 5 + 1 steps, each worth n."""
+
+    observation_space = gym.spaces.Box(0, 1000, (2,), np.float32)
+    action_space = gym.spaces.Box(0, 1000, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.name, self.time = seed % 997, 0
+        return np.array([self.name, 0], np.float32), {}
+
+    def step(self, action):
+        np.testing.assert_allclose(action, [self.name, self.time], atol=0.01)
+        self.time += 1
+        obs = np.array([self.name, self.time], np.float32)
+        return obs, float(self.name), self.time > self.name % 5, False, {}
+
+
+class Echo:
+    """In the agent's place: its action repeats the observation, and its state must come back
+    with the rows of the same episodes."""
+
+    device = CPU
+
+    def act(self, obs, is_first, state, greedy, rng):
+        names = torch.from_numpy(obs[:, :1].copy())
+        if state is None:
+            assert is_first.all()
+        else:
+            assert not is_first.any()
+            assert torch.equal(state.deter, names) and torch.equal(state.stoch[:, 0], names)
+        return obs / 500 - 1, State(names, names[:, None], names)
+
+
+def test_evaluation_keeps_observations_actions_and_states_of_episodes_together():
+    names: list[int] = []
+
+    class Recorded(Named):
+        def reset(self, **kwargs):
+            answer = super().reset(**kwargs)
+            names.append(self.name)
+            return answer
+
+    returns = evaluate(Echo(), Recorded, 12, seed=3)
+    assert len({n % 5 for n in names}) > 2  # episodes of different lengths
+    assert returns.tolist() == [n * (n % 5 + 1) for n in names]
+
+
+class Clock(gym.Env):
+    """Three steps, each worth 1, then the task or the time is over."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, terminated: bool):
+        self.terminated = terminated
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        over = self.time == 3
+        return np.zeros(1, np.float32), 1.0, over and self.terminated, over, {}
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+def test_calibration_by_hand(terminated):
+    """γ = 0.5, three rewards of 1; a constant critic. A time limit bootstraps on it."""
+    agent = DreamerAgent(1, 2, True, tiny_config(gamma=0.5))
+    with torch.no_grad():
+        agent.critic.mlp[-1].bias[160] = 100  # sure of one bin
+    value = agent.critic.bins[160].item()
+    assert value > 1
+    returns, details = evaluate(agent, lambda: Clock(terminated), 2, 0, details=True)
+    behind = 0.0 if terminated else value
+    achieved = [1.75 + behind / 8, 1.5 + behind / 4, 1 + behind / 2]
+    assert returns.tolist() == [3.0, 3.0]
+    assert details["value_pred"] == pytest.approx(value, rel=1e-5)
+    assert details["value_real"] == pytest.approx(np.mean(achieved), rel=1e-5)
+    assert details["value_corr"] == 0.0  # a constant correlates with nothing
+
+
+def test_random_returns_are_those_of_whole_episodes():
+    assert random_returns(lambda: Clock(True), 4).tolist() == [3.0] * 4
+    mean = random_returns("CartPole-v1", 200).mean()
+    assert 19 < mean < 26  # about 22.3, with a standard error of 0.8
+
+
+# ---------------------------------------------------------------- resume
+
+
+def interrupted_walk(kind: str, at: list[int]):
+    """A `walk` that gets a Ctrl-C at these steps, counted over the whole run; and each time is
+    made anew by a later `train`, which takes the steps of the present episode again."""
+    clock = SimpleNamespace(alarms=list(at))
+
+    class Interrupted(Walk):
+        taken = 0
+
+        def step(self, action):
+            answer = super().step(action)
+            self.taken += 1
+            if clock.alarms and self.taken + self.offset == clock.alarms[0]:
+                clock.alarms.pop(0)
+                signal.raise_signal(signal.SIGINT)
+            return answer
+
+    Interrupted.__name__ = "Walk"
+    Interrupted.offset = 0
+
+    def make(offset: int):
+        def env():
+            world = Interrupted(ACTION_SPACES[kind]())
+            world.offset = offset
+            return world
+
+        return env
+
+    return make, clock
+
+
+@pytest.mark.parametrize("kind", ["discrete", "box"])
+def test_a_resumed_run_equals_an_uninterrupted_one(kind, tmp_path):
+    """Ctrl-C within the prefill, in mid-episode, and again soon after: weights, optimiser, replay,
+    generators and log are those of a run that was never stopped, number for number."""
+    # An update every 4.5 steps, a report every step: some stops fall between updates.
+    config = tiny_config(evals=3, prefill_hold=6)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(walk(kind), config, whole)
+    make, clock = interrupted_walk(kind, [13, 32, 33, 51])
+    offset = stops = mid_episode = 0
+    while clock.alarms:
+        with pytest.raises(KeyboardInterrupt):
+            run(make(offset), config, parts, resume=True)
+        saved = load_checkpoint(parts / "checkpoint.pt")
+        again = len(saved["episode_actions"])  # steps that the next `train` takes again
+        offset = saved["counters"][0] - again
+        stops += 1
+        mid_episode += again > 0
+    assert stops == 4 and mid_episode >= 3
+    result = run(make(offset), config, parts, resume=True)
+
+    first, second = (load_checkpoint(path / "checkpoint.pt") for path in (whole, parts))
+    for value in (first, second):
+        del value["minutes"], value["log_size"]
+    assert flat(first) == flat(second)
+    assert len(flat(first)) > 100
+    logs = [read_rows(path / "log.jsonl") for path in (whole, parts)]
+    assert logs[0] == logs[1]
+    keys = [(row["kind"], row["step"]) for row in logs[1]]
+    assert len(keys) == len(set(keys)) and {kind for kind, _ in keys} == {
+        "episode",
+        "report",
+        "eval",
+    }
+    assert len(result.evals) == 3
+
+
+def read_rows(path) -> list[dict]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "minutes"} for row in rows]
+
+
+def flat(value, name: str = "") -> dict[str, object]:
+    """A nested checkpoint as one dictionary of plain numbers."""
+    if isinstance(value, torch.Tensor):
+        return {name: value.tolist()}
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, part in items for k, v in flat(part, f"{name}.{key}").items()}
+    return {name: value}
+
+
+def test_without_resume_a_run_starts_anew(tmp_path):
+    first = run(walk(), run_dir=tmp_path)
+    again = run(walk(), run_dir=tmp_path)
+    assert first.episodes == again.episodes
+    assert same(weights(first.agent), weights(again.agent))
+
+
+def test_a_finished_run_is_not_trained_on(tmp_path):
+    first = run(walk(), run_dir=tmp_path)
+    again = run(walk(), run_dir=tmp_path, resume=True)
+    assert same(weights(first.agent), weights(again.agent))
+    assert first.episodes == again.episodes and first.minutes == again.minutes
+
+
+def test_a_loaded_agent_acts_as_the_trained_one(tmp_path):
+    agent = run(walk("box"), run_dir=tmp_path).agent
+    loaded = load_agent(tmp_path / "checkpoint.pt", "cpu")
+    assert same(weights(agent), weights(loaded))
+    assert (evaluate(agent, walk("box"), 5, 1) == evaluate(loaded, walk("box"), 5, 1)).all()
+
+
+# ---------------------------------------------------------------- learning
+
+
+def test_it_learns_cartpole():
+    """2,000 environment steps: far beyond the 22 of random actions. (Half a minute.)"""
+    config = Config(
+        steps=2000,
+        prefill=500,
+        train_ratio=64,
+        deter=64,
+        hidden=64,
+        layers=1,
+        categoricals=8,
+        classes=8,
+        batch_size=8,
+        seq_len=16,
+        imag_starts=64,
+        actor_lr=1e-3,
+        evals=0,
+    )
+    agent = run("CartPole-v1", config).agent
+    returns = evaluate(agent, "CartPole-v1", 20, seed=1)
+    assert returns.mean() > 100, returns

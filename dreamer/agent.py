@@ -151,7 +151,7 @@ RANGES: dict[str, tuple[float, float]] = {
 def model_loss(
     parts: dict[str, Tensor], beta_dyn: float, beta_rep: float
 ) -> tuple[Tensor, Metrics]:
-    """`L = L_pred + β_dyn L_dyn + β_rep L_rep`, averaged over (B, T) (v2, eq. 4 and 5).
+    """`L = L_pred + β_dyn L_dyn + β_rep L_rep`, averaged over (B, T) (v2, eq. 2 and 3).
 
     parts: obs_loss, reward_loss, cont_loss (their sum is L_pred), dyn_loss, rep_loss, all (B, T).
     """
@@ -167,7 +167,7 @@ def model_loss(
 
 
 def dream_weight(cont: Tensor, gamma: float) -> Tensor:
-    """How much a dreamed state counts: the cumulative product of γ·continue (v2, eq. 6).
+    """How much a dreamed state counts: the cumulative product of γ·continue (the authors' code).
 
     cont (N, H): c_0..c_{H-1}, c_0 being the real flag of the start. Returns (N, H). What lies
     behind an imagined end counts for nothing.
@@ -182,7 +182,7 @@ def reinforce_loss(log_prob: Tensor, adv: Tensor, entropy: Tensor, weight: Tenso
 
 def pathwise_loss(ret: Tensor, ret_scale: Tensor, entropy: Tensor, weight: Tensor, ent_coef: float):
     """`-E[weight (R / S + η H[π])]`, R differentiable in the actions through the world model
-    (v1, eq. 11, for continuous actions); all (N, H), a scalar comes out."""
+    (v1, "Actor learning", for continuous actions); all (N, H), a scalar comes out."""
     return -(weight * (ret / ret_scale + ent_coef * entropy)).mean()
 
 
@@ -194,7 +194,7 @@ def critic_loss(
     weight: Tensor,
     slow_weight: float,
 ) -> Tensor:
-    """Cross-entropy with the two-hot return, and with the slow critic's mean (v2, eq. 7).
+    """Cross-entropy with the two-hot return, and with the slow critic's mean (v2, eq. 5).
 
     logits (N, H, bins); ret, slow_value and weight (N, H); a scalar comes out.
     """

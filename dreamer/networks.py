@@ -173,12 +173,12 @@ class Decoder(nn.Module):
         return self.norm.inverse(self.mlp(feat))
 
     def loss(self, feat: Tensor, obs: Tensor) -> Tensor:
-        """Squared error of the normalised symlog, summed over dimensions (v2, eq. 9): (...)."""
+        """Squared error of the normalised symlog, summed over dimensions (v2, eq. 8, without the ½): (...)."""
         return (self.mlp(feat) - self.norm(obs)).square().sum(-1)
 
 
 class TwoHotHead(nn.Module):
-    """A scalar as a distribution over 255 exponentially spaced bins; zero-initialised (eq. 10)."""
+    """A scalar as a distribution over 255 exponentially spaced bins; zero-initialised (v2, eq. 10)."""
 
     def __init__(self, feat_size: int, hidden: int, layers: int, num_bins: int = 255):
         super().__init__()
@@ -203,15 +203,15 @@ class TwoHotHead(nn.Module):
 
 
 class RewardHead(TwoHotHead):
-    """Reward received on arriving at the state (v2, eq. 3)."""
+    """Reward received on arriving at the state (v2, eq. 1)."""
 
 
 class Critic(TwoHotHead):
-    """Distribution of the λ-return from the state on (v2, eq. 7)."""
+    """Distribution of the λ-return from the state on (v2, eq. 4)."""
 
 
 class ContinueHead(nn.Module):
-    """Probability that the episode goes on after the state, as one logit (v2, eq. 3)."""
+    """Probability that the episode goes on after the state, as one logit (v2, eq. 1)."""
 
     def __init__(self, feat_size: int, hidden: int, layers: int):
         super().__init__()

@@ -6,7 +6,7 @@ the *prior* p(z | h), which does not. Training pulls them together; dreaming use
 
     h_t = GRU(h_{t-1}, z_{t-1}, a_{t-1})     z_t ~ q(z | h_t, x_t)     ẑ_t ~ p(z | h_t)
 
-(v2, eq. 3.) Actions are given as they stand in the replay rows, a_t beside x_t; the one place
+(v2, eq. 1.) Actions are given as they stand in the replay rows, a_t beside x_t; the one place
 where they are shifted to a_{t-1} is `RSSM.observe`. See the time diagram in `replay_buffer.py`.
 """
 
@@ -232,7 +232,7 @@ class RSSM(nn.Module):
 
 
 def kl_losses(post_logits: Tensor, prior_logits: Tensor, free_nats: float) -> tuple[Tensor, Tensor]:
-    """Dynamics and representation loss, each (B, T) in nats, not weighted (v2, eq. 5).
+    """Dynamics and representation loss, each (B, T) in nats, not weighted (v2, eq. 3).
 
     Both are KL[q || p], summed over the categoricals *before* the free nats are taken as a floor:
     dyn = max(free, KL[sg(q) || p]) trains the prior, rep = max(free, KL[q || sg(p)]) the posterior.

@@ -57,7 +57,7 @@ def _neighbours(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def twohot_encode(x: Tensor, bins: Tensor) -> Tensor:
-    """Two-hot target: the two bins around `x` share weight 1 so that their mean is `x` (eq. 10).
+    """Two-hot target: the two bins around `x` share weight 1 so that their mean is `x` (eq. 11).
 
     x (...) in raw units -> (..., num_bins). Outside the bins' range the outermost takes all.
     """
@@ -68,7 +68,7 @@ def twohot_encode(x: Tensor, bins: Tensor) -> Tensor:
 
 
 def twohot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
-    """Cross-entropy between `softmax(logits)` and the two-hot code of `target` (eq. 10).
+    """Cross-entropy between `softmax(logits)` and the two-hot code of `target` (eq. 11).
 
     logits (..., num_bins), target (...) in raw units -> (...), in nats. Only the two bins that
     carry weight are read; the dense target is never made.
@@ -140,7 +140,7 @@ def mode_onehot(log_probs: Tensor) -> Tensor:
 def lambda_return(
     reward: Tensor, value: Tensor, cont: Tensor, gamma: float, lam: float | Tensor
 ) -> Tensor:
-    """λ-returns `R_t = r_{t+1} + γ c_{t+1} ((1 - λ) v_{t+1} + λ R_{t+1})`, `R_H = v_H` (eq. 7).
+    """λ-returns `R_t = r_{t+1} + γ c_{t+1} ((1 - λ) v_{t+1} + λ R_{t+1})`, `R_H = v_H` (eq. 5).
 
     reward (N, H): r_1..r_H, received on *arriving* at states 1..H; cont (N, H): c_1..c_H;
     value (N, H+1): v_0..v_H (v_0 is not used); lam: a number, or (N, H) for λ_1..λ_H.
@@ -164,7 +164,7 @@ def lambda_return(
 
 
 class PercentileScale(nn.Module):
-    """Scale of the returns, `S = max(1, P95 - P5)`, averaged over updates (v2, eq. 6).
+    """Scale of the returns, `S = max(1, P95 - P5)`, averaged over updates (v2, eq. 7).
 
     Dividing advantages by S makes one entropy bonus fit every task; the floor of 1 keeps small
     returns from being blown up to noise. The averages are debiased, as Adam's are, so that the

@@ -18,14 +18,17 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamer.agent import DreamerAgent
+from dreamer.checkpoint import write_atomic
 from dreamer.rssm import get_feat
-from dreamer.training import VectorEnv, write_atomic
+from dreamer.training import VectorEnv
 
 REAL, DREAM, NAIVE = "black", "#0072B2", "#E69F00"
 THRESHOLD, RANDOM, EXTRA = "#009E73", "#777777", "#CC79A7"
+END = "P(the episode goes on)"
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -152,7 +155,7 @@ def save(fig: Figure, path: Path | str) -> None:
     write_atomic(Path(path), lambda temporary: fig.savefig(temporary, format="png", dpi=150))
 
 
-def smooth(values: np.ndarray, width: int = 7) -> np.ndarray:
+def smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
     """Running mean over `width` points, fewer at the ends: (..., T) -> (..., T)."""
     kernel = np.ones(min(width, values.shape[-1]))
     total = np.apply_along_axis(np.convolve, -1, values, kernel, "same")
@@ -197,6 +200,10 @@ def finish(ax: Axes, title: str, xlabel: str, ylabel: str = "", legend: bool = T
         ax.set(xticks=[], yticks=[])
     elif legend and ax.get_legend_handles_labels()[0]:
         ax.legend(loc="best")
+    if xlabel in ("environment steps", "update"):
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 2000 is written 2k
+    elif "step" in xlabel:
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
 
 
 # ---------------------------------------------------------------- training
@@ -223,7 +230,7 @@ def training_figure(
     steps = "environment steps"
 
     draw_losses(ax[0], runs)
-    finish(ax[0], "world model: losses", steps, "nats or squared error")
+    finish(ax[0], "world model: losses", steps, "nats or squared error", legend=False)
     draw_seeds(ax[1], runs, "report", "entropy", DREAM, "entropy")
     finish(ax[1], "policy: entropy in dreams", steps, "nats", legend=False)
     draw_seeds(ax[2], runs, "report", "ret_scale", DREAM, "scale")
@@ -237,7 +244,7 @@ def training_figure(
     finish(ax[4], "critic: correlation with achieved return", steps, "over states", legend=False)
     draw_seeds(ax[5], runs, "eval", "naive_obs_error", NAIVE, "last observation repeated")
     draw_seeds(ax[5], runs, "eval", "dream_obs_error", DREAM, "dream")
-    finish(ax[5], "dream: error on real windows", steps, "mean |error|, symlog")
+    finish(ax[5], "dream: error on real windows", steps, "mean |error|, normalised")
     if ax[5].has_data():
         ax[5].set_ylim(bottom=0)
     save(fig, path)
@@ -267,7 +274,7 @@ def draw_returns(
         count = len(runs[0]["final_returns"])
         mean = np.mean([m for _, m in finals])
         label = f"final {count} fresh episodes (mean {mean:.1f})"
-        ax.scatter(*zip(*finals, strict=True), color=NAIVE, s=28, zorder=3, label=label)
+        ax.scatter(*zip(*finals, strict=True), color=REAL, marker="D", s=24, zorder=3, label=label)
     ax.axhline(threshold, color=THRESHOLD, ls="--", label=f"threshold {threshold:g}")
     ax.axhline(random_return, color=RANDOM, ls=":", label=f"random policy {random_return:.0f}")
     seeds = f"{n} seeds" if n > 1 else "1 seed"
@@ -287,6 +294,8 @@ def draw_losses(ax: Axes, runs: list[dict]) -> None:
             line.set_linestyle("--")
     if ax.has_data():
         ax.set_yscale("log")
+        ax.set_ylim(top=ax.get_ylim()[1] * 6)  # room for the legend
+        ax.legend(loc="upper right", ncols=3)
 
 
 # ---------------------------------------------------------------- dreams against reality
@@ -305,14 +314,14 @@ def world_model_figure(
     reports: rows with step, obs_loss, reward_loss, cont_loss, dyn_loss and rep_loss.
     error: `dream` and `naive` (N, H), absolute errors at each dream length, NaN behind the
     episode's end. ends: `reward` and `cont`, each a dict of `real`, `filtered` and `dreamed`
-    (N, K), of the last K rows of episodes, NaN where there is nothing.
+    (N, K), of the last K rows of episodes.
     """
     fig = Figure(figsize=(10, 7), layout="constrained")
     ax = fig.subplots(2, 2).flat
     fig.suptitle(title, fontsize=12)
 
     draw_losses(ax[0], [{"diagnostics": reports}])
-    finish(ax[0], "losses while learning", "update", "nats or squared error")
+    finish(ax[0], "losses while learning", "update", "nats or squared error", legend=False)
 
     length = np.arange(1, error["dream"].shape[1] + 1)
     for name, color, label in (
@@ -328,25 +337,17 @@ def world_model_figure(
         "|error| / spread of the data",
     )
 
-    for axis, name, ylabel in ((ax[2], "reward", "reward"), (ax[3], "cont", "P(goes on)")):
-        before = np.arange(1 - ends[name]["real"].shape[1], 1)
-        draw_band(axis, before, ends[name]["dreamed"], DREAM, "dreamed")
-        axis.plot(
-            before,
-            np.nanmean(ends[name]["filtered"], 0),
-            color=EXTRA,
-            ls="--",
-            label="having seen the observation",
-        )
-        axis.plot(before, np.nanmean(ends[name]["real"], 0), color=REAL, ls=":", lw=2, label="real")
-        axis.set_ylim(-0.1, 1.3 if name == "reward" else 1.1)
-        title = "reward" if name == "reward" else "does the episode go on?"
-        finish(
-            axis,
-            f"{title}: predictions before the end",
-            "steps before the end of the episode",
-            ylabel,
-        )
+    for axis, name, title, ylabel in (
+        (ax[2], "reward", "reward just before the end", "reward"),
+        (ax[3], "cont", "does it see the end coming?", END),
+    ):
+        real, filtered, dreamed = (ends[name][kind] for kind in ("real", "filtered", "dreamed"))
+        before = np.arange(1 - real.shape[1], 1)
+        draw_band(axis, before, dreamed, DREAM, "dreamed")
+        axis.plot(before, np.mean(filtered, 0), color=EXTRA, ls="--", label="with observations")
+        axis.plot(before, np.mean(real, 0), color=REAL, ls=":", lw=2, label="real")
+        axis.set_ylim(-0.1, 1.1 * max(1.0, real.max()))
+        finish(axis, title, "steps before the end of the episode", ylabel)
     save(fig, path)
 
 
@@ -369,15 +370,16 @@ def dream_figure(
 ) -> None:
     """Imagined against real, one panel per observation dimension, for reward and for continue.
 
-    names: of the O dimensions. real: rows 0..T-1, obs (T, O), reward (T,), cont (T,); dreams: K
-    dreams of rows context..T-1, obs (K, T - context, O) and so on. scatter: real and dreamed
-    rewards (M,) of many other dreams, for a panel of their own.
+    names: of the O dimensions. real: rows 0..T-1 of an episode, obs (T, O), reward (T,), cont
+    (T,); dreams: K dreams of rows context..T-1, obs (K, T - context, O) and so on. scatter: real
+    and dreamed rewards (M,) of many other dreams, for a panel of their own.
     """
     panels = [(name, real["obs"][:, i], dreams["obs"][..., i]) for i, name in enumerate(names)]
-    panels.append(("reward", real["reward"], dreams["reward"]))
-    panels.append(("P(episode goes on)", real["cont"], dreams["cont"]))
+    reward = np.concatenate([[np.nan], real["reward"][1:]])  # a first row has none
+    panels.append(("reward", reward, dreams["reward"]))
+    panels.append((END, real["cont"], dreams["cont"]))
     total = len(panels) + (scatter is not None)
-    columns = 3 if total <= 9 else 4
+    columns = 3 if total <= 6 or total == 9 else 4
     rows = math.ceil(total / columns)
     fig = Figure(figsize=(10, 2.3 * rows + 0.8), layout="constrained")
     fig.suptitle(title, fontsize=12)
@@ -394,10 +396,16 @@ def dream_figure(
         label = f"{len(dreamed)} dreams: middle 80%"
         ax.fill_between(steps[context:], low, high, color=DREAM, alpha=0.25, lw=0, label=label)
         ax.plot(steps[context:], dreamed.mean(0), color=DREAM, label="mean of the dreams")
-        if name not in names:  # the reward of a first row is a convention, not an event
+        if name == "reward":
             values = np.concatenate([truth[1:], low, high])
-            margin = max(0.1, 0.1 * np.ptp(values))
+            margin = max(0.2, 0.1 * np.ptp(values))
             ax.set_ylim(values.min() - margin, values.max() + margin)
+        elif name == END:
+            ax.set_ylim(-0.05, 1.05)
+        else:  # do not blow up what hardly moves
+            bottom, top = ax.get_ylim()
+            margin = max(0.0, 0.05 - (top - bottom) / 2)
+            ax.set_ylim(bottom - margin, top + margin)
         finish(ax, name, "environment step", legend=False)
     if scatter is not None:
         draw_reward_scatter(axes[len(panels)], *scatter)
@@ -411,13 +419,14 @@ def dream_figure(
 def draw_reward_scatter(ax: Axes, real: np.ndarray, dreamed: np.ndarray) -> None:
     """Dreamed against real reward (M,), with the diagonal and the mean error."""
     low, high = min(real.min(), dreamed.min()), max(real.max(), dreamed.max())
-    margin = 0.05 * max(high - low, 1.0)
+    margin = max(0.2, 0.05 * (high - low))
     ends = [low - margin, high + margin]
     ax.plot(ends, ends, color=REAL, lw=0.8, ls=":")
     ax.scatter(real, dreamed, s=5, color=DREAM, alpha=0.4, lw=0)
     ax.set(xlim=ends, ylim=ends)
-    error = np.abs(real - dreamed).mean()
-    finish(ax, f"reward, all dreams (mean |error| {error:.2g})", "real", "dreamed", legend=False)
+    error = f"mean |error| {np.abs(real - dreamed).mean():.2g}"
+    ax.text(0.03, 0.97, error, va="top", transform=ax.transAxes)
+    finish(ax, f"reward, {len(real):,} dreamed steps", "real", "dreamed", legend=False)
 
 
 # ---------------------------------------------------------------- latents
@@ -432,8 +441,9 @@ def latents_figure(
 ) -> None:
     """Where the model's states lie: a map of them (M, 2), drawn once for each colouring.
 
-    colourings: (name with unit, values (M,), colour map). A quantity that is the same everywhere
-    is said to be so; outliers beyond the middle 98% take the outermost colour.
+    colourings: (name with unit, values (M,), colour map); the map "coolwarm" is centred on 0. A
+    quantity that is the same everywhere is said to be so; what lies beyond the middle 98% takes
+    the outermost colour.
     """
     fig = Figure(figsize=(10, 3.9), layout="constrained")
     fig.suptitle(title, fontsize=12)
@@ -442,9 +452,13 @@ def latents_figure(
         constant = np.ptp(values) < 1e-6
         if high - low < 1e-6:
             low, high = values.min() - 0.5, values.max() + 0.5
+        if cmap == "coolwarm":
+            high = max(-low, high)
+            low = -high
         dots = ax.scatter(*points.T, c=values, cmap=cmap, vmin=low, vmax=high, s=7, lw=0)
         fig.colorbar(dots, ax=ax, location="bottom", shrink=0.9, pad=0.03)
         ax.set(title=f"{name} (always {values[0]:g})" if constant else name, xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
     save(fig, path)
 
 
@@ -555,3 +569,97 @@ def write_gif(
 
 
 # ---------------------------------------------------------------- speed
+
+
+STAGES = {  # of an update, as `python -m dreamer.benchmark` times them -> colour
+    "world model": DREAM,
+    "rollout": "#56B4E9",
+    "heads": THRESHOLD,
+    "actor": NAIVE,
+    "critic": EXTRA,
+    "backward": "#D55E00",
+    "optimiser": "#F0E442",
+    "other": RANDOM,
+}
+
+
+@matplotlib.rc_context(STYLE)
+def benchmark_breakdown_figure(data: dict[str, Any], path: Path | str) -> None:
+    """Where the time of an eager update on one thread goes: a stacked bar for each shape.
+
+    data: what `dreamer.benchmark` measured. A bar is 100% of its update's time; beside its name
+    stands that time, inside each part the part's. The dashed line is the floor: the time that the
+    matrix products alone would take.
+    """
+    fig = Figure(figsize=(10, 3), layout="constrained")
+    ax = fig.subplots()
+    names = []
+    for row, (shape, stages) in enumerate(data["stages_ms"].items()):
+        total, left = sum(stages.values()), 0.0
+        for stage, ms in stages.items():
+            share = 100 * ms / total
+            label = stage if row == 0 else None
+            bar = ax.barh(row, share, left=left, height=0.6, color=STAGES[stage], label=label)
+            if share > 3:
+                ax.bar_label(bar, [f"{ms:.0f}\nms"], label_type="center", fontsize=7.5)
+            left += share
+        values = data["shapes"][shape]
+        floor = values["floor_ms"]["1"] / values["update_ms"]["1"]["eager"]
+        label = "floor: matrix products alone" if row == 0 else None
+        ax.plot([100 * floor] * 2, [row - 0.4, row + 0.4], color=REAL, ls="--", label=label)
+        names.append(f"{shape}\n{total:.0f} ms")
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.grid(False)
+    finish(
+        ax,
+        f"where the time of one update goes (eager, one thread, {data['cpu']})",
+        "% of the update's time",
+        legend=False,
+    )
+    fig.legend(loc="outside lower center", ncols=9)
+    save(fig, path)
+
+
+@matplotlib.rc_context(STYLE)
+def benchmark_growth_figure(data: dict[str, Any], path: Path | str) -> None:
+    """Time of an update against batch, window, starts, horizon and width, each varied alone, and
+    of drawing a batch against the rows held; both axes logarithmic.
+
+    data: what `dreamer.benchmark` measured.
+    """
+    fig = Figure(figsize=(10, 4), layout="constrained")
+    left, right = fig.subplots(1, 2)
+    colors = (DREAM, THRESHOLD, NAIVE, EXTRA, REAL)
+    for (name, line), color in zip(data["growth"].items(), colors, strict=True):
+        x = np.array(line["values"]) / line["base"]
+        label = f"{name} (1 = {line['base']})"
+        left.loglog(x, line["ms"], color=color, marker="o", ms=4, label=label)
+    start = np.median([ms for g in data["growth"].values() for ms in at_base(g)])
+    ends = np.array(left.get_xlim())
+    left.loglog(ends, start * ends, color=RANDOM, ls=":", label="in proportion")
+    left.set_xlim(ends)
+    ticks = (0.25, 0.5, 1, 2, 4)
+    left.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    for axis in (left.xaxis, left.yaxis):
+        axis.set_minor_formatter(NullFormatter())
+    finish(
+        left,
+        "one update (eager, one thread)",
+        "size, as a multiple of the default",
+        "milliseconds",
+    )
+
+    rows = [int(key) for key in data["replay_sample_us"]]
+    times = list(data["replay_sample_us"].values())
+    right.loglog(rows, times, color=DREAM, marker="o", ms=4)
+    right.set_ylim(min(times) / 10, max(times) * 10)
+    finish(right, "drawing one batch from the replay", "rows held", "microseconds")
+    save(fig, path)
+
+
+def at_base(line: dict[str, Any]) -> list[float]:
+    """The times of one growth line at the default's own size."""
+    return [ms for v, ms in zip(line["values"], line["ms"], strict=True) if v == line["base"]]

@@ -38,7 +38,8 @@ class Config:
     # Experience
     capacity: int = 200_000  # replay rows
     prefill: int = 1_000  # first steps, with random actions, before any learning
-    prefill_hold: int = 8  # a random action is held for 1 to this many steps
+    explore: float = 0.1  # share of later training episodes with random actions all through
+    explore_hold: int = 32  # a random action is held for up to this many steps
     batch_size: int = 16  # B, windows per update (authors: 16)
     seq_len: int = 32  # T, rows per window (authors: 64)
 
@@ -116,7 +117,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "capacity": (2, 10**8),
     "prefill": (0, 10**9),
-    "prefill_hold": (1, 10**4),
+    "explore": (0, 1),
+    "explore_hold": (1, 10**4),
     "batch_size": (1, 10**4),
     "seq_len": (2, 10**4),
     "deter": (1, 10**4),

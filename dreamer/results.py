@@ -231,9 +231,8 @@ def benchmark_table(results_dir: Path) -> str:
     """The benchmark's table in Markdown, from benchmark.json if that is there."""
     path = results_dir / "benchmark.json"
     if not path.exists():
-        return (
-            "Not measured yet: `python -m dreamer.benchmark --json assets/results/benchmark.json`"
-        )
+        command = "python -m dreamer.benchmark --json assets/results/benchmark.json"
+        return f"Not measured yet: `{command}`."
     return speed_table(json.loads(path.read_text()))
 
 
@@ -249,14 +248,14 @@ def speed_table(data: dict[str, Any]) -> str:
         "Eager / floor",
         "Compiled, ms",
         "Compiled / floor",
-        "CPU time eager / compiled, ms",
+        "CPU time of floor / eager / compiled, ms",
         "Compile time, s",
     ]
     rows = [head, ["---"] * len(head)]
     for shape, values in data["shapes"].items():
         for threads, floor in values["floor_ms"].items():
-            modes = values["update_ms"][threads], values["cpu_ms"][threads]
-            (eager, compiled), cpu = ([d["eager"], d["compiled"]] for d in modes)
+            eager, compiled = (values["update_ms"][threads][k] for k in ("eager", "compiled"))
+            cpu = [values["cpu_floor_ms"][threads], *values["cpu_ms"][threads].values()]
             rows.append(
                 [
                     shape,

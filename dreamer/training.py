@@ -304,7 +304,7 @@ def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
         config = Config(**{**saved["config"], "compile": False})
         agent = DreamerAgent(*saved["sizes"], config, pick_device(device))
         agent.load_state_dict(saved["agent"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever the modules make of contents that do not fit them
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"{path} does not hold an agent that this program can build ({reason}): use the "
@@ -360,6 +360,12 @@ class Trainer:
         self.reward, self.ret, self.is_first = 0.0, 0.0, True
         self.episode_actions: list[np.ndarray] = []
 
+        # Some episodes are explored at random, pushing for long or short: for a numbered episode
+        # it is always the same.
+        rng = np.random.default_rng(derive_seed(self.config.seed, EXPLORATION, self.episode))
+        self.exploring = rng.random() < self.config.explore
+        self.max_hold = int((self.config.explore_hold + 1) ** rng.random())  # log-uniform, from 1
+
     def env_step(self) -> None:
         """One environment step: choose an action, take it, add the row, keep what comes back.
 
@@ -387,7 +393,7 @@ class Trainer:
         """The action (A,) for the present observation, and the filter's state with it."""
         action, state = self.agent.act(self.obs[None], np.array([self.is_first]), self.state)
         action = action[0]
-        if self.step < self.config.prefill:
+        if self.step < self.config.prefill or self.exploring:
             action = self.explore()
             state = state._replace(action=torch.from_numpy(action)[None].to(self.agent.device))
         return (action if self.env.discrete else np.clip(action, -1, 1)), state
@@ -401,10 +407,10 @@ class Trainer:
 
     def explore(self) -> np.ndarray:
         """A random action, held for a few steps: such pushes reach far more of a world than
-        trembling does."""
+        trembling does, and a policy that has settled too early gets to see what it misses."""
         if self.held_steps == 0:
             self.held_action = self.env.random_action(self.explore_rng)
-            self.held_steps = int(self.explore_rng.integers(1, self.config.prefill_hold + 1))
+            self.held_steps = int(self.explore_rng.integers(1, self.max_hold + 1))
         self.held_steps -= 1
         return self.held_action
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch
 from hypothesis import settings
 
@@ -15,6 +16,12 @@ from dreamer.agent import Config
 torch.set_num_threads(1)
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def all_floats():
+    """Training flushes denormal numbers to zero, in the whole process; hypothesis refuses that."""
+    torch.set_flush_denormal(False)
 
 
 def tiny_config(**changes: Any) -> Config:

@@ -256,7 +256,7 @@ def test_updates_follow_the_train_ratio_and_wait_for_the_prefill():
 
 def test_random_actions_are_held_in_the_prefill_only():
     seen: list[dict] = []
-    run(walk("box", seen), tiny_config(prefill=40, prefill_hold=3, train_ratio=0))
+    run(walk("box", seen), tiny_config(prefill=40, explore=0, explore_hold=3, train_ratio=0))
     actions = [tuple(e["action"]) for e in seen if e["event"] == "step"]
     lengths, last = [], None
     for action in actions[:40]:
@@ -460,7 +460,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(kind, tmp_path):
     """Ctrl-C within the prefill, in mid-episode, and again soon after: weights, optimiser, replay,
     generators and log are those of a run that was never stopped, number for number."""
     # An update every 4.5 steps, a report every step: some stops fall between updates.
-    config = tiny_config(evals=3, prefill_hold=6)
+    config = tiny_config(evals=3, explore_hold=6)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(walk(kind), config, whole)
     make, clock = interrupted_walk(kind, [13, 32, 33, 51])

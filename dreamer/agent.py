@@ -52,6 +52,7 @@ class Config:
     unimix: float = 0.01  # uniform share in latents and discrete policy (v2)
 
     # World model
+    beta_obs: float = 10.0  # weight of the decoder's loss (v2: 1)
     free_nats: float = 1.0  # KL below this is not reduced further, nats (v2)
     beta_dyn: float = 1.0  # β_dyn (v2; v1: 0.5)
     beta_rep: float = 0.1  # β_rep (v1 and v2)
@@ -127,6 +128,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "categoricals": (1, 1000),
     "classes": (2, 1000),
     "unimix": (0, 0.5),
+    "beta_obs": (0, 10**6),
     "free_nats": (0, 1000),
     "beta_dyn": (0, 100),
     "beta_rep": (0, 100),
@@ -151,15 +153,15 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 def model_loss(
-    parts: dict[str, Tensor], beta_dyn: float, beta_rep: float
+    parts: dict[str, Tensor], beta_obs: float, beta_dyn: float, beta_rep: float
 ) -> tuple[Tensor, Metrics]:
     """`L = L_pred + β_dyn L_dyn + β_rep L_rep`, averaged over (B, T) (v2, eq. 2 and 3).
 
-    parts: obs_loss, reward_loss, cont_loss (their sum is L_pred), dyn_loss, rep_loss, all (B, T).
+    parts: obs_loss, reward_loss, cont_loss (which make up L_pred), dyn_loss, rep_loss, all (B, T).
     """
     metrics = {name: loss.mean() for name, loss in parts.items()}
     loss = (
-        metrics["obs_loss"]
+        beta_obs * metrics["obs_loss"]
         + metrics["reward_loss"]
         + metrics["cont_loss"]
         + beta_dyn * metrics["dyn_loss"]
@@ -331,12 +333,13 @@ class DreamerAgent(nn.Module):
 
     def learn_world(self, batch: dict[str, Tensor]) -> tuple[Posterior, Tensor, Tensor, Metrics]:
         """World model loss of a batch: (posterior, feat (B, T, F), loss, metrics)."""
+        c = self.config
         self.encoder.norm.update(batch["obs"])
         post, _ = self.rssm.observe(
             self.encoder(batch["obs"]), batch["action"], batch["is_first"], self.rng
         )
         feat = get_feat(post)
-        dyn, rep = kl_losses(post.post_logits, post.prior_logits, self.config.free_nats)
+        dyn, rep = kl_losses(post.post_logits, post.prior_logits, c.free_nats)
         parts = {
             "obs_loss": self.decoder.loss(feat, batch["obs"]),
             "reward_loss": self.reward.loss(self.reward(feat), batch["reward"]),
@@ -344,7 +347,7 @@ class DreamerAgent(nn.Module):
             "dyn_loss": dyn,
             "rep_loss": rep,
         }
-        loss, metrics = model_loss(parts, self.config.beta_dyn, self.config.beta_rep)
+        loss, metrics = model_loss(parts, c.beta_obs, c.beta_dyn, c.beta_rep)
         return post, feat, loss, metrics
 
     def choose_starts(self, total: int) -> Tensor:

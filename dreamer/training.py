@@ -165,6 +165,7 @@ def evaluate(
     seed: int = 0,
     greedy: bool = True,
     details: bool = False,
+    **env_options: Any,
 ) -> np.ndarray | tuple[np.ndarray, dict[str, float]]:
     """Undiscounted returns (episodes,) of whole episodes on fresh environments.
 
@@ -172,9 +173,10 @@ def evaluate(
     all episodes run side by side through one batched policy. Training is not touched: the random
     numbers are the evaluation's own. `details` adds how well the critic's values were calibrated:
     `value_pred` and `value_real`, the mean predicted and achieved discounted return, and their
-    `value_corr`elation over states.
+    `value_corr`elation over states. env_options go to `gymnasium.make`: `render_mode="human"`
+    lets you watch (one episode, if you do not want a window for each).
     """
-    envs = [VectorEnv(env) for _ in range(episodes)]
+    envs = [VectorEnv(env, **env_options) for _ in range(episodes)]
     rng = make_rng(agent.device, seed, EVALUATION)
     obs = np.stack([e.reset(derive_seed(seed, EVALUATION, i)) for i, e in enumerate(envs)])
     is_first, state = np.ones(episodes, bool), None

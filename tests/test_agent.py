@@ -207,8 +207,8 @@ def test_model_loss_by_hand():
         "dyn_loss": torch.tensor([[1000.0, 3000.0]]),
         "rep_loss": torch.tensor([[1000.0, 5000.0]]),
     }
-    loss, metrics = model_loss(parts, beta_dyn=0.5, beta_rep=0.1)
-    assert loss.item() == pytest.approx(2 + 10 + 100 + 0.5 * 2000 + 0.1 * 3000)
+    loss, metrics = model_loss(parts, beta_obs=2, beta_dyn=0.5, beta_rep=0.1)
+    assert loss.item() == pytest.approx(2 * 2 + 10 + 100 + 0.5 * 2000 + 0.1 * 3000)
     assert metrics["obs_loss"] == 2 and metrics["rep_loss"] == 3000
 
 

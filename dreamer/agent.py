@@ -37,9 +37,9 @@ class Config:
 
     # Experience
     capacity: int = 200_000  # replay rows
-    prefill: int = 1_000  # first steps, with random actions, before any learning
+    prefill: int = 2_000  # first steps, with random actions, before any learning
     explore: float = 0.1  # share of later training episodes with random actions all through
-    explore_hold: int = 32  # a random action is held for up to this many steps
+    explore_hold: int = 16  # a random action is held for up to this many steps
     batch_size: int = 16  # B, windows per update (authors: 16)
     seq_len: int = 32  # T, rows per window (authors: 64)
 

@@ -362,11 +362,9 @@ class Trainer:
         self.reward, self.ret, self.is_first = 0.0, 0.0, True
         self.episode_actions: list[np.ndarray] = []
 
-        # Some episodes are explored at random, pushing for long or short: for a numbered episode
-        # it is always the same.
+        # Some episodes are explored at random; which ones depends on the seed alone.
         rng = np.random.default_rng(derive_seed(self.config.seed, EXPLORATION, self.episode))
         self.exploring = rng.random() < self.config.explore
-        self.max_hold = int((self.config.explore_hold + 1) ** rng.random())  # log-uniform, from 1
 
     def env_step(self) -> None:
         """One environment step: choose an action, take it, add the row, keep what comes back.
@@ -408,11 +406,13 @@ class Trainer:
         self.obs, self.episode_actions = None, []
 
     def explore(self) -> np.ndarray:
-        """A random action, held for a few steps: such pushes reach far more of a world than
-        trembling does, and a policy that has settled too early gets to see what it misses."""
+        """A random action, held for a while (1 to explore_hold steps, log-uniformly): such pushes
+        reach far more of a world than trembling does, and a policy that has settled too early
+        gets to see what it misses."""
         if self.held_steps == 0:
             self.held_action = self.env.random_action(self.explore_rng)
-            self.held_steps = int(self.explore_rng.integers(1, self.max_hold + 1))
+            hold = (self.config.explore_hold + 1) ** self.explore_rng.random()
+            self.held_steps = int(hold)
         self.held_steps -= 1
         return self.held_action
 

@@ -158,7 +158,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Reconstructs the observation: feat (..., F) -> (..., O) in the units of the encoder's norm."""
+    """Reconstructs the observation in the units of the encoder's norm: feat (..., F) -> (..., O)
+    (v2, eq. 1)."""
 
     def __init__(self, feat_size: int, norm: ObsNorm, hidden: int, layers: int):
         super().__init__()
@@ -173,12 +174,14 @@ class Decoder(nn.Module):
         return self.norm.inverse(self.mlp(feat))
 
     def loss(self, feat: Tensor, obs: Tensor) -> Tensor:
-        """Squared error of the normalised symlog, summed over dimensions (v2, eq. 8, without the ½): (...)."""
+        """Squared error of the normalised symlog, summed over dimensions: (...) (v2, eq. 8, without
+        its ½)."""
         return (self.mlp(feat) - self.norm(obs)).square().sum(-1)
 
 
 class TwoHotHead(nn.Module):
-    """A scalar as a distribution over 255 exponentially spaced bins; zero-initialised (v2, eq. 10)."""
+    """A scalar as a distribution over 255 exponentially spaced bins, zero-initialised
+    (v2, eq. 10)."""
 
     def __init__(self, feat_size: int, hidden: int, layers: int, num_bins: int = 255):
         super().__init__()

@@ -62,7 +62,9 @@ class ReplayBuffer:
     ) -> None:
         """Write one row (see the time diagram). Raises ValueError for NaN, infinity or a wrong
         shape, and writes nothing then."""
-        values = dict(zip(FIELDS, (obs, action, reward, is_first, is_last, is_terminal)))
+        values = dict(
+            zip(FIELDS, (obs, action, reward, is_first, is_last, is_terminal), strict=True)
+        )
         for name in ("obs", "action", "reward"):
             value = np.asarray(values[name], np.float32)
             if value.shape != self.rows[name].shape[1:]:

@@ -28,7 +28,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from dreamer.training import Run, random_returns, write_atomic, write_json
+from dreamer.checkpoint import write_atomic, write_json
+from dreamer.training import Run, random_returns
 
 try:
     import fcntl
@@ -288,6 +289,17 @@ def speed_table(data: dict[str, Any]) -> str:
     return markdown(rows) + "\n\n" + "\n".join(facts)
 
 
+def faults_table(results_dir: Path) -> str:
+    """What the long fault tests found, in Markdown, from faults.json if that is there."""
+    path = results_dir / "faults.json"
+    if not path.exists():
+        return "Not measured yet: `python -m pytest -m slow tests/test_faults_slow.py`."
+    rows = [["Fault", "Measured", "Command"], ["---"] * 3]
+    for found in json.loads(path.read_text()).values():
+        rows.append([found["fault"], found["found"], f"`{found['command']}`"])
+    return markdown(rows)
+
+
 def optional(value: float | None, form: str) -> str:
     """A number in this format, or a dash where there is none."""
     return "-" if value is None else format(value, form)
@@ -299,7 +311,11 @@ def markdown(rows: list[list[str]]) -> str:
 
 # Each generated part of the README: its name, and what makes it from assets/results. The part
 # lies between the lines `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
-BLOCKS: dict[str, Callable[[Path], str]] = {"results": table, "benchmark": benchmark_table}
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "results": table,
+    "benchmark": benchmark_table,
+    "faults": faults_table,
+}
 
 
 def render(text: str, results_dir: Path) -> str:

@@ -27,7 +27,6 @@ import torch
 from tqdm import tqdm
 
 from dreamer.agent import Config, DreamerAgent, Metrics
-from dreamer.checkpoint import FORMAT as FORMAT
 from dreamer.checkpoint import (
     CheckpointError,
     Log,
@@ -36,7 +35,6 @@ from dreamer.checkpoint import (
     save_checkpoint,
     write_json,
 )
-from dreamer.checkpoint import write_atomic as write_atomic
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State, get_feat
 from dreamer.utils import derive_seed, has_cpp_compiler, make_rng, pick_device, tune_cpu

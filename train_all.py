@@ -33,7 +33,7 @@ from typing import Any
 from joblib import Parallel, delayed
 
 from dreamer import cli, results
-from dreamer.training import write_atomic
+from dreamer.checkpoint import write_atomic
 
 try:
     import fcntl

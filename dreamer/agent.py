@@ -52,14 +52,14 @@ class Config:
     unimix: float = 0.01  # uniform share in latents and discrete policy (v2)
 
     # World model
-    beta_obs: float = 10.0  # weight of the decoder's loss (v2: 1)
+    beta_obs: float = 3.0  # weight of the decoder's loss (v2: 1)
     free_nats: float = 1.0  # KL below this is not reduced further, nats (v2)
-    beta_dyn: float = 1.0  # β_dyn (v2; v1: 0.5)
-    beta_rep: float = 0.1  # β_rep (v1 and v2)
+    beta_dyn: float = 0.3  # β_dyn (v2: 1; v1: 0.5)
+    beta_rep: float = 0.03  # β_rep (v1 and v2: 0.1)
     model_lr: float = 1e-3  # Adam, per update
 
     # Dreams
-    imag_starts: int = 256  # N, dreams per update, from random replayed states (authors: all B*T)
+    imag_starts: int = 128  # N, dreams per update, from random replayed states (authors: all B*T)
     imag_horizon: int = 15  # H, steps of a dream (v1 and v2)
     gamma: float = 1 - 1 / 333  # γ, discount per environment step (v1 and v2)
     lam: float = 0.95  # λ of the returns (v1 and v2)
@@ -67,9 +67,9 @@ class Config:
     # Actor and critic
     actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
     ent_coef: float = 1e-3  # η, weight of the policy's entropy (v2: 3e-4)
-    actor_lr: float = 3e-4
+    actor_lr: float = 1e-3
     critic_lr: float = 1e-3
-    slow_rate: float = 0.02  # the slow critic's step towards the critic, per update (v1 and v2)
+    slow_rate: float = 0.1  # the slow critic's step towards the critic, per update (v1, v2: 0.02)
     slow_weight: float = 1.0  # weight of the loss that holds the critic near the slow one (v2)
     replay_value_weight: float = 0.3  # weight of the critic's loss on real returns (v2)
     grad_clip: float = 100.0  # largest gradient norm of model, actor and critic, each

@@ -449,7 +449,7 @@ def test_replay_values_bootstrap_on_the_critic_where_nothing_was_dreamed():
 
 
 def test_slow_critic_moves_by_two_percent():
-    agent = make_agent()
+    agent = make_agent(slow_rate=0.02)
     before = [p.clone() for p in agent.slow_critic.parameters()]
     agent.update(make_batch(agent.config))
     moved = zip(before, agent.slow_critic.parameters(), agent.critic.parameters(), strict=True)

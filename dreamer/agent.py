@@ -38,7 +38,7 @@ class Config:
     # Experience
     capacity: int = 200_000  # replay rows
     prefill: int = 2_000  # first steps, with random actions, before any learning
-    explore: float = 0.1  # share of later training episodes with random actions all through
+    explore: float = 0.1  # share of later steps with random actions, in bursts
     explore_hold: int = 16  # a random action is held for up to this many steps
     batch_size: int = 16  # B, windows per update (authors: 16)
     seq_len: int = 32  # T, rows per window (authors: 64)
@@ -118,7 +118,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "capacity": (2, 10**8),
     "prefill": (0, 10**9),
-    "explore": (0, 1),
+    "explore": (0, 0.9),
     "explore_hold": (1, 10**4),
     "batch_size": (1, 10**4),
     "seq_len": (2, 10**4),

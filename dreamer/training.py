@@ -11,6 +11,7 @@ for number, as if it had never been stopped. (Files: `checkpoint.py`.)
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import tempfile
 import threading
@@ -42,6 +43,8 @@ from dreamer.utils import derive_seed, has_cpp_compiler, make_rng, pick_device, 
 EnvSpec = str | Callable[[], gym.Env]
 CHECKPOINT_SECONDS = 60.0  # between checkpoints: what a kill can cost
 MAX_EPISODE_STEPS = 10_000  # an episode that goes on is cut here, as by a time limit
+
+BURST = 512  # steps of the longest burst of exploration
 
 # Streams of random numbers that `derive_seed` tells apart.
 EPISODES, EXPLORATION, EVALUATION, PROBE = 10, 11, 12, 13
@@ -351,6 +354,7 @@ class Trainer:
         self.state: State | None = None
         self.chosen: tuple[np.ndarray, State] | None = None  # the action to take next
         self.held_action, self.held_steps = np.zeros(self.env.action_size, np.float32), 0
+        self.burst_steps = 0  # left of a burst of random actions
         self.log: Log | None = None
 
     # ------------------------------------------------------------ act
@@ -359,10 +363,6 @@ class Trainer:
         self.obs = self.env.reset(derive_seed(self.config.seed, EPISODES, self.episode))
         self.reward, self.ret, self.is_first = 0.0, 0.0, True
         self.episode_actions: list[np.ndarray] = []
-
-        # Some episodes are explored at random; which ones depends on the seed alone.
-        rng = np.random.default_rng(derive_seed(self.config.seed, EXPLORATION, self.episode))
-        self.exploring = rng.random() < self.config.explore
 
     def env_step(self) -> None:
         """One environment step: choose an action, take it, add the row, keep what comes back.
@@ -391,7 +391,7 @@ class Trainer:
         """The action (A,) for the present observation, and the filter's state with it."""
         action, state = self.agent.act(self.obs[None], np.array([self.is_first]), self.state)
         action = action[0]
-        if self.step < self.config.prefill or self.exploring:
+        if self.explores():
             action = self.explore()
             state = state._replace(action=torch.from_numpy(action)[None].to(self.agent.device))
         return (action if self.env.discrete else np.clip(action, -1, 1)), state
@@ -403,10 +403,24 @@ class Trainer:
         self.episode += 1
         self.obs, self.episode_actions = None, []
 
+    def explores(self) -> bool:
+        """Whether this step's action is random: in the prefill, and then in bursts of 1 to BURST
+        steps, log-uniformly, that make up a share `explore` of all steps. A policy that has
+        settled too early gets to see what it misses, and the model what lies beside its path."""
+        c = self.config
+        if self.step < c.prefill:
+            return True
+        if self.burst_steps == 0 and c.explore:
+            mean_burst = BURST / math.log(BURST)
+            if self.explore_rng.random() * mean_burst < c.explore / (1 - c.explore):
+                self.burst_steps = int((BURST + 1) ** self.explore_rng.random())
+        exploring = self.burst_steps > 0
+        self.burst_steps -= exploring
+        return exploring
+
     def explore(self) -> np.ndarray:
-        """A random action, held for a while (1 to explore_hold steps, log-uniformly): such pushes
-        reach far more of a world than trembling does, and a policy that has settled too early
-        gets to see what it misses."""
+        """A random action, held for 1 to explore_hold steps, log-uniformly: such pushes reach far
+        more of a world than trembling does."""
         if self.held_steps == 0:
             self.held_action = self.env.random_action(self.explore_rng)
             hold = (self.config.explore_hold + 1) ** self.explore_rng.random()
@@ -477,7 +491,7 @@ class Trainer:
             "replay": self.replay.state_dict(),
             "replay_rng": self.replay_rng.bit_generator.state,
             "explore_rng": self.explore_rng.bit_generator.state,
-            "held": [torch.from_numpy(self.held_action), self.held_steps],
+            "held": [torch.from_numpy(self.held_action), self.held_steps, self.burst_steps],
             "counters": [self.step, self.updates, self.episode, self.evaluated],
             "minutes": self.minutes,
             "metrics": self.metrics,
@@ -551,7 +565,8 @@ class Trainer:
         self.replay.load_state_dict(saved["replay"])
         self.replay_rng.bit_generator.state = saved["replay_rng"]
         self.explore_rng.bit_generator.state = saved["explore_rng"]
-        self.held_action, self.held_steps = saved["held"][0].numpy(), saved["held"][1]
+        held_action, self.held_steps, self.burst_steps = saved["held"]
+        self.held_action = held_action.numpy()
         self.step, self.updates, self.episode, self.evaluated = saved["counters"]
         self.minutes = saved["minutes"]
         self.metrics = {name: value.to(device) for name, value in saved["metrics"].items()}

@@ -37,7 +37,7 @@ class Config:
 
     # Experience
     capacity: int = 200_000  # replay rows
-    prefill: int = 2_000  # first steps, with random actions, before any learning
+    prefill: int = 2_000  # first steps, random, before any learning (at most half of all)
     explore: float = 0.1  # share of later steps with random actions, in bursts
     explore_hold: int = 16  # a random action is held for up to this many steps
     batch_size: int = 16  # B, windows per update (authors: 16)

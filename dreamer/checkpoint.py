@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-FORMAT = 2  # of checkpoints; raised when their content changes
+FORMAT = 3  # of checkpoints; raised when their content changes
 TITLE = "dreamer-from-scratch checkpoint, format {}, sha256 "
 REMEDY = "put a good copy in its place, or delete it and train anew"
 

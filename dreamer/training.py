@@ -10,6 +10,7 @@ for number, as if it had never been stopped. (Files: `checkpoint.py`.)
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -44,6 +45,7 @@ EnvSpec = str | Callable[[], gym.Env]
 CHECKPOINT_SECONDS = 60.0  # between checkpoints: what a kill can cost
 MAX_EPISODE_STEPS = 10_000  # an episode that goes on is cut here, as by a time limit
 
+REPORTS = 200  # rows of metrics in the log of a run
 BURST = 512  # steps of the longest burst of exploration
 
 # Streams of random numbers that `derive_seed` tells apart.
@@ -68,7 +70,7 @@ class VectorEnv:
     """
 
     def __init__(self, spec: EnvSpec, **kwargs: Any):
-        self.env = gym.make(spec, **kwargs) if isinstance(spec, str) else spec()
+        self.env = gym.make(spec, **kwargs) if isinstance(spec, str) else spec(**kwargs)
         self.name = spec if isinstance(spec, str) else type(self.env.unwrapped).__name__
         obs_space, action_space = self.env.observation_space, self.env.action_space
         if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
@@ -174,8 +176,8 @@ def evaluate(
     all episodes run side by side through one batched policy. Training is not touched: the random
     numbers are the evaluation's own. `details` adds how well the critic's values were calibrated:
     `value_pred` and `value_real`, the mean predicted and achieved discounted return, and their
-    `value_corr`elation over states. env_options go to `gymnasium.make`: `render_mode="human"`
-    lets you watch (one episode, if you do not want a window for each).
+    `value_corr`elation over states. env_options go to `gymnasium.make`, or to your own
+    function: `render_mode="human"` lets you watch (one episode, if you do not want a window for each).
     """
     envs = [VectorEnv(env, **env_options) for _ in range(episodes)]
     rng = make_rng(agent.device, seed, EVALUATION)
@@ -255,7 +257,7 @@ def open_loop_error(
     naive guess that the last observed row repeats. Rows behind an episode's end do not count.
     """
     steps = min(context + agent.config.imag_horizon, len(replay))
-    if steps <= context + 1:
+    if steps <= context:
         return {}
     batch = replay.sample(64, steps, np.random.default_rng(derive_seed(seed, PROBE)))
     rng = make_rng(agent.device, seed, PROBE)
@@ -345,7 +347,7 @@ class Trainer:
         self.replay_rng = np.random.default_rng(derive_seed(config.seed, 2))
         self.explore_rng = np.random.default_rng(derive_seed(config.seed, EXPLORATION))
         self.step = self.updates = self.episode = 0
-        self.evaluated = 0  # the step of the last evaluation
+        self.evaluated = self.reported = 0  # the steps of the last evaluation and report
         self.minutes = 0.0
         self.metrics: Metrics = {}  # of the last update
         self.obs: np.ndarray | None = None  # None: the next step starts an episode
@@ -355,6 +357,7 @@ class Trainer:
         self.chosen: tuple[np.ndarray, State] | None = None  # the action to take next
         self.held_action, self.held_steps = np.zeros(self.env.action_size, np.float32), 0
         self.burst_steps = 0  # left of a burst of random actions
+        self.prefill = min(config.prefill, config.steps // 2)
         self.log: Log | None = None
 
     # ------------------------------------------------------------ act
@@ -408,7 +411,7 @@ class Trainer:
         steps, log-uniformly, that make up a share `explore` of all steps. A policy that has
         settled too early gets to see what it misses, and the model what lies beside its path."""
         c = self.config
-        if self.step < c.prefill:
+        if self.step < self.prefill:
             return True
         if self.burst_steps == 0 and c.explore:
             mean_burst = BURST / math.log(BURST)
@@ -432,7 +435,7 @@ class Trainer:
 
     def updates_due(self) -> int:
         c = self.config
-        if self.step < c.prefill or len(self.replay) < c.seq_len:
+        if self.step < self.prefill or len(self.replay) < c.seq_len:
             return self.updates
         return int(self.step * c.train_ratio / (c.batch_size * c.seq_len))
 
@@ -452,25 +455,39 @@ class Trainer:
 
     # ------------------------------------------------------------ report
 
-    def evaluation_due(self) -> bool:
+    def report_due(self) -> bool:
+        """REPORTS times in a run, evenly spread, once there are updates."""
         c = self.config
-        every = max(1, c.steps // max(1, c.evals))
-        fresh = self.step % every == 0 and self.evaluated < self.step
-        return bool(c.evals and self.updates and fresh)
+        due = self.step * REPORTS // c.steps > self.reported * REPORTS // c.steps
+        return bool(self.metrics) and due
 
-    def evaluate(self) -> dict[str, Any]:
+    def report(self) -> dict[str, float]:
+        """Log the metrics of the last update, and return them."""
+        values = {name: value.item() for name, value in self.metrics.items()}
+        self.log.write("report", self.step, update=self.updates, **values)
+        self.reported = self.step
+        return values
+
+    def evaluation_due(self) -> bool:
+        """`evals` times in a run, evenly spread and at its end, once there are updates."""
+        c = self.config
+        due = self.step * c.evals // c.steps > self.evaluated * c.evals // c.steps
+        return bool(self.updates) and due
+
+    def evaluate(self) -> dict[str, float]:
+        """Log a greedy evaluation and how good dreams and values are; return the numbers."""
         seed = derive_seed(self.config.seed, EVALUATION, self.step)
         episodes = self.config.eval_episodes
         returns, values = evaluate(self.agent, self.env_spec, episodes, seed, details=True)
-        row = {
+        values = {
             "return": float(returns.mean()),
-            "returns": returns.tolist(),
             **values,
             **open_loop_error(self.agent, self.replay, seed),
         }
-        self.log.write("eval", self.step, **row, minutes=round(self.minutes, 3))
+        details = {"returns": returns.tolist(), "minutes": round(self.minutes, 3)}
+        self.log.write("eval", self.step, **values, **details)
         self.evaluated = self.step
-        return row
+        return values
 
     # ------------------------------------------------------------ save and restore
 
@@ -492,7 +509,7 @@ class Trainer:
             "replay_rng": self.replay_rng.bit_generator.state,
             "explore_rng": self.explore_rng.bit_generator.state,
             "held": [torch.from_numpy(self.held_action), self.held_steps, self.burst_steps],
-            "counters": [self.step, self.updates, self.episode, self.evaluated],
+            "counters": [self.step, self.updates, self.episode, self.evaluated, self.reported],
             "minutes": self.minutes,
             "metrics": self.metrics,
             "obs": None if self.obs is None else torch.from_numpy(self.obs),
@@ -567,7 +584,8 @@ class Trainer:
         self.explore_rng.bit_generator.state = saved["explore_rng"]
         held_action, self.held_steps, self.burst_steps = saved["held"]
         self.held_action = held_action.numpy()
-        self.step, self.updates, self.episode, self.evaluated = saved["counters"]
+        counters = saved["counters"]
+        self.step, self.updates, self.episode, self.evaluated, self.reported = counters
         self.minutes = saved["minutes"]
         self.metrics = {name: value.to(device) for name, value in saved["metrics"].items()}
         self.state = saved["state"] and State(*(x.to(device) for x in saved["state"]))
@@ -668,40 +686,41 @@ def train(
 
 
 def run_loop(trainer: Trainer, progress: bool, tensorboard: bool) -> None:
-    """Act, learn, report, until all steps are done."""
+    """Act, learn, report, until all steps are done.
+
+    One thing at a time: between any two of them the run can be saved, and goes on from there.
+    """
     config = trainer.config
-    report_every = max(1, config.steps // 200)
     bar = tqdm(total=config.steps, initial=trainer.step, disable=not progress, unit="step")
-    board = open_tensorboard(trainer.run_dir) if tensorboard else None
+    board = open_tensorboard(trainer.run_dir, trainer.step) if tensorboard else None
     ret = float("nan")
     started, minutes_before = time.monotonic(), trainer.minutes
     saved = started
-    with bar, interrupts() as interrupted:
+    with bar, board or contextlib.nullcontext(), interrupts() as interrupted:
         while True:
-            if trainer.evaluation_due():
-                ret = trainer.evaluate()["return"]
-                if board:
-                    board.add_scalar("return", ret, trainer.step)
-            if trainer.step >= config.steps:
-                break
-
-            trainer.env_step()
-            while trainer.updates < trainer.updates_due():
+            scalars: dict[str, float] = {}
+            if trainer.updates < trainer.updates_due():
                 trainer.learn()
-
-            trainer.minutes = minutes_before + (time.monotonic() - started) / 60
-            bar.update(1)
-            if trainer.step % report_every == 0 and trainer.metrics:
-                values = {name: value.item() for name, value in trainer.metrics.items()}
-                trainer.log.write("report", trainer.step, update=trainer.updates, **values)
+            elif trainer.report_due():
+                scalars = trainer.report()
                 speed = trainer.updates / max(trainer.minutes * 60, 1e-9)
                 bar.set_postfix_str(
-                    f"return {ret:.1f}, loss {values['loss']:.2f}, "
-                    f"entropy {values['entropy']:.2f}, {speed:.1f} updates/s"
+                    f"return {ret:.1f}, loss {scalars['loss']:.2f}, "
+                    f"entropy {scalars['entropy']:.2f}, {speed:.1f} updates/s"
                 )
-                if board:
-                    for name, value in values.items():
-                        board.add_scalar(name, value, trainer.step)
+            elif trainer.evaluation_due():
+                scalars = trainer.evaluate()
+                ret = scalars["return"]
+            elif trainer.step < config.steps:
+                trainer.env_step()
+                bar.update(1)
+            else:
+                break
+
+            trainer.minutes = minutes_before + (time.monotonic() - started) / 60
+            if board:
+                for name, value in scalars.items():
+                    board.add_scalar(name, value, trainer.step)
             if interrupted():
                 trainer.save()
                 raise KeyboardInterrupt
@@ -730,10 +749,10 @@ class interrupts:
             signal.signal(signal.SIGINT, self.previous)
 
 
-def open_tensorboard(run_dir: Path):
-    """A SummaryWriter; raises ValueError where TensorBoard is not installed."""
+def open_tensorboard(run_dir: Path, step: int):
+    """A SummaryWriter that goes on at `step`; raises ValueError where TensorBoard is missing."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ValueError("--tensorboard needs `pip install tensorboard`") from None
-    return SummaryWriter(run_dir / "tensorboard")
+    return SummaryWriter(run_dir / "tensorboard", purge_step=step + 1)

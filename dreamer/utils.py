@@ -146,7 +146,8 @@ def lambda_return(
     value (N, H+1): v_0..v_H (v_0 is not used); lam: a number, or (N, H) for λ_1..λ_H.
     Returns R_0..R_{H-1}, shape (N, H). Raises ValueError when the shapes do not fit.
     """
-    if reward.shape != cont.shape or value.shape[-1] != reward.shape[-1] + 1:
+    fits = reward.ndim == 2 and value.shape == (reward.shape[0], reward.shape[1] + 1)
+    if reward.shape != cont.shape or not fits:
         raise ValueError(
             "lambda_return needs reward and cont of shape (N, H) and value of shape (N, H+1), got "
             f"reward {tuple(reward.shape)}, cont {tuple(cont.shape)}, value {tuple(value.shape)}"
@@ -223,7 +224,7 @@ def tune_cpu(threads: int = 1) -> None:
 
 def derive_seed(*parts: int) -> int:
     """One well-mixed 31-bit seed from several numbers, e.g. (run seed, stream, episode)."""
-    return int(np.random.SeedSequence(parts).generate_state(1)[0] >> 1)
+    return int(np.random.SeedSequence([len(parts), *parts]).generate_state(1)[0] >> 1)
 
 
 def make_rng(device: torch.device, *seed: int) -> torch.Generator:

@@ -1,7 +1,7 @@
 """Tools of the fault tests: a training child that can be killed, exact comparisons, figures.
 
 As a program, `python tests/faults.py RUN_DIR STEPS` is that child: it trains on CartPole, or goes
-on with it, writes a checkpoint every few hundredths of a second, and at the end `figure.json`.
+on with it, prints its step before every checkpoint, and writes `figure.json` at the end.
 """
 
 from __future__ import annotations
@@ -42,45 +42,59 @@ def train_child(run_dir: Path, steps: int) -> None:
     write_json(run_dir / "figure.json", results.run_entry(run, returns))
 
 
+def checkpoint_every_few_steps(steps: int = 7) -> None:
+    """By steps, not by the clock: so a test means the same on a slow machine as on a fast one."""
+    save = training.Trainer.try_save
+
+    def try_save(trainer: training.Trainer) -> None:
+        if trainer.step % steps == 0:
+            print(trainer.step, flush=True)
+            save(trainer)
+
+    training.Trainer.try_save = try_save
+    training.CHECKPOINT_SECONDS = -1
+
+
 def start_child(run_dir: Path, steps: int) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, __file__, str(run_dir), str(steps)], env=environment)
+    command = [sys.executable, __file__, str(run_dir), str(steps)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def finish_child(run_dir: Path, steps: int) -> None:
+    with start_child(run_dir, steps) as child:
+        child.communicate()
+    assert child.returncode == 0
 
 
 def kill_often(run_dir: Path, steps: int, kills: int, rng: np.random.Generator) -> tuple[int, int]:
     """Start the child again and again, ending it with SIGKILL `kills` times, then let it finish.
 
-    Every fifth life ends at any moment from its start on; of the others, which live until they
-    have made a checkpoint, every second ends while the next one is being written. Returns how
-    often it was killed, and how often a half-written file proves that it was in mid-checkpoint.
+    Life i ends about where the i-th of `kills` + 1 equal parts of the run does: at a random
+    moment around a checkpoint or, every second one, while the checkpoint is being written; every
+    fifth at any moment from its start on. Returns how often it was killed, and how often a
+    half-written file proves that it was in mid-checkpoint.
     """
-    checkpoint, half = run_dir / "checkpoint.pt", run_dir / ".checkpoint.pt.tmp"
-    killed = in_writing = 0
-    while killed < kills:
-        before = made(checkpoint)
-        child = start_child(run_dir, steps)
-        if killed % 5 == 4:
-            time.sleep(rng.uniform(0, 3))
-        else:
-            wait_for(lambda: made(checkpoint) != before, child)  # noqa: B023
-            time.sleep(rng.uniform(0, 0.1))
-            if killed % 2:
-                wait_for(half.exists, child)
-        child.kill()
-        assert child.wait() == -9, "the run ended before it was killed: give it more steps"
-        killed += 1
+    half = run_dir / ".checkpoint.pt.tmp"
+    in_writing = 0
+    for i in range(kills):
+        with start_child(run_dir, steps) as child:
+            if i % 5 == 4:
+                time.sleep(rng.uniform(0, 3))
+            else:
+                target = steps * (i + rng.random()) / (kills + 1)
+                while int(child.stdout.readline()) < target:
+                    pass
+                if i % 2:
+                    while not half.exists() and child.poll() is None:
+                        time.sleep(1e-4)
+                else:
+                    time.sleep(rng.uniform(0, 0.1))
+            child.kill()
+        assert child.returncode == -9, "the run ended before it was killed: give it more steps"
         in_writing += half.exists()
-    assert start_child(run_dir, steps).wait() == 0
-    return killed, in_writing
-
-
-def made(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def wait_for(happened, child: subprocess.Popen) -> None:
-    while not happened() and child.poll() is None:
-        time.sleep(1e-4)
+    finish_child(run_dir, steps)
+    return kills, in_writing
 
 
 # ---------------------------------------------------------------- exact comparisons
@@ -161,5 +175,5 @@ def record(name: str, fault: str, found: str) -> None:
 
 
 if __name__ == "__main__":
-    training.CHECKPOINT_SECONDS = 0.03
+    checkpoint_every_few_steps()
     train_child(Path(sys.argv[1]), int(sys.argv[2]))

@@ -16,10 +16,10 @@ from conftest import tiny_config
 from faults import (
     adversarial_update,
     assert_same_runs,
+    finish_child,
     kill_often,
     log_rows,
     record,
-    start_child,
 )
 
 from dreamer import training
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 def test_killed_25_times(tmp_path):
     steps, kills = 3_000, 25
-    assert start_child(tmp_path / "whole", steps).wait() == 0
+    finish_child(tmp_path / "whole", steps)
     killed, in_writing = kill_often(tmp_path / "killed", steps, kills, np.random.default_rng(7))
     assert killed == kills and in_writing >= 5
     assert_same_runs(tmp_path / "whole", tmp_path / "killed")

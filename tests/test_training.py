@@ -18,7 +18,15 @@ from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import load_checkpoint
 from dreamer.networks import Decoder
 from dreamer.rssm import State
-from dreamer.training import VectorEnv, evaluate, load_agent, random_returns, train
+from dreamer.training import (
+    BURST,
+    Trainer,
+    VectorEnv,
+    evaluate,
+    load_agent,
+    random_returns,
+    train,
+)
 
 CPU = torch.device("cpu")
 
@@ -254,12 +262,12 @@ def test_updates_follow_the_train_ratio_and_wait_for_the_prefill():
     assert [row["update"] for row in reports] == [step * 6 // 18 for step in range(20, 61)]
 
 
-@pytest.mark.parametrize(("prefill", "explore", "held"), [(40, 0, 40), (0, 1, 60), (0, 0, 0)])
-def test_random_actions_are_held_in_prefill_and_explored_episodes_only(prefill, explore, held):
+@pytest.mark.parametrize("held", [30, 0])
+def test_random_actions_are_held_in_the_prefill(held):
     """Actions of the policy, real numbers with noise, hardly ever repeat (where all of them are
-    clipped); held ones stand up to 3 times."""
+    clipped); held ones stand up to 3 times. The prefill takes at most half of the steps."""
     seen: list[dict] = []
-    settings = {"prefill": prefill, "explore": explore, "explore_hold": 3}
+    settings = {"prefill": 2 * held, "explore": 0, "explore_hold": 3}
     run(walk("box", seen), tiny_config(train_ratio=0, **settings))
     actions = [tuple(e["action"]) for e in seen if e["event"] == "step"]
     lengths: list[int] = []
@@ -270,6 +278,18 @@ def test_random_actions_are_held_in_prefill_and_explored_episodes_only(prefill, 
             lengths.append(1)
     assert set(lengths[:-1]) == ({1, 2, 3} if held else set())
     assert len(set(actions[held:])) >= 0.9 * (60 - held)
+
+
+def test_later_random_actions_come_in_bursts_of_the_asked_share(tmp_path):
+    config = Config(prefill=10, explore=0.1)
+    trainer = Trainer(walk(), config, tmp_path, torch.device("cpu"))
+    trainer.step = 10
+    explores = np.array([trainer.explores() for _ in range(300_000)])
+    starts = np.flatnonzero(explores[1:] & ~explores[:-1])
+    lengths = [int(np.argmin(explores[i + 1 :])) for i in starts[:-1]]
+    assert explores.mean() == pytest.approx(0.1, rel=0.2)
+    assert min(lengths) < 5 and 400 < max(lengths) < 2 * BURST
+    assert np.median(lengths) == pytest.approx(BURST**0.5, rel=0.5)  # log-uniform
 
 
 def test_episodes_are_reset_with_seeds_of_their_own():

@@ -202,10 +202,8 @@ def critic_loss(
 
     logits (N, H, bins); ret, slow_value and weight (N, H); a scalar comes out.
     """
-    loss = critic.loss(logits, ret.detach())
-    if slow_weight:
-        loss = loss + slow_weight * critic.loss(logits, slow_value)
-    return (weight * loss).mean()
+    loss, slow_loss = critic.loss(logits, torch.stack([ret, slow_value], -1)).unbind(-1)
+    return (weight * (loss + slow_weight * slow_loss)).mean()
 
 
 # ---------------------------------------------------------------- the agent

@@ -25,13 +25,18 @@ from dreamer.utils import (
 )
 
 
-def init_linear(linear: nn.Linear, scale: float = 1.0) -> nn.Linear:
-    """Truncated normal weights of variance `scale^2 / fan_in`, zero bias (the authors' code)."""
-    std = scale / math.sqrt(linear.in_features) / 0.87962566  # std of a normal cut at ±2
+def init_weight(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
+    """Truncated normal of variance `scale^2 / fan_in` (the authors' code), in place."""
+    std = scale / math.sqrt(fan_in) / 0.87962566  # std of a normal cut at ±2
     if scale == 0.0:
-        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(weight)
     else:
-        nn.init.trunc_normal_(linear.weight, std=std, a=-2 * std, b=2 * std)
+        nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def init_linear(linear: nn.Linear, scale: float = 1.0) -> nn.Linear:
+    """The layer with `init_weight` weights and zero bias."""
+    init_weight(linear.weight, linear.in_features, scale)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
     return linear
@@ -64,26 +69,30 @@ class OneHotFeat:
         return OneHotFeat(self.deter.detach(), self.index)
 
 
-class FeatLinear(nn.Linear):
-    """A linear layer without bias that reads a tensor (..., in) or a `OneHotFeat`."""
+class FeatLinear(nn.Module):
+    """A linear layer without bias that reads a tensor (..., in) or a `OneHotFeat`.
+
+    Its weight is (in, out), so that what belongs to one class of a latent is one row.
+    """
 
     def __init__(self, in_size: int, out_size: int):
-        super().__init__(in_size, out_size, bias=False)
-        init_linear(self)
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_size, out_size))
+        init_weight(self.weight, in_size)
 
     def forward(self, feat: Tensor | OneHotFeat) -> Tensor:
         if isinstance(feat, Tensor):
-            return super().forward(feat)
+            return feat @ self.weight
         deter_size = feat.deter.shape[-1]
-        weight, rows = self.weight.split([deter_size, self.in_features - deter_size], 1)
-        return F.linear(feat.deter, weight) + sum_rows(rows.T, feat.index)
+        from_deter = feat.deter @ self.weight[:deter_size]
+        return from_deter + sum_rows(self.weight[deter_size:], feat.index)
 
 
 def sum_rows(rows: Tensor, index: Tensor) -> Tensor:
     """`one_hot(index).flatten(-2) @ rows`: rows (S*K, out), index (..., S) -> (..., out)."""
     groups = index.shape[-1]
     offset = torch.arange(groups, device=index.device) * (rows.shape[0] // groups)
-    out = F.embedding_bag((index + offset).view(-1, groups), rows.contiguous(), mode="sum")
+    out = F.embedding_bag((index + offset).view(-1, groups), rows, mode="sum")
     return out.view(*index.shape[:-1], rows.shape[1])
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dreamer.networks import MLP, Norm, OneHotFeat, init_linear, sum_rows
+from dreamer.networks import MLP, FeatLinear, Norm, OneHotFeat, init_linear, sum_rows
 from dreamer.utils import sample_index, sample_onehot, unimix
 
 
@@ -80,7 +80,7 @@ class RSSM(nn.Module):
 
         # Layers that act on a concatenation are written as a sum of one Linear per part: the
         # parts known for all time steps (action, embed) are then computed outside the loop.
-        self.in_stoch = init_linear(nn.Linear(latent, hidden, bias=False))
+        self.in_stoch = FeatLinear(latent, hidden)
         self.in_action = init_linear(nn.Linear(action_size, hidden, bias=False))
         self.in_norm = Norm(hidden)
         self.gru = init_linear(nn.Linear(hidden + deter, 3 * deter, bias=False))
@@ -115,7 +115,7 @@ class RSSM(nn.Module):
         if stoch.is_floating_point():
             stoch_part = self.in_stoch(stoch.flatten(-2))
         else:
-            stoch_part = sum_rows(self.in_stoch.weight.T, stoch)
+            stoch_part = sum_rows(self.in_stoch.weight, stoch)
         x = self.act(self.in_norm(stoch_part + action_part))
         reset, cand, update = self.gru_norm(self.gru(torch.cat([x, deter], -1))).chunk(3, -1)
         cand = torch.tanh(reset.sigmoid() * cand)

@@ -176,8 +176,8 @@ def evaluate(
     all episodes run side by side through one batched policy. Training is not touched: the random
     numbers are the evaluation's own. `details` adds how well the critic's values were calibrated:
     `value_pred` and `value_real`, the mean predicted and achieved discounted return, and their
-    `value_corr`elation over states. env_options go to `gymnasium.make`, or to your own
-    function: `render_mode="human"` lets you watch (one episode, if you do not want a window for each).
+    `value_corr`elation over states. env_options go to `gymnasium.make`, or to your own function:
+    with `render_mode="human"` you can watch (one episode, unless you want a window for each).
     """
     envs = [VectorEnv(env, **env_options) for _ in range(episodes)]
     rng = make_rng(agent.device, seed, EVALUATION)

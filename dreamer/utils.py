@@ -70,13 +70,14 @@ def twohot_encode(x: Tensor, bins: Tensor) -> Tensor:
 def twohot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     """Cross-entropy between `softmax(logits)` and the two-hot code of `target` (eq. 11).
 
-    logits (..., num_bins), target (...) in raw units -> (...), in nats. Only the two bins that
-    carry weight are read; the dense target is never made.
+    logits (..., num_bins), target (...) in raw units -> (...), in nats; a target (..., M) holds M
+    numbers for each distribution, and gives M losses. Only the two bins that carry weight are
+    read; the dense target is never made.
     """
-    below, above, upper = _neighbours(target.detach(), bins)
-    index = torch.stack([below, above], -1)
-    log_probs = logits.log_softmax(-1).gather(-1, index)  # (..., 2)
-    return -torch.lerp(log_probs[..., 0], log_probs[..., 1], upper)
+    targets = target if target.ndim == logits.ndim else target[..., None]  # (..., M)
+    below, above, upper = _neighbours(targets.detach(), bins)
+    log_probs = logits.log_softmax(-1).gather(-1, torch.cat([below, above], -1))  # (..., 2 M)
+    return -torch.lerp(*log_probs.chunk(2, -1), upper).view_as(target)
 
 
 def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:

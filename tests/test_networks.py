@@ -47,10 +47,10 @@ def test_mlp_is_linear_norm_silu_as_numpy_computes_it(rng):
     mlp = stir(MLP(3, 5, 2, out_size=4), rng)
     x = torch.randn(7, 3, generator=rng)
     weights = [p.detach().double().numpy() for p in mlp.parameters()]
-    assert [w.shape for w in weights] == [(5, 3), (5,), (5,), (5, 5), (5,), (5,), (4, 5), (4,)]
+    assert [w.shape for w in weights] == [(3, 5), (5,), (5,), (5, 5), (5,), (5,), (4, 5), (4,)]
     y = x.double().numpy()
     for linear, scale, shift in (weights[0:3], weights[3:6]):
-        y = y @ linear.T
+        y = y @ linear
         y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-4)
         y = scale * y + shift
         y = y / (1 + np.exp(-y))
@@ -168,7 +168,7 @@ def test_scalar_head_learns_its_target(rng):
     feat = torch.randn(8, 4, generator=rng)
     target = torch.tensor([0.0, 1.0, -1.0, 0.3, 500.0, -40.0, 7.0, 1e4])
     optimizer = torch.optim.Adam(head.parameters(), 0.03)
-    for _ in range(300):
+    for _ in range(600):
         optimizer.zero_grad()
         head.loss(head(feat), target).mean().backward()
         optimizer.step()

@@ -80,7 +80,7 @@ def test_deter_is_the_gru_that_numpy_computes(rssm, rng):
     stoch_in, action_in, gru = (
         p.weight.detach().double().numpy() for p in (rssm.in_stoch, rssm.in_action, rssm.gru)
     )
-    x = norm(stoch @ stoch_in.T + prev_action @ action_in.T)
+    x = norm(stoch @ stoch_in + prev_action @ action_in.T)
     x = x * sigmoid(x)  # SiLU
     gates = norm(np.concatenate([x, deter], -1) @ gru.T)
     reset, cand, update = np.split(gates, 3, -1)

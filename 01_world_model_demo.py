@@ -99,6 +99,8 @@ def fit(agent: DreamerAgent, replay: ReplayBuffer, run_dir: Path, resume: bool) 
             _, _, loss, metrics = agent.learn_world(batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"{ENV}: update {done + 1} gave a non-finite loss")
             nn.utils.clip_grad_norm_(params, c.grad_clip, foreach=True)
             optimizer.step()
 
@@ -235,6 +237,8 @@ def main(args: cli.Args) -> None:
             "cont_wrong": wrong,
         },
     )
+    result = {"minutes": minutes, "config": dataclasses.asdict(config)}
+    write_json(args.run_dir / "result.json", result)
     far = lengths[-1]
     print(
         f"World model of {ENV}: {far} dreamed steps ahead the error is "

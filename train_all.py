@@ -52,6 +52,7 @@ class Job:
     seed: int
     argv: list[str]
     folder: str  # runs/<script>/seed<k>
+    agents: str  # where the task's trained agent goes
     config: dict[str, Any]  # that the run will have
     timeout: float | None  # minutes
     threads: int | None  # None: as the script likes it
@@ -91,7 +92,7 @@ def run_job(job: Job) -> Outcome:
         status, reason = "failed", str(error)
     result = result_of(job.folder, job.config) if status in ("done", "complete") else None
     if result:
-        return Outcome(job.script, job.seed, status, result["minutes"], result["return"])
+        return Outcome(job.script, job.seed, status, result["minutes"], result.get("return"))
     minutes = (time.monotonic() - started) / 60
     return Outcome(job.script, job.seed, status, minutes, None, reason)
 
@@ -171,8 +172,8 @@ def make_job(path: Path, seed: int, flags: argparse.Namespace) -> Job:
     args = cli.parse(path, None, module.CONFIG, argv)
     threads = 1 if flags.jobs > 1 or flags.dask else None
     config = dataclasses.asdict(args.config)
-    folder = str(args.run_dir)
-    return Job(path.stem, seed, argv, folder, config, flags.timeout, threads, flags.fresh)
+    folders = str(args.run_dir), str(args.agents)
+    return Job(path.stem, seed, argv, *folders, config, flags.timeout, threads, flags.fresh)
 
 
 def run_jobs(jobs: list[Job], flags: argparse.Namespace) -> Iterator[Outcome]:
@@ -208,7 +209,7 @@ def keep_agents(jobs: list[Job]) -> None:
                 found.append((result["return"], result["config"]["seed"], path.parent / "agent.pt"))
         if found:
             ret, seed, agent = sorted(found)[(len(found) - 1) // 2]
-            target = Path(job.folder).parents[2] / "assets" / "agents" / f"{task}.pt"
+            target = Path(job.agents) / f"{task}.pt"
             write_atomic(target, lambda temporary, agent=agent: shutil.copyfile(agent, temporary))
             print(f"{target}: seed {seed}, return {ret:.1f}, the median of {len(found)}")
 

@@ -255,8 +255,7 @@ class DreamerAgent(nn.Module):
         )
         self.rng = make_rng(self.device, c.seed, 1)  # of all sampling in acting and learning
         if c.compile:
-            self.rssm.observe_step = torch.compile(self.rssm.observe_step, dynamic=False)
-            self.rssm.imagine_step = torch.compile(self.rssm.imagine_step, dynamic=False)
+            self.rssm.compile_steps()
 
     # ------------------------------------------------------------ acting
 

@@ -66,6 +66,7 @@ class Args:
     out: Path | None  # absolute; None: the repository itself
     tensorboard: bool
     resume_command: str  # what the user types to go on with this run
+    as_shipped: bool  # the script's own config, whatever the seed
 
     @property
     def seed(self) -> int:
@@ -87,8 +88,13 @@ class Args:
 
     @property
     def assets(self) -> Path:
-        """Figures; the numbers behind them are in `results`, trained weights in `agents`."""
-        return self.base / "assets"
+        """Figures; the numbers behind them are in `results`, trained weights in `agents`.
+
+        An experiment with another config keeps its own beside its run: what is in the
+        repository stays comparable.
+        """
+        ours = self.as_shipped or self.smoke or self.out
+        return (self.base if ours else self.run_dir) / "assets"
 
     @property
     def results(self) -> Path:
@@ -119,6 +125,7 @@ def parse(
     """
     path = Path(script).resolve()
     words = list(sys.argv[1:] if argv is None else argv)
+    shipped = config
     if "--smoke" in words:
         config = dataclasses.replace(config, **SMOKE)
     flags, unknown = tyro.cli(
@@ -141,7 +148,10 @@ def parse(
     if flags.smoke and out is None:
         out = path.parent / "runs" / "smoke"
     called = sys.argv[0] if argv is None else str(path)
-    command = ["python", called, *words, *([] if flags.resume else ["--resume"])]
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    command = [str(python), called, *words, *([] if flags.resume else ["--resume"])]
     return Args(
         path,
         config,
@@ -151,6 +161,7 @@ def parse(
         out and out.resolve(),
         flags.tensorboard,
         shlex.join(command),
+        dataclasses.replace(config, seed=shipped.seed) == shipped,
     )
 
 

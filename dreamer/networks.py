@@ -124,16 +124,15 @@ class ObsNorm(nn.Module):
     """symlog of the observation, then each dimension to mean 0 and standard deviation 1.
 
     Symlog alone leaves an angle of ±0.1 rad so small that the decoder's squared error hardly
-    notices it; the authors' tasks have no such scales. Averages over all replayed batches so
-    far, so that they move ever less; a (nearly) constant dimension is not blown up. Identity
-    before the first update.
+    notices it; the authors' tasks have no such scales. Running averages over replayed batches,
+    debiased; a (nearly) constant dimension is not blown up. Identity before the first update.
     """
 
-    def __init__(self, obs_size: int, min_std: float = 0.01):
+    def __init__(self, obs_size: int, decay: float = 0.99, min_std: float = 0.01):
         super().__init__()
-        self.min_std = min_std
-        self.register_buffer("batches", torch.zeros(()))
+        self.decay, self.min_std = decay, min_std
         self.register_buffer("moments", torch.zeros(2, obs_size))  # averages of x and x^2
+        self.register_buffer("weight", torch.zeros(()))  # 1 - decay^n, the debiasing
         self.register_buffer("mean", torch.zeros(obs_size))
         self.register_buffer("std", torch.ones(obs_size))
 
@@ -141,9 +140,9 @@ class ObsNorm(nn.Module):
     def update(self, obs: Tensor) -> None:
         """Take in a batch of raw observations (..., O)."""
         x = symlog(obs).flatten(0, -2)
-        self.batches += 1
-        self.moments.lerp_(torch.stack([x.mean(0), x.square().mean(0)]), 1 / self.batches)
-        mean, square = self.moments
+        self.moments.lerp_(torch.stack([x.mean(0), x.square().mean(0)]), 1 - self.decay)
+        self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
+        mean, square = self.moments / self.weight
         self.mean.copy_(mean)
         self.std.copy_((square - mean.square()).clamp(min=0).sqrt().clamp(min=self.min_std))
 

@@ -91,6 +91,18 @@ class RSSM(nn.Module):
         self.post_out = init_linear(nn.Linear(hidden, latent))
         self.prior_mlp = MLP(deter, hidden, 1, latent)
         self.act = nn.SiLU()
+        self.learn_steps = self.observe_step, self.imagine_step  # or compiled ones: see `compile`
+
+    def compile_steps(self) -> None:
+        """Compile the two single steps, for learning. Acting and evaluating, with batches of all
+        sizes, keep the plain ones: each size would be compiled anew."""
+        self.learn_steps = tuple(torch.compile(step, dynamic=False) for step in self.learn_steps)
+
+    def steps(self) -> tuple[Callable, Callable]:
+        """(observe_step, imagine_step) to use now."""
+        if torch.is_inference_mode_enabled():
+            return self.observe_step, self.imagine_step
+        return self.learn_steps
 
     # ------------------------------------------------------------ one step
 
@@ -188,10 +200,11 @@ class RSSM(nn.Module):
         embed_parts = self.post_embed(embed.transpose(0, 1))  # (T, B, hidden)
         uniform = torch.rand(steps, batch, self.categoricals, generator=rng, device=rng.device)
 
+        step, _ = self.steps()
         deter, stoch = start.deter, start.stoch
         deters, stochs, logits = [], [], []
         for inputs in zip(action_parts, embed_parts, keep, uniform, strict=True):
-            deter, stoch, post_logits = self.observe_step(deter, stoch, *inputs)
+            deter, stoch, post_logits = step(deter, stoch, *inputs)
             deters.append(deter)
             stochs.append(stoch)
             logits.append(post_logits)
@@ -218,13 +231,14 @@ class RSSM(nn.Module):
         deter, stoch = start.deter, start.stoch
         if stoch.is_floating_point() and not torch.is_grad_enabled():
             stoch = stoch.argmax(-1)
+        _, step = self.steps()
         deters, stochs, actions = [deter], [stoch], []
         uniform = torch.rand(
             horizon, deter.shape[0], self.categoricals, generator=rng, device=rng.device
         )
         for t in range(horizon):
             action = policy(get_feat(State(deter, stoch, start.action)), t)
-            deter, stoch = self.imagine_step(deter, stoch, action, uniform[t])
+            deter, stoch = step(deter, stoch, action, uniform[t])
             deters.append(deter)
             stochs.append(stoch)
             actions.append(action)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import signal
 import tempfile
 import threading
@@ -557,8 +558,8 @@ class Trainer:
         if others:
             values = ", ".join(f"{k}={then.get(k)} instead of {now.get(k)}" for k in others)
             raise CheckpointError(
-                f"{path} is of another config, with {values}: resume with that config, or choose "
-                "another folder"
+                f"{path} is of another config, with {values}: resume with that config, choose "
+                "another folder, or start anew without resume"
             )
         if saved["counters"][0] > c.steps:
             raise CheckpointError(
@@ -644,7 +645,8 @@ def train(
 
     env: an id, or a function that makes an environment: `Box` vector observations, `Discrete` or
     bounded one-dimensional `Box` actions. run_dir: where log and checkpoint go (nowhere if None).
-    resume: go on from run_dir's checkpoint if there is one; only `steps` may differ from its
+    resume: go on from run_dir's checkpoint if there is one (without it, the files of an earlier
+    run are kept as `previous-...`); only `steps` may differ from its
     config (rows of the log are then spaced as the new number asks). Ctrl-C saves a checkpoint.
 
     Raises ValueError for what is not supported, CheckpointError for a checkpoint that cannot be
@@ -665,7 +667,9 @@ def train(
     if resume and trainer.checkpoint.exists():
         trainer.restore()
     else:
-        trainer.checkpoint.unlink(missing_ok=True)
+        for path in (trainer.checkpoint, run_dir / "log.jsonl"):
+            if path.exists():  # an earlier run's, perhaps a long one's
+                os.replace(path, path.with_name(f"previous-{path.name}"))
         trainer.log = Log(run_dir / "log.jsonl")
     config = trainer.config
     write_json(run_dir / "config.json", {"env": trainer.env.name, **dataclasses.asdict(config)})

@@ -99,13 +99,17 @@ def test_obs_norm_is_a_plain_symlog_before_the_first_update(rng):
     np.testing.assert_allclose(ObsNorm(4)(obs).numpy(), symlog64(obs), rtol=1e-5)
 
 
-def test_obs_norm_averages_over_all_batches(rng):
-    norm = ObsNorm(2)
+def test_obs_norm_keeps_debiased_running_moments(rng):
+    norm = ObsNorm(2, decay=0.9)
     batches = [torch.randn(8, 6, 2, generator=rng) * size + 2 for size in (1.0, 30.0, 0.1)]
+    mean = square = weight = 0.0
     for batch in batches:
         norm.update(batch)
-    x = np.concatenate([symlog64(batch).reshape(-1, 2) for batch in batches])
-    expected = (symlog64(batches[0]) - x.mean(0)) / x.std(0)
+        x = symlog64(batch).reshape(-1, 2)
+        mean, square = 0.9 * mean + 0.1 * x.mean(0), 0.9 * square + 0.1 * (x**2).mean(0)
+        weight = 0.9 * weight + 0.1
+    std = np.sqrt(square / weight - (mean / weight) ** 2)
+    expected = (symlog64(batches[0]) - mean / weight) / std
     np.testing.assert_allclose(norm(batches[0]).numpy(), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(norm.inverse(norm(batches[1])), batches[1], rtol=1e-3, atol=1e-4)
 

@@ -106,7 +106,7 @@ def test_ctrl_c_saves_and_tells_how_to_resume(tmp_path):
 
     # The command that was printed goes on from there and ends the run.
     python, *command = shlex.split(printed.strip().splitlines()[-1])
-    assert python == "python" and command == [str(CARTPOLE), *words, "--resume"]
+    assert Path(python).samefile(sys.executable) and command == [str(CARTPOLE), *words, "--resume"]
     resumed = call(tmp_path, *command)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     steps = [row["step"] for row in read_log(log, "report")]
@@ -219,7 +219,7 @@ def fake_job(train_all, tmp_path, source, timeout=None, fresh=False, script="02_
     """A job whose script is `source`."""
     (tmp_path / f"{script}.py").write_text(source)
     folder = str(tmp_path / "runs" / script / "seed0")
-    return train_all.Job(script, 0, [], folder, {"steps": 1}, timeout, 1, fresh)
+    return train_all.Job(script, 0, [], folder, folder, {"steps": 1}, timeout, 1, fresh)
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,8 @@ def evaluate(
     Episode i is reset with a seed derived from (seed, i), on a stream that training never uses;
     all episodes run side by side through one batched policy. Training is not touched: the random
     numbers are the evaluation's own. `details` adds how well the critic's values were calibrated:
-    `value_pred` and `value_real`, the mean predicted and achieved discounted return, and their
+    `value_pred` and `value_real`, the mean predicted and achieved discounted return (behind a time
+    limit: the critic's last value), and their
     `value_corr`elation over states. env_options go to `gymnasium.make`, or to your own function:
     with `render_mode="human"` you can watch (one episode, unless you want a window for each).
     """

@@ -165,14 +165,23 @@ def readme(tmp_path, monkeypatch):
     """A README with one task of two seeds: means 400 and 500, so std 100 / sqrt(2) = 70.7."""
     monkeypatch.setattr(results, "BLOCKS", {"results": results.table})
     run = {"env_steps": 10_000, "config": {}}
+
+    def evals(*returns):  # an evaluation every 100 steps and half minute
+        rows = enumerate(returns, 1)
+        rows = [{"step": 100 * i, "minutes": 0.5 * i, "return": value} for i, value in rows]
+        return {
+            "diagnostics": [{"kind": "report", "step": 50}, *({"kind": "eval", **r} for r in rows)]
+        }
+
+    steady, late = evals(400, 475, 490), evals(480, 300, 476, 500)  # held from 200 and from 300
     data = {
         "env_id": "CartPole-v1",
         "threshold": 475,
         "random_return": 22.04,
         "cpu": "Some CPU, 2 cores",
         "runs": [
-            {"seed": 0, "minutes": 1.0, "final_returns": [300, 500], **run},
-            {"seed": 4, "minutes": 3.0, "final_returns": [500, 500], **run},
+            {"seed": 0, "minutes": 1.0, "final_returns": [300, 500], **run, **steady},
+            {"seed": 4, "minutes": 3.0, "final_returns": [500, 500], **run, **late},
         ],
     }
     folder = tmp_path / "assets" / "results"
@@ -205,6 +214,7 @@ def test_table_by_hand(readme):
         "22.0",
         "475",
         "2.0",
+        "step 300, 1.5 minutes",
         "Some CPU, 2 cores",
         "`python 02_dreamer_cartpole.py --seed K`",
     ]

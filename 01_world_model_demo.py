@@ -27,8 +27,9 @@ from tqdm import tqdm
 from dreamer import cli, plots
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import Log, load_checkpoint, read_log, save_checkpoint, write_json
+from dreamer.envs import VectorEnv
 from dreamer.replay_buffer import ReplayBuffer
-from dreamer.training import VectorEnv, agent_part, interrupts
+from dreamer.training import agent_part, interrupts
 from dreamer.utils import derive_seed, pick_device, tune_cpu
 
 ENV = "CartPole-v1"

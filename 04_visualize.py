@@ -30,7 +30,8 @@ from sklearn.manifold import TSNE
 from dreamer import cli, plots
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import CheckpointError, write_json
-from dreamer.training import VectorEnv, load_agent
+from dreamer.envs import VectorEnv
+from dreamer.training import load_agent
 from dreamer.utils import derive_seed, pick_device, tune_cpu
 
 CONFIG = Config()  # only its seed is used here: that of the agents and of what is drawn

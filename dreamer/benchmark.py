@@ -44,9 +44,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from dreamer import networks, plots, rssm
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import write_json
+from dreamer.envs import VectorEnv
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.results import cpu_name, significant, speed_table, versions
-from dreamer.training import VectorEnv
 from dreamer.utils import has_cpp_compiler, tune_cpu
 
 SHAPES = {

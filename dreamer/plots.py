@@ -23,8 +23,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dreamer.agent import DreamerAgent
 from dreamer.checkpoint import write_atomic
+from dreamer.envs import VectorEnv
 from dreamer.rssm import get_feat
-from dreamer.training import VectorEnv
 
 REAL, DREAM, NAIVE = "black", "#0072B2", "#E69F00"
 THRESHOLD, RANDOM, EXTRA = "#009E73", "#777777", "#CC79A7"

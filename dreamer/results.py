@@ -30,7 +30,8 @@ import numpy as np
 import torch
 
 from dreamer.checkpoint import write_atomic, write_json
-from dreamer.training import Run, random_returns
+from dreamer.evaluation import random_returns
+from dreamer.training import Run
 
 try:
     import fcntl

@@ -1,4 +1,4 @@
-"""The training loop, evaluation, checkpoints and the log.
+"""The training loop, with its checkpoints and its log.
 
     train("CartPole-v1", Config(steps=8_000))      learns, returns a `Run` with the agent
     evaluate(agent, "CartPole-v1", 100, seed=1)    greedy episodes on fresh seeds
@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -38,250 +37,18 @@ from dreamer.checkpoint import (
     save_checkpoint,
     write_json,
 )
+from dreamer.envs import EnvFault, EnvSpec, VectorEnv
+from dreamer.evaluation import EVALUATION, EXPLORATION, evaluate, open_loop_error
 from dreamer.replay_buffer import ReplayBuffer
-from dreamer.rssm import State, get_feat
-from dreamer.utils import derive_seed, has_cpp_compiler, make_rng, pick_device, tune_cpu
+from dreamer.rssm import State
+from dreamer.utils import derive_seed, has_cpp_compiler, pick_device, tune_cpu
 
-EnvSpec = str | Callable[[], gym.Env]
 CHECKPOINT_SECONDS = 60.0  # between checkpoints: what a kill can cost
-MAX_EPISODE_STEPS = 10_000  # an episode that goes on is cut here, as by a time limit
-
 REPORTS = 200  # rows of metrics in the log of a run
 BURST = 512  # steps of the longest burst of exploration
 
-# Streams of random numbers that `derive_seed` tells apart.
-EPISODES, EXPLORATION, EVALUATION, PROBE = 10, 11, 12, 13
-
-
-# ---------------------------------------------------------------- environments
-
-
-class EnvFault(ValueError):
-    """An environment raised an error or gave what no agent can learn from; the message names
-    environment, step and value."""
-
-
-class VectorEnv:
-    """One Gymnasium environment with flat float32 observations and scaled actions.
-
-    Actions go in as the agent makes them: one-hot for `Discrete`, in [-1, 1] (clipped, then
-    rescaled to the space's bounds) for `Box`. Raises ValueError naming the space where the
-    environment is not a `Box` vector in, `Discrete` or bounded `Box` vector out, and EnvFault
-    when the environment fails. `steps` counts the steps taken.
-    """
-
-    def __init__(self, spec: EnvSpec, **kwargs: Any):
-        self.env = gym.make(spec, **kwargs) if isinstance(spec, str) else spec(**kwargs)
-        self.name = spec if isinstance(spec, str) else type(self.env.unwrapped).__name__
-        obs_space, action_space = self.env.observation_space, self.env.action_space
-        if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
-            raise ValueError(
-                f"{self.name}: observation space {obs_space} is not supported; "
-                "a Box of one dimension (a vector) is"
-            )
-        self.discrete = isinstance(action_space, gym.spaces.Discrete)
-        if not self.discrete and not (
-            isinstance(action_space, gym.spaces.Box)
-            and len(action_space.shape) == 1
-            and action_space.is_bounded()
-        ):
-            raise ValueError(
-                f"{self.name}: action space {action_space} is not supported; "
-                "Discrete, or a bounded Box of one dimension, is"
-            )
-        self.action_space = action_space
-        self.obs_size = obs_space.shape[0]
-        self.action_size = int(action_space.n) if self.discrete else action_space.shape[0]
-        self.steps = self.episode_steps = 0
-
-    def reset(self, seed: int) -> np.ndarray:
-        """Start an episode that depends on `seed` alone."""
-        self.episode_steps = 0
-        obs, _ = self._call("reset", lambda: self.env.reset(seed=seed))
-        return self._number("observation", obs, (self.obs_size,))
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
-        """action (A,) -> obs (O,), reward, terminated, truncated."""
-        self.steps += 1
-        self.episode_steps += 1
-        native = self.native_action(action)
-        obs, reward, terminated, truncated, _ = self._call("step", lambda: self.env.step(native))
-        obs = self._number("observation", obs, (self.obs_size,))
-        reward = self._number("reward", reward, ())
-        if self.episode_steps == MAX_EPISODE_STEPS and not (terminated or truncated):
-            truncated = True
-            warnings.warn(
-                f"{self.name}: an episode that did not end in {MAX_EPISODE_STEPS} steps was cut "
-                "there, as by a time limit",
-                stacklevel=2,
-            )
-        return obs, float(reward), bool(terminated), bool(truncated)
-
-    def native_action(self, action: np.ndarray) -> Any:
-        """The environment's own action for the agent's (A,)."""
-        if self.discrete:
-            return self.action_space.start + int(np.argmax(action))
-        low, high = self.action_space.low, self.action_space.high
-        scaled = low + (np.clip(action, -1, 1) + 1) / 2 * (high - low)
-        return np.clip(scaled, low, high).astype(self.action_space.dtype)  # rounding errors
-
-    def random_action(self, rng: np.random.Generator) -> np.ndarray:
-        """A uniformly drawn action (A,), as the agent would give it."""
-        if self.discrete:
-            return np.eye(self.action_size, dtype=np.float32)[rng.integers(self.action_size)]
-        return rng.uniform(-1, 1, self.action_size).astype(np.float32)
-
-    def _call(self, what: str, function: Callable[[], tuple]) -> tuple:
-        try:
-            return function()
-        except Exception as error:  # whatever it is, it is the environment's
-            raise EnvFault(
-                f"{self.name}: {what} at step {self.steps} raised {type(error).__name__}: {error}"
-            ) from error
-
-    def _number(self, what: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-        """A copy, as environments may reuse their arrays; float32 and finite."""
-        try:
-            with np.errstate(over="ignore"):
-                number = np.array(value, np.float32).reshape(shape)
-        except (TypeError, ValueError):
-            wanted = f"{shape[0]} numbers" if shape else "a number"
-            raise EnvFault(
-                f"{self.name}: {what} at step {self.steps} is not {wanted}: {value!r}"
-            ) from None
-        if not np.isfinite(number).all():
-            raise EnvFault(
-                f"{self.name}: {what} at step {self.steps} is not finite in float32: {value}"
-            )
-        return number
-
-    def close(self) -> None:
-        self.env.close()
-
-
-# ---------------------------------------------------------------- evaluation
-
-
-def evaluate(
-    agent: DreamerAgent,
-    env: EnvSpec,
-    episodes: int = 100,
-    seed: int = 0,
-    greedy: bool = True,
-    details: bool = False,
-    **env_options: Any,
-) -> np.ndarray | tuple[np.ndarray, dict[str, float]]:
-    """Undiscounted returns (episodes,) of whole episodes on fresh environments.
-
-    Episode i is reset with a seed derived from (seed, i), on a stream that training never uses;
-    all episodes run side by side through one batched policy. Training is not touched: the random
-    numbers are the evaluation's own. `details` adds how well the critic's values were calibrated:
-    `value_pred` and `value_real`, the mean predicted and achieved discounted return (behind a time
-    limit: the critic's last value), and their
-    `value_corr`elation over states. env_options go to `gymnasium.make`, or to your own function:
-    with `render_mode="human"` you can watch (one episode, unless you want a window for each).
-    """
-    envs = [VectorEnv(env, **env_options) for _ in range(episodes)]
-    rng = make_rng(agent.device, seed, EVALUATION)
-    obs = np.stack([e.reset(derive_seed(seed, EVALUATION, i)) for i, e in enumerate(envs)])
-    is_first, state = np.ones(episodes, bool), None
-    running = np.arange(episodes)  # episode of each row of obs and state
-    rewards: list[list[float]] = [[] for _ in range(episodes)]
-    values: list[list[float]] = [[] for _ in range(episodes)]
-    bootstrap = np.zeros(episodes)  # value behind a time limit
-    while len(running):
-        action, state = agent.act(obs, is_first, state, greedy, rng)
-        if details:
-            with torch.inference_mode():
-                value = agent.critic.predict(get_feat(state)).tolist()
-            for i, v in zip(running, value, strict=True):
-                values[i].append(v)
-        keep = []
-        for row, i in enumerate(running):
-            obs[row], reward, terminated, truncated = envs[i].step(action[row])
-            rewards[i].append(reward)
-            if terminated or truncated:
-                if truncated and not terminated and details:
-                    bootstrap[i] = values[i][-1]
-            else:
-                keep.append(row)
-        if len(keep) < len(running):
-            running, obs = running[keep], obs[keep]
-            state = State(*(x[keep] for x in state))
-        is_first = np.zeros(len(running), bool)
-    for e in envs:
-        e.close()
-    returns = np.array([sum(r) for r in rewards])
-    if not details:
-        return returns
-
-    achieved = []
-    for i in range(episodes):
-        ret, gamma = bootstrap[i], agent.config.gamma
-        back = []
-        for reward in reversed(rewards[i]):
-            ret = reward + gamma * ret
-            back.append(ret)
-        achieved += back[::-1]
-    predicted = np.concatenate(values)
-    achieved = np.array(achieved)
-    spread = predicted.std() * achieved.std()
-    corr = float(np.corrcoef(predicted, achieved)[0, 1]) if spread > 1e-9 else 0.0
-    return returns, {
-        "value_pred": float(predicted.mean()),
-        "value_real": float(achieved.mean()),
-        "value_corr": corr,
-    }
-
-
-def random_returns(env: EnvSpec, episodes: int = 100, seed: int = 0) -> np.ndarray:
-    """Returns (episodes,) of uniformly random actions: what learning must beat."""
-    world, rng = VectorEnv(env), np.random.default_rng(derive_seed(seed, EXPLORATION))
-    returns = np.zeros(episodes)
-    for i in range(episodes):
-        world.reset(derive_seed(seed, EVALUATION, i))
-        done = False
-        while not done:
-            _, reward, terminated, truncated = world.step(world.random_action(rng))
-            returns[i] += reward
-            done = terminated or truncated
-    world.close()
-    return returns
-
-
-@torch.inference_mode()
-def open_loop_error(
-    agent: DreamerAgent, replay: ReplayBuffer, seed: int, context: int = 8
-) -> dict[str, float]:
-    """How wrong the dream is about real windows: `context` observed rows, then the prior alone.
-
-    Mean absolute errors in normalised units (obs) and raw units (reward), and obs error of the
-    naive guess that the last observed row repeats. Rows behind an episode's end do not count.
-    """
-    steps = min(context + agent.config.imag_horizon, len(replay))
-    if steps <= context:
-        return {}
-    batch = replay.sample(64, steps, np.random.default_rng(derive_seed(seed, PROBE)))
-    rng = make_rng(agent.device, seed, PROBE)
-    batch = {k: torch.from_numpy(v).to(agent.device) for k, v in batch.items()}
-    embed = agent.encoder(batch["obs"][:, :context])
-    _, state = agent.rssm.observe(
-        embed, batch["action"][:, :context], batch["is_first"][:, :context], rng
-    )
-    actions = batch["action"][:, context - 1 : -1]
-    dream = agent.rssm.imagine(state, lambda _, t: actions[:, t], steps - context, rng)
-    feat = get_feat(dream)[:, 1:]
-    real = agent.encoder.norm(batch["obs"])
-    alive = (~batch["is_last"][:, context - 1 : -1]).cumprod(1).float()
-    total = alive.sum().clamp(min=1)
-    obs_error = (agent.decoder(feat) - real[:, context:]).abs().mean(-1)
-    naive_error = (real[:, context - 1 : context] - real[:, context:]).abs().mean(-1)
-    reward_error = (agent.reward.predict(feat) - batch["reward"][:, context:]).abs()
-    return {
-        "dream_obs_error": float((obs_error * alive).sum() / total),
-        "naive_obs_error": float((naive_error * alive).sum() / total),
-        "dream_reward_error": float((reward_error * alive).sum() / total),
-    }
+# Streams of random numbers that `derive_seed` tells apart; others are in evaluation.py.
+REPLAY, EPISODES = 2, 10
 
 
 # ---------------------------------------------------------------- trained agents
@@ -346,7 +113,7 @@ class Trainer:
         sizes = self.env.obs_size, self.env.action_size
         self.agent = DreamerAgent(*sizes, self.env.discrete, config, device)
         self.replay = ReplayBuffer(config.capacity, *sizes)
-        self.replay_rng = np.random.default_rng(derive_seed(config.seed, 2))
+        self.replay_rng = np.random.default_rng(derive_seed(config.seed, REPLAY))
         self.explore_rng = np.random.default_rng(derive_seed(config.seed, EXPLORATION))
         self.step = self.updates = self.episode = 0
         self.evaluated = self.reported = 0  # the steps of the last evaluation and report

@@ -29,7 +29,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dreamer import training
+from dreamer import envs, training
 from dreamer.agent import DreamerAgent
 from dreamer.checkpoint import (
     FORMAT,
@@ -40,8 +40,10 @@ from dreamer.checkpoint import (
     seal,
     write_atomic,
 )
+from dreamer.envs import EnvFault
+from dreamer.evaluation import evaluate, random_returns
 from dreamer.rssm import kl_losses
-from dreamer.training import EnvFault, Trainer, evaluate, load_agent, save_agent, train
+from dreamer.training import Trainer, load_agent, save_agent, train
 from dreamer.utils import PercentileScale, lambda_return, twohot_bins, twohot_loss, twohot_mean
 
 CPU = torch.device("cpu")
@@ -468,7 +470,7 @@ def endless(obs, reward, *_):
 
 
 def test_an_endless_episode_is_cut_in_training_and_evaluation(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "MAX_EPISODE_STEPS", 25)
+    monkeypatch.setattr(envs, "MAX_EPISODE_STEPS", 25)
     with pytest.warns(UserWarning, match="Odd: an episode that did not end in 25 steps was cut"):
         run = train(lambda: Odd(endless), tiny_config(evals=1), tmp_path, progress=False)
     assert [row["length"] for row in run.episodes] == [25, 25]
@@ -477,7 +479,7 @@ def test_an_endless_episode_is_cut_in_training_and_evaluation(tmp_path, monkeypa
     with pytest.warns(UserWarning, match="cut"):
         assert len(evaluate(run.agent, lambda: Odd(endless), 2)) == 2
     with pytest.warns(UserWarning, match="cut"):
-        assert len(training.random_returns(lambda: Odd(endless), 2)) == 2
+        assert len(random_returns(lambda: Odd(endless), 2)) == 2
 
 
 def failing(error: Exception):

@@ -12,7 +12,7 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 from dreamer import plots  # noqa: E402
 from dreamer.agent import Config, DreamerAgent  # noqa: E402
-from dreamer.training import VectorEnv  # noqa: E402
+from dreamer.envs import VectorEnv  # noqa: E402
 
 ENVS = list(plots.OBS_NAMES)
 TINY = Config(deter=8, hidden=8, layers=1, categoricals=3, classes=4)

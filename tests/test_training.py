@@ -16,17 +16,11 @@ from hypothesis import strategies as st
 
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import load_checkpoint
+from dreamer.envs import VectorEnv
+from dreamer.evaluation import evaluate, random_returns
 from dreamer.networks import Decoder
 from dreamer.rssm import State
-from dreamer.training import (
-    BURST,
-    Trainer,
-    VectorEnv,
-    evaluate,
-    load_agent,
-    random_returns,
-    train,
-)
+from dreamer.training import BURST, Trainer, load_agent, train
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,139 @@
+"""What an agent is worth: greedy returns on fresh episodes, and how good its dreams are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreamer.agent import DreamerAgent
+from dreamer.envs import EnvSpec, VectorEnv
+from dreamer.replay_buffer import ReplayBuffer
+from dreamer.rssm import State, get_feat
+from dreamer.utils import derive_seed, make_rng
+
+# Streams of random numbers that `derive_seed` tells apart; others are in training.py.
+EXPLORATION, EVALUATION, PROBE = 11, 12, 13
+
+
+def evaluate(
+    agent: DreamerAgent,
+    env: EnvSpec,
+    episodes: int = 100,
+    seed: int = 0,
+    greedy: bool = True,
+    details: bool = False,
+    **env_options: Any,
+) -> np.ndarray | tuple[np.ndarray, dict[str, float]]:
+    """Undiscounted returns (episodes,) of whole episodes on fresh environments.
+
+    Episode i is reset with a seed derived from (seed, i), on a stream that training never uses;
+    all episodes run side by side through one batched policy. Training is not touched: the random
+    numbers are the evaluation's own. `details` adds how well the critic's values were calibrated:
+    `value_pred` and `value_real`, the mean predicted and achieved discounted return (behind a time
+    limit: the critic's last value), and their
+    `value_corr`elation over states. env_options go to `gymnasium.make`, or to your own function:
+    with `render_mode="human"` you can watch (one episode, unless you want a window for each).
+    """
+    envs = [VectorEnv(env, **env_options) for _ in range(episodes)]
+    rng = make_rng(agent.device, seed, EVALUATION)
+    obs = np.stack([e.reset(derive_seed(seed, EVALUATION, i)) for i, e in enumerate(envs)])
+    is_first, state = np.ones(episodes, bool), None
+    running = np.arange(episodes)  # episode of each row of obs and state
+    rewards: list[list[float]] = [[] for _ in range(episodes)]
+    values: list[list[float]] = [[] for _ in range(episodes)]
+    bootstrap = np.zeros(episodes)  # value behind a time limit
+    while len(running):
+        action, state = agent.act(obs, is_first, state, greedy, rng)
+        if details:
+            with torch.inference_mode():
+                value = agent.critic.predict(get_feat(state)).tolist()
+            for i, v in zip(running, value, strict=True):
+                values[i].append(v)
+        keep = []
+        for row, i in enumerate(running):
+            obs[row], reward, terminated, truncated = envs[i].step(action[row])
+            rewards[i].append(reward)
+            if terminated or truncated:
+                if truncated and not terminated and details:
+                    bootstrap[i] = values[i][-1]
+            else:
+                keep.append(row)
+        if len(keep) < len(running):
+            running, obs = running[keep], obs[keep]
+            state = State(*(x[keep] for x in state))
+        is_first = np.zeros(len(running), bool)
+    for e in envs:
+        e.close()
+    returns = np.array([sum(r) for r in rewards])
+    if not details:
+        return returns
+
+    achieved = []
+    for i in range(episodes):
+        ret, gamma = bootstrap[i], agent.config.gamma
+        back = []
+        for reward in reversed(rewards[i]):
+            ret = reward + gamma * ret
+            back.append(ret)
+        achieved += back[::-1]
+    predicted = np.concatenate(values)
+    achieved = np.array(achieved)
+    spread = predicted.std() * achieved.std()
+    corr = float(np.corrcoef(predicted, achieved)[0, 1]) if spread > 1e-9 else 0.0
+    return returns, {
+        "value_pred": float(predicted.mean()),
+        "value_real": float(achieved.mean()),
+        "value_corr": corr,
+    }
+
+
+def random_returns(env: EnvSpec, episodes: int = 100, seed: int = 0) -> np.ndarray:
+    """Returns (episodes,) of uniformly random actions: what learning must beat."""
+    world, rng = VectorEnv(env), np.random.default_rng(derive_seed(seed, EXPLORATION))
+    returns = np.zeros(episodes)
+    for i in range(episodes):
+        world.reset(derive_seed(seed, EVALUATION, i))
+        done = False
+        while not done:
+            _, reward, terminated, truncated = world.step(world.random_action(rng))
+            returns[i] += reward
+            done = terminated or truncated
+    world.close()
+    return returns
+
+
+@torch.inference_mode()
+def open_loop_error(
+    agent: DreamerAgent, replay: ReplayBuffer, seed: int, context: int = 8
+) -> dict[str, float]:
+    """How wrong the dream is about real windows: `context` observed rows, then the prior alone.
+
+    Mean absolute errors in normalised units (obs) and raw units (reward), and obs error of the
+    naive guess that the last observed row repeats. Rows behind an episode's end do not count.
+    """
+    steps = min(context + agent.config.imag_horizon, len(replay))
+    if steps <= context:
+        return {}
+    batch = replay.sample(64, steps, np.random.default_rng(derive_seed(seed, PROBE)))
+    rng = make_rng(agent.device, seed, PROBE)
+    batch = {k: torch.from_numpy(v).to(agent.device) for k, v in batch.items()}
+    embed = agent.encoder(batch["obs"][:, :context])
+    _, state = agent.rssm.observe(
+        embed, batch["action"][:, :context], batch["is_first"][:, :context], rng
+    )
+    actions = batch["action"][:, context - 1 : -1]
+    dream = agent.rssm.imagine(state, lambda _, t: actions[:, t], steps - context, rng)
+    feat = get_feat(dream)[:, 1:]
+    real = agent.encoder.norm(batch["obs"])
+    alive = (~batch["is_last"][:, context - 1 : -1]).cumprod(1).float()
+    total = alive.sum().clamp(min=1)
+    obs_error = (agent.decoder(feat) - real[:, context:]).abs().mean(-1)
+    naive_error = (real[:, context - 1 : context] - real[:, context:]).abs().mean(-1)
+    reward_error = (agent.reward.predict(feat) - batch["reward"][:, context:]).abs()
+    return {
+        "dream_obs_error": float((obs_error * alive).sum() / total),
+        "naive_obs_error": float((naive_error * alive).sum() / total),
+        "dream_reward_error": float((reward_error * alive).sum() / total),
+    }

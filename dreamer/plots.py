@@ -8,6 +8,7 @@ can tell apart): what is real is black, what is dreamed blue, the naive guess or
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,8 +152,12 @@ def open_loop(
 
 
 def save(fig: Figure, path: Path | str) -> None:
-    """Write a PNG, whole or not at all; makes the folder."""
-    write_atomic(Path(path), lambda temporary: fig.savefig(temporary, format="png", dpi=150))
+    """Write a PNG, whole or not at all; makes the folder. Where that cannot be, only warns: the
+    numbers are worth more than the picture, and it can be drawn again from them."""
+    try:
+        write_atomic(Path(path), lambda temporary: fig.savefig(temporary, format="png", dpi=150))
+    except OSError as error:
+        warnings.warn(f"figure not saved: {error}", stacklevel=2)
 
 
 def smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
@@ -294,7 +299,8 @@ def draw_losses(ax: Axes, runs: list[dict]) -> None:
             line.set_linestyle("--")
     if ax.has_data():
         ax.set_yscale("log")
-        ax.set_ylim(top=ax.get_ylim()[1] * 6)  # room for the legend
+        bottom, top = ax.get_ylim()
+        ax.set_ylim(top=top * (top / bottom) ** 0.35)  # room for the legend
         ax.legend(loc="upper right", ncols=3)
 
 

@@ -8,6 +8,7 @@ of each training episode), `final_returns` (greedy episodes after training) and 
 
     python -m dreamer.results --readme README.md            rewrite the README's generated parts
     python -m dreamer.results --readme README.md --check    only say whether they are up to date
+    python -m dreamer.results --readme README.md --figures  redraw the training figures too
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from dreamer import plots
 from dreamer.checkpoint import write_atomic, write_json
 from dreamer.evaluation import random_returns
 from dreamer.training import Run
@@ -190,6 +192,14 @@ def load(results_dir: Path) -> dict[str, dict[str, Any]]:
     """The tasks' results files that are there, by task."""
     paths = {task: results_dir / f"{task}.json" for task in SCRIPTS}
     return {task: json.loads(path.read_text()) for task, path in paths.items() if path.exists()}
+
+
+def draw_figures(assets: Path) -> None:
+    """The training figure of every task, as its script draws it."""
+    for task, data in load(assets / "results").items():
+        path = assets / f"{SCRIPTS[task][:2]}_{task}_training.png"
+        title = data["env_id"].partition("-")[0]
+        plots.training_figure(title, data["runs"], data["threshold"], data["random_return"], path)
 
 
 def table(results_dir: Path) -> str:
@@ -359,12 +369,15 @@ def main() -> None:
     )
     parser.add_argument("--readme", type=Path, required=True)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if outdated")
+    parser.add_argument("--figures", action="store_true", help="redraw the training figures")
     args = parser.parse_args()
     try:
         text = args.readme.read_text()
         fresh = render(text, args.readme.parent / "assets" / "results")
     except (OSError, ValueError) as error:
         sys.exit(f"{args.readme}: {error}")
+    if args.figures:
+        draw_figures(args.readme.parent / "assets")
     if args.check and fresh != text:
         sys.exit(f"{args.readme} is out of date: python -m dreamer.results --readme {args.readme}")
     if fresh != text:

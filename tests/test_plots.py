@@ -268,3 +268,10 @@ def test_the_same_agent_plays_the_same_again(agent):
     again = plots.play(env, plots.agent_chooses(agent, seed=1), seed=2)
     np.testing.assert_array_equal(episode["action"], again["action"])
     assert plots.filter_episode(agent, episode, seed=0).shape == (len(episode["obs"]), 8 + 3 * 4)
+
+
+def test_a_figure_that_cannot_be_saved_only_warns(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    path = tmp_path / "file" / "figure.png"
+    with pytest.warns(UserWarning, match="figure not saved: .*file"):
+        plots.save(plots.Figure(), path)

@@ -46,6 +46,7 @@ SCRIPTS = {  # the file in assets/results -> the script that makes it
     "acrobot": "05_dreamer_acrobot",
     "lunar_lander": "06_dreamer_lunar_lander",
 }
+AIMS = [("matched", ["1"], 1.3), ("matched", ["2"], 1.4), ("default", ["1", "2"], 1.6)]
 REPORT_ROWS = 50  # of a run's report rows, kept in its results file
 
 
@@ -307,6 +308,7 @@ def speed_table(data: dict[str, Any]) -> str:
             )
     replay = data["replay_sample_us"]
     facts = [
+        "Aims, in units of the floor: " + "; ".join(aims(data)) + ".",
         f"Acting in CartPole: {data['acting_steps_per_s']:.0f} environment steps per second.",
         "Sampling a batch from the replay: "
         + ", ".join(f"{us:.0f} μs from {int(rows_held):,} rows" for rows_held, us in replay.items())
@@ -331,6 +333,24 @@ def faults_table(results_dir: Path) -> str:
     for found in json.loads(path.read_text()).values():
         rows.append([found["fault"], found["found"], f"`{found['command']}`"])
     return markdown(rows)
+
+
+def aims(data: dict[str, Any]) -> list[str]:
+    """For each aim in `AIMS`, what was measured: the lower of the eager and the compiled ratio."""
+    found = []
+    for shape, threads, most in AIMS:
+        values = data["shapes"][shape]
+        ratio = min(
+            time / values["floor_ms"][count]
+            for count in threads
+            for time in values["update_ms"][count].values()
+            if time is not None
+        )
+        verdict = "met" if ratio <= most else f"missed by {100 * (ratio / most - 1):.0f}%"
+        found.append(
+            f"{shape} on {' or '.join(threads)} thread(s) at most {most:g}: {ratio:.2f}, {verdict}"
+        )
+    return found
 
 
 def optional(value: float | None, form: str) -> str:

@@ -110,7 +110,7 @@ def test_ctrl_c_saves_and_tells_how_to_resume(tmp_path):
     resumed = call(tmp_path, *command)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     steps = [row["step"] for row in read_log(log, "report")]
-    assert steps == list(range(102, 601, 3))  # every one once, before and after
+    assert steps == [100, *range(102, 601, 3)]  # every one once, before and after
 
 
 # ---------------------------------------------------------------- flags
@@ -219,7 +219,8 @@ def fake_job(train_all, tmp_path, source, timeout=None, fresh=False, script="02_
     """A job whose script is `source`."""
     (tmp_path / f"{script}.py").write_text(source)
     folder = str(tmp_path / "runs" / script / "seed0")
-    return train_all.Job(script, 0, [], folder, folder, {"steps": 1}, timeout, 1, fresh)
+    agents = str(tmp_path / "assets" / "agents")
+    return train_all.Job(script, 0, [], folder, agents, {"steps": 1}, timeout, 1, fresh)
 
 
 @pytest.mark.parametrize(

@@ -549,9 +549,9 @@ def test_a_loaded_agent_acts_as_the_trained_one(tmp_path):
 
 
 def test_it_learns_cartpole():
-    """2,000 environment steps: far beyond the 22 of random actions. (Half a minute.)"""
+    """3,000 environment steps: far beyond the 22 of random actions. (Most of a minute.)"""
     config = Config(
-        steps=2000,
+        steps=3000,
         prefill=500,
         train_ratio=64,
         deter=64,
@@ -562,9 +562,8 @@ def test_it_learns_cartpole():
         batch_size=8,
         seq_len=16,
         imag_starts=64,
-        actor_lr=1e-3,
         evals=0,
     )
     agent = run("CartPole-v1", config).agent
     returns = evaluate(agent, "CartPole-v1", 20, seed=1)
-    assert returns.mean() > 100, returns
+    assert returns.mean() > 150, returns

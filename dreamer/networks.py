@@ -44,7 +44,7 @@ def init_linear(linear: nn.Linear, scale: float = 1.0) -> nn.Linear:
 
 class Norm(nn.LayerNorm):
     """Layer normalisation with the authors' eps. LayerNorm in the place of their RMSNorm: PyTorch
-    has a fused CPU kernel for it, and it learns as well here."""
+    has a fused CPU kernel for it."""
 
     def __init__(self, size: int):
         super().__init__(size, eps=1e-4)
@@ -56,7 +56,7 @@ class OneHotFeat:
 
     Stands in for the plain `feat` tensor where no gradient is wanted through the latents, as in
     REINFORCE's dreams: a one-hot vector times a matrix is a sum of S of the matrix's rows, which
-    is ten times faster than the product.
+    is far less work than the product.
     """
 
     deter: Tensor

@@ -154,6 +154,7 @@ def test_memory_is_flat(tmp_path, monkeypatch):
 def test_determinism_compiled(tmp_path):
     tasks = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "LunarLander-v3"]
     for env in tasks:
+        torch.compiler.reset()  # Dynamo compiles a function for so many shapes only
         config = tiny_config(steps=200, train_ratio=8, seed=3, evals=1, compile=True)
         for name in ("first", "second"):
             train(env, config, tmp_path / env / name, device="cpu", progress=False)

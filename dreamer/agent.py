@@ -25,7 +25,7 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Config:
-    """Every number of the algorithm, the same for all tasks; scripts set steps and train_ratio.
+    """The numbers of the algorithm, the same for all tasks; scripts set steps and train_ratio.
 
     Raises ValueError naming field, value and range for anything out of range or of a wrong type.
     """

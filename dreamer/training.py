@@ -134,7 +134,7 @@ class Trainer:
     def start_episode(self) -> None:
         self.obs = self.env.reset(derive_seed(self.config.seed, EPISODES, self.episode))
         self.reward, self.ret, self.is_first = 0.0, 0.0, True
-        self.episode_actions: list[np.ndarray] = []
+        self.episode_actions = []
 
     def env_step(self) -> None:
         """One environment step: choose an action, take it, add the row, keep what comes back.

@@ -59,19 +59,20 @@ class Config:
     model_lr: float = 1e-3  # Adam's rate (authors: 4e-5, for far larger networks)
 
     # Dreams
-    imag_starts: int = 128  # N, dreams per update, from random replayed states (authors: all B*T)
+    imag_starts: int = 256  # N, dreams per update, from random replayed states (authors: all B*T)
     imag_horizon: int = 15  # H, steps of a dream (v1 and v2)
     gamma: float = 1 - 1 / 333  # γ, discount per environment step (v1 and v2)
     lam: float = 0.95  # λ of the returns (v1 and v2)
 
     # Actor and critic
     actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
-    ent_coef: float = 1e-3  # η, weight of the policy's entropy (v2: 3e-4)
-    actor_lr: float = 1e-3  # Adam's rate; 3e-4 was slower on CartPole (tuning.md, E1 and E3)
+    ent_coef: float = 3e-4  # η, weight of the policy's entropy (v2)
+    actor_lr: float = 3e-4  # Adam's rate; at 1e-3 policies swing (tuning.md, J and L)
     critic_lr: float = 1e-3  # Adam's rate
     slow_rate: float = 0.1  # step of the slow critic per update (v1, v2: 0.02; tuning.md, C1)
     slow_weight: float = 1.0  # weight of the loss that holds the critic near the slow one (v2)
     replay_value_weight: float = 0.3  # weight of the critic's loss on real returns (v2)
+    lr_final: float = 0.1  # share of all rates left at the run's end; they fall from its middle on
     grad_clip: float = 100.0  # largest gradient norm of model, actor and critic, each
 
     # Reports
@@ -143,6 +144,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "slow_rate": (0, 1),
     "slow_weight": (0, 100),
     "replay_value_weight": (0, 100),
+    "lr_final": (0, 1),
     "grad_clip": (1e-6, 1e9),
     "evals": (0, 10**6),
     "eval_episodes": (1, 10**4),
@@ -443,6 +445,15 @@ class DreamerAgent(nn.Module):
         return critic_loss(
             self.critic, logits[:, :-1], ret, slow_value, live[:, :-1], c.slow_weight
         )
+
+    def anneal(self, progress: float) -> None:
+        """Set the learning rates for where the run stands, progress from 0 to 1: constant up to its
+        middle, then falling linearly to `lr_final` of themselves (the authors': constant)."""
+        c = self.config
+        share = 1 - (1 - c.lr_final) * max(0.0, 2 * progress - 1)
+        rates = c.model_lr, c.actor_lr, c.critic_lr
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = share * lr
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:

@@ -129,7 +129,7 @@ def test_world_model_loss_reaches_the_world_model_alone(discrete):
 
 @pytest.mark.parametrize("discrete", [True, False])
 def test_reinforce_loss_reaches_the_actor_alone(discrete):
-    agent = make_agent(discrete, ent_coef=0.0, actor_grad="reinforce")
+    agent = make_agent(discrete, ent_coef=0.0)
     *_, dream, _, _, ret, metrics = dreamed(agent, discrete)
     assert reached(agent, metrics["actor_loss"]) == {"actor"}
     assert not dream.action.requires_grad and not ret.requires_grad  # no graph in the dream

@@ -59,16 +59,15 @@ class Config:
     model_lr: float = 1e-3  # Adam's rate (authors: 4e-5, for far larger networks)
 
     # Dreams
-    imag_starts: int = 128  # N, dreams per update, from random replayed states (authors: all B*T)
+    imag_starts: int = 256  # N, dreams per update, from random replayed states (authors: all B*T)
     imag_horizon: int = 15  # H, steps of a dream (v1 and v2)
     gamma: float = 1 - 1 / 333  # γ, discount per environment step (v1 and v2)
     lam: float = 0.95  # λ of the returns (v1 and v2)
 
     # Actor and critic
-    # auto: reinforce for discrete actions, pathwise for continuous ones (v1; v2: reinforce for all)
-    actor_grad: Literal["auto", "reinforce", "pathwise"] = "auto"
-    ent_coef: float = 1e-3  # η, weight of the policy's entropy (v2: 3e-4)
-    actor_lr: float = 1e-3  # Adam's rate; 3e-4 was slower on CartPole (tuning.md)
+    actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
+    ent_coef: float = 3e-4  # η, weight of the policy's entropy (v2)
+    actor_lr: float = 3e-4  # Adam's rate; at 1e-3 policies swing (tuning.md, J and L)
     critic_lr: float = 1e-3  # Adam's rate
     slow_rate: float = 0.1  # step of the slow critic per update (v1, v2: 0.02; tuning.md, C1)
     slow_weight: float = 1.0  # weight of the loss that holds the critic near the slow one (v2)
@@ -229,8 +228,6 @@ class DreamerAgent(nn.Module):
         super().__init__()
         self.obs_size, self.action_size, self.discrete = obs_size, action_size, discrete
         self.config = c = config
-        auto = "reinforce" if discrete else "pathwise"
-        self.actor_grad = auto if c.actor_grad == "auto" else c.actor_grad
         self.device = torch.device(device)
 
         feat_size = c.deter + c.categoricals * c.classes
@@ -373,7 +370,7 @@ class DreamerAgent(nn.Module):
         def policy(feat: Tensor, t: int) -> Tensor:
             return self.actor(feat.detach()).sample(noise[t])
 
-        pathwise = self.actor_grad == "pathwise"
+        pathwise = self.config.actor_grad == "pathwise"
         with frozen(*self.model_parts), torch.set_grad_enabled(pathwise):
             return self.rssm.imagine(start, policy, horizon, self.rng)
 
@@ -384,7 +381,7 @@ class DreamerAgent(nn.Module):
         """
         c = self.config
         feat = get_feat(dream)  # (N, H+1, F)
-        pathwise = self.actor_grad == "pathwise"
+        pathwise = c.actor_grad == "pathwise"
 
         # What the world model and the critic say of every dreamed state.
         logits = self.critic(feat.detach())  # (N, H+1, bins)

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import matplotlib
@@ -26,6 +26,7 @@ from dreamer.agent import DreamerAgent
 from dreamer.checkpoint import write_atomic
 from dreamer.envs import VectorEnv
 from dreamer.rssm import get_feat
+from dreamer.stats import bootstrap_interval, iqm
 
 REAL, DREAM, NAIVE = "black", "#0072B2", "#E69F00"
 THRESHOLD, RANDOM, EXTRA = "#009E73", "#777777", "#CC79A7"
@@ -302,6 +303,82 @@ def draw_losses(ax: Axes, runs: list[dict]) -> None:
         bottom, top = ax.get_ylim()
         ax.set_ylim(top=top * (top / bottom) ** 0.35)  # room for the legend
         ax.legend(loc="upper right", ncols=3)
+
+
+# ---------------------------------------------------------------- methods compared
+
+
+class Method(NamedTuple):
+    """How a method is called and drawn, in every panel alike."""
+
+    name: str
+    color: str
+    marker: str
+
+
+METHODS = {
+    "dreamer": Method("Dreamer", DREAM, "D"),
+    "ppo": Method("PPO", "#D55E00", "o"),
+    "dqn": Method("DQN", EXTRA, "s"),
+    "sac": Method("SAC", NAIVE, "^"),
+}
+
+
+@matplotlib.rc_context(STYLE | {"font.size": 10, "axes.titlesize": 11})
+def sample_efficiency_figure(
+    tasks: dict[str, dict[str, dict[str, Any] | None]], path: Path | str
+) -> None:
+    """Greedy return against environment steps, a panel for each of up to four tasks.
+
+    tasks: task -> method (of `METHODS`) -> its results file, or None where nothing has been
+    measured, which the panel then says; "dreamer" is there for every task. Lines are
+    interquartile means over seeds, bands their 95% bootstrap intervals.
+    """
+    fig = Figure(figsize=(10, 7.5), layout="constrained")
+    axes = list(fig.subplots(2, 2).flat)
+    for ax, methods in zip(axes, tasks.values(), strict=False):
+        draw_methods(ax, methods)
+    for ax in axes[len(tasks) :]:
+        ax.set_axis_off()
+    fig.supxlabel(
+        "lines: interquartile mean over seeds of the mean of 20 greedy episodes; bands: its 95% "
+        "bootstrap interval",
+        fontsize=8.5,
+    )
+    save(fig, path)
+
+
+def draw_methods(ax: Axes, methods: dict[str, dict[str, Any] | None]) -> None:
+    """One task's panel."""
+    ours = methods["dreamer"]
+    ax.set_xscale("log")
+    for method, data in methods.items():
+        name, color, marker = METHODS[method]
+        if data is None:
+            ax.plot([], [], color=color, marker=marker, ms=4, label=f"{name}: not measured yet")
+            continue
+        steps, returns = same_steps(data["runs"])
+        count = f"{len(returns)} seed{'s' if len(returns) > 1 else ''}"
+        ax.plot(steps, iqm(returns), color=color, marker=marker, ms=4, label=f"{name}, {count}")
+        if len(returns) > 1:
+            low, high = bootstrap_interval(returns)
+            ax.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
+    threshold, random = ours["threshold"], ours["random_return"]
+    ax.axhline(threshold, color=THRESHOLD, ls="--", label=f"threshold {threshold:g}")
+    ax.axhline(random, color=RANDOM, ls=":", label=f"random policy {random:.0f}")
+    # Far below chance nothing is told apart any more.
+    ax.set_ylim(bottom=max(ax.get_ylim()[0], random - (threshold - random) / 2))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    finish(ax, ours["env_id"], "environment steps", "greedy return")
+
+
+def same_steps(runs: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (E,) at which all runs were evaluated, and their returns there (runs, E)."""
+    curves = [
+        dict(zip(run["curve"]["env_steps"], run["curve"]["return"], strict=True)) for run in runs
+    ]
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return np.array(steps), np.array([[curve[step] for step in steps] for curve in curves])
 
 
 # ---------------------------------------------------------------- dreams against reality

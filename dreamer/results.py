@@ -5,6 +5,8 @@ A file of assets/results holds `env_id`, `threshold`, `random_return` (mean of 1
 `curve` (mean return of each greedy evaluation during training), `train_returns` (step and return
 of each training episode), `final_returns` (greedy episodes after training) and `diagnostics`
 (evaluation rows and every few report rows of the log, enough to draw the training figure).
+The files of the baselines, in its folder sample_efficiency, are alike: `config` are their settings,
+`cpu_minutes` is there too, and of diagnostics the evaluation rows alone.
 
     python -m dreamer.results --readme README.md            rewrite the README's generated parts
     python -m dreamer.results --readme README.md --check    only say whether they are up to date
@@ -46,6 +48,13 @@ SCRIPTS = {  # the file in assets/results -> the script that makes it
     "acrobot": "05_dreamer_acrobot",
     "lunar_lander": "06_dreamer_lunar_lander",
 }
+BASELINES = {  # what a user would pick instead, task by task (07_sample_efficiency.py)
+    "cartpole": ["ppo", "dqn"],
+    "pendulum": ["ppo", "sac"],
+    "acrobot": ["ppo", "dqn"],
+    "lunar_lander": ["ppo", "dqn"],
+}
+Comparison = dict[str, dict[str, dict[str, Any] | None]]  # task -> method -> its results file
 AIMS = [("matched", ["1"], 1.3), ("matched", ["2"], 1.4), ("default", ["1", "2"], 1.6)]
 REPORT_ROWS = 50  # of a run's report rows, kept in its results file
 
@@ -53,26 +62,34 @@ REPORT_ROWS = 50  # of a run's report rows, kept in its results file
 # ---------------------------------------------------------------- recording
 
 
-@contextlib.contextmanager
 def record(
     path: Path, env_id: str, threshold: float, run: Run, returns: np.ndarray
+) -> contextlib.AbstractContextManager[dict[str, Any]]:
+    """`record_entry` for a finished run of ours. returns: the greedy evaluation after training."""
+    return record_entry(path, env_id, threshold, run_entry(run, returns))
+
+
+@contextlib.contextmanager
+def record_entry(
+    path: Path, env_id: str, threshold: float, entry: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Merge a finished run into a task's results file; `with record(...) as data` gives the file's
+    """Merge one run into a results file; `with record_entry(...) as data` gives the file's
     content, and no other run is recorded before that block ends: the figure drawn in it shows all.
 
-    returns: the greedy evaluation after training. The entry of the same seed is replaced; entries
-    of another config go, as means over them would mean nothing, and with the last of them the
-    random policy's return, which is measured anew over as many episodes. Written atomically, and
-    where the system has `flock` two processes that record at once wait for each other.
+    entry: what the file keeps of the run, with at least `seed`, `config` and `final_returns`. The
+    entry of the same seed is replaced; entries of another config go, as means over them would mean
+    nothing, and with the last of them the random policy's return, which is measured anew over as
+    many episodes. Written atomically, and where the system has `flock` two processes that record
+    at once wait for each other.
     """
-    entry = run_entry(run, returns)
     with locked(path.parent):
         old = json.loads(path.read_text()) if path.exists() else {"runs": []}
         kept = [r for r in old["runs"] if same_but_seed(r["config"], entry["config"])]
         if kept:
             random_return = old["random_return"]
         else:
-            random_return = significant(random_returns(env_id, len(returns)).mean())
+            episodes = len(entry["final_returns"])
+            random_return = significant(random_returns(env_id, episodes).mean())
         runs = [r for r in kept if r["seed"] != entry["seed"]] + [entry]
         data = {
             "env_id": env_id,
@@ -196,11 +213,14 @@ def load(results_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 def draw_figures(assets: Path) -> None:
-    """The training figure of every task, as its script draws it."""
+    """The training figure of every task and the comparison's, as their scripts draw them."""
     for task, data in load(assets / "results").items():
         path = assets / f"{SCRIPTS[task][:2]}_{task}_training.png"
         title = data["env_id"].partition("-")[0]
         plots.training_figure(title, data["runs"], data["threshold"], data["random_return"], path)
+    compared = comparison(assets / "results", assets / "results" / "sample_efficiency")
+    if any_baseline(compared):
+        plots.sample_efficiency_figure(compared, assets / "07_sample_efficiency.png")
 
 
 def table(results_dir: Path) -> str:
@@ -249,17 +269,129 @@ def table(results_dir: Path) -> str:
 
 def held_from(data: dict[str, Any]) -> str:
     """When the threshold was first held for two evaluations running: median step and minutes."""
-    found = []
-    for run in data["runs"]:
-        evals = [row for row in run["diagnostics"] if row["kind"] == "eval"]
-        held = (
-            (a["step"], a["minutes"])
-            for a, b in zip(evals, evals[1:], strict=False)
-            if min(a["return"], b["return"]) >= data["threshold"]
-        )
-        found.append(next(held, (math.inf, math.inf)))
-    step, minutes = sorted(found)[len(found) // 2]
+    step, minutes = median_held(data)
     return "never" if step == math.inf else f"step {step:,}, {minutes:.1f} minutes"
+
+
+def median_held(data: dict[str, Any]) -> tuple[float, float]:
+    """(step, minutes) of the median seed of a results file (`held`); of an even number of seeds
+    the later one in the middle."""
+    return sorted(held(run, data["threshold"]) for run in data["runs"])[len(data["runs"]) // 2]
+
+
+def held(run: dict[str, Any], threshold: float) -> tuple[float, float]:
+    """(step, minutes) of the first of two evaluations running whose means are at or above the
+    threshold; infinite where there are none."""
+    evals = [row for row in run["diagnostics"] if row["kind"] == "eval"]
+    for a, b in zip(evals, evals[1:], strict=False):
+        if min(a["return"], b["return"]) >= threshold:
+            return a["step"], a["minutes"]
+    return math.inf, math.inf
+
+
+def comparison(results_dir: Path, baselines_dir: Path) -> Comparison:
+    """Our results files beside those of the methods in `BASELINES`, None where one is missing."""
+    found = {}
+    for task, ours in load(results_dir).items():
+        paths = {method: baselines_dir / f"{task}_{method}.json" for method in BASELINES[task]}
+        found[task] = {"dreamer": ours} | {
+            method: json.loads(path.read_text()) if path.exists() else None
+            for method, path in paths.items()
+        }
+    return found
+
+
+def sample_efficiency(results_dir: Path) -> str:
+    """Figure, table and sentences of the comparison in Markdown, as far as it has been measured."""
+    compared = comparison(results_dir, results_dir / "sample_efficiency")
+    if not any_baseline(compared):
+        return "Not measured yet: `python 07_sample_efficiency.py --jobs 2`."
+    image = (
+        "![Greedy return against environment steps on a logarithmic axis: Dreamer and the "
+        "baselines on four tasks](assets/07_sample_efficiency.png)"
+    )
+    return f"{image}\n\n{sample_efficiency_table(compared)}"
+
+
+def any_baseline(compared: Comparison) -> bool:
+    """Whether any baseline has been measured on any task."""
+    return any(data for methods in compared.values() for data in list(methods.values())[1:])
+
+
+def sample_efficiency_table(compared: Comparison) -> str:
+    """A row for each task and method, and for each task who was first."""
+    head = [
+        "Task",
+        "Method",
+        "Environment steps",
+        "Seeds",
+        "Held from step",
+        "Seeds that held",
+        "Minutes until held",
+        "Mean of seeds",
+        "Worst seed",
+        "Minutes per seed",
+        "CPU minutes per seed",
+    ]
+    rows = [head, ["---"] * len(head)]
+    first, cpus = [], set()
+    for methods in compared.values():
+        env_id = methods["dreamer"]["env_id"]
+        for method, data in methods.items():
+            name = plots.METHODS[method].name
+            if data is None:
+                rows.append([env_id, name, "not measured yet", *["-"] * (len(head) - 3)])
+                continue
+            cpus.add(data["cpu"])
+            rows.append([env_id, name, *comparison_cells(data)])
+        first.append(f"- {env_id}: {who_was_first(methods)}")
+    note = (
+        '"Held from": the first of two evaluations running (20 greedy episodes each) with a mean '
+        "at or above the threshold; the baselines are evaluated at steps a constant factor apart, "
+        "as on the figure's axis. Both of the median seed, one that never held counting as last; "
+        "the means are of the final evaluation (100 greedy episodes). Evaluations take part in "
+        "Dreamer's minutes, not in the baselines'. Measured on: " + "; ".join(sorted(cpus)) + "."
+    )
+    return markdown(rows) + "\n\n" + "\n".join(first) + "\n\n" + note
+
+
+def comparison_cells(data: dict[str, Any]) -> list[str]:
+    """What a results file says of its method, behind task and method in the table."""
+    runs = data["runs"]
+    step, minutes = median_held(data)
+    got_there = sum(held(run, data["threshold"])[0] < math.inf for run in runs)
+    means = [np.mean(run["final_returns"]) for run in runs]
+    cpu = [run["cpu_minutes"] for run in runs if "cpu_minutes" in run]
+    return [
+        f"{max(run['env_steps'] for run in runs):,}",
+        ", ".join(str(run["seed"]) for run in runs),
+        "never" if step == math.inf else f"{step:,}",
+        f"{got_there} of {len(runs)}",
+        "never" if step == math.inf else f"{minutes:.1f}",
+        f"{np.mean(means):.1f}",
+        f"{np.min(means):.1f}",
+        f"{np.mean([run['minutes'] for run in runs]):.1f}",
+        optional(float(np.mean(cpu)) if cpu else None, ".1f"),
+    ]
+
+
+def who_was_first(methods: dict[str, dict[str, Any] | None]) -> str:
+    """A task's methods by environment steps, and by minutes, until the threshold was held."""
+    when = {
+        plots.METHODS[method].name: median_held(data) for method, data in methods.items() if data
+    }
+    held_by = [name for name, (step, _) in when.items() if step < math.inf]
+    never = [name for name in when if name not in held_by]
+    parts = []
+    if held_by:
+        by_steps = sorted(held_by, key=lambda name: when[name][0])
+        by_minutes = sorted(held_by, key=lambda name: when[name][1])
+        steps = ", ".join(f"{name} {when[name][0]:,}" for name in by_steps)
+        minutes = ", ".join(f"{name} {when[name][1]:.1f}" for name in by_minutes)
+        parts += [f"by environment steps {steps}", f"by minutes {minutes}"]
+    if never:
+        parts.append(f"not held by {', '.join(never)}")
+    return "; ".join(parts) + "."
 
 
 def benchmark_table(results_dir: Path) -> str:
@@ -366,6 +498,7 @@ def markdown(rows: list[list[str]]) -> str:
 # lies between the lines `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "results": table,
+    "sample_efficiency": sample_efficiency,
     "benchmark": benchmark_table,
     "faults": faults_table,
 }
@@ -389,7 +522,7 @@ def main() -> None:
     )
     parser.add_argument("--readme", type=Path, required=True)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if outdated")
-    parser.add_argument("--figures", action="store_true", help="redraw the training figures")
+    parser.add_argument("--figures", action="store_true", help="redraw the figures of returns")
     args = parser.parse_args()
     try:
         text = args.readme.read_text()

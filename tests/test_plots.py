@@ -63,6 +63,48 @@ def test_training_figure_without_any_record(tmp_path):
     assert drawn(tmp_path / "figure.png")
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("tasks", [1, 4])
+def test_sample_efficiency_figure(tmp_path, tasks):
+    """Complete, with one seed, and with a method that is missing."""
+    ours = {"env_id": "CartPole-v1", "threshold": 475, "random_return": 22.0}
+    many = {**ours, "runs": [make_run(seed) for seed in range(5)]}
+    methods = {"dreamer": many, "ppo": {**ours, "runs": [make_run(7)]}, "dqn": None, "sac": many}
+    path = tmp_path / "figure.png"
+    plots.sample_efficiency_figure({f"task {i}": methods for i in range(tasks)}, path)
+    assert drawn(path)
+
+
+def test_a_panel_says_what_is_drawn_and_what_is_missing():
+    ax = plots.Figure().subplots()
+    data = {"env_id": "Pendulum-v1", "threshold": -200, "random_return": -1200}
+    returns = [[0, 100], [1, 200], [5, 600], [-9000, 9000]]  # middle two: 0.5 and 400
+    runs = [{"curve": {"env_steps": [500, 5000], "return": values}} for values in returns]
+    plots.draw_methods(ax, {"dreamer": {**data, "runs": runs}, "ppo": None})
+    assert ax.get_xscale() == "log"
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[500, 0.5], [5000, 400]])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "Dreamer, 4 seeds",
+        "PPO: not measured yet",
+        "threshold -200",
+        "random policy -1200",
+    ]
+    assert ax.get_ylim()[0] == -1700  # the lowest point, -9000, would make the rest a line
+
+
+def test_methods_look_different():
+    for field in zip(*plots.METHODS.values(), strict=True):
+        assert len(set(field)) == len(plots.METHODS)
+
+
+def test_only_steps_that_all_runs_share_are_compared():
+    curves = [([1, 2, 3], [10, 20, 30]), ([2, 3, 4], [21, 31, 41])]
+    runs = [{"curve": {"env_steps": steps, "return": values}} for steps, values in curves]
+    steps, returns = plots.same_steps(runs)
+    np.testing.assert_array_equal(steps, [2, 3])
+    np.testing.assert_array_equal(returns, [[20, 30], [21, 31]])
+
+
 def test_seed_curves_join_different_grids():
     grid, values = plots.seed_curves([([0, 10], [0, 100]), ([5, 10, 20], [1, 2, 3])])
     assert grid.tolist() == [0, 5, 10, 20]

@@ -220,6 +220,100 @@ def test_table_by_hand(readme):
     ]
 
 
+def evaluated(*pairs, **fields):
+    """A run that was evaluated at these (step, return), a minute for every 100 steps."""
+    steps, returns = zip(*pairs, strict=True)
+    rows = [
+        {"kind": "eval", "step": step, "minutes": step / 100, "return": value}
+        for step, value in pairs
+    ]
+    curve = {"env_steps": list(steps), "return": list(returns)}
+    run = {"env_steps": steps[-1], "minutes": steps[-1] / 100, "config": {}}
+    return {**run, "curve": curve, "diagnostics": rows, **fields}
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """Results of two tasks: Dreamer and, of CartPole alone, PPO with three seeds."""
+    head = {"env_id": "CartPole-v1", "threshold": 475, "random_return": 22.0, "cpu": "A CPU"}
+    ours = [
+        evaluated((200, 480), (400, 480), (600, 480), seed=0, final_returns=[500, 480]),
+        evaluated((200, 470), (400, 480), (600, 480), seed=1, final_returns=[400]),
+    ]
+    theirs = [  # one holds early, one only at its last two evaluations, one never twice running
+        evaluated((100, 500), (1000, 500), (9000, 10), seed=0, final_returns=[10]),
+        evaluated((100, 500), (1000, 474), (9000, 475), seed=1, final_returns=[475]),
+        evaluated((100, 5), (1000, 475), (9000, 475), seed=2, final_returns=[500]),
+    ]
+    theirs = [{**run, "cpu_minutes": 3.0 + run["seed"]} for run in theirs]
+    files = {
+        "cartpole": {**head, "runs": ours},
+        "sample_efficiency/cartpole_ppo": {**head, "cpu": "Another CPU", "runs": theirs},
+        "pendulum": {**head, "env_id": "Pendulum-v1", "threshold": -200, "runs": ours[:1]},
+    }
+    for name, data in files.items():
+        path = tmp_path / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(data))
+    return tmp_path
+
+
+def test_held_by_hand():
+    run = evaluated((100, 475), (200, 474), (300, 475), (400, 500), (500, 0), final_returns=[])
+    assert results.held(run, 475) == (300, 3.0)
+    assert results.held(run, 474) == (100, 1.0)
+    assert results.held(run, 476) == (float("inf"), float("inf"))
+
+
+def test_sample_efficiency_table_by_hand(compared):
+    text = results.sample_efficiency(compared)
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")][2:]
+    assert [[cell.strip() for cell in row] for row in rows] == [
+        ["CartPole-v1", "Dreamer", "600", "0, 1", "400", "2 of 2", "4.0"]
+        + ["445.0", "400.0", "6.0", "-"],
+        ["CartPole-v1", "PPO", "9,000", "0, 1, 2", "1,000", "2 of 3", "10.0"]
+        + ["328.3", "10.0", "90.0", "4.0"],
+        ["CartPole-v1", "DQN", "not measured yet", *["-"] * 8],
+        ["Pendulum-v1", "Dreamer", "600", "0", "200", "1 of 1", "2.0"]
+        + ["490.0", "490.0", "6.0", "-"],
+        ["Pendulum-v1", "PPO", "not measured yet", *["-"] * 8],
+        ["Pendulum-v1", "SAC", "not measured yet", *["-"] * 8],
+    ]
+    assert "- CartPole-v1: by environment steps Dreamer 400, PPO 1,000; by minutes Dreamer" in text
+    assert "assets/07_sample_efficiency.png" in text
+    assert "Measured on: A CPU; Another CPU." in text
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "sentence"),
+    [
+        (300, 9000, "by environment steps Dreamer 300, PPO 9,000; by minutes PPO 0.9, Dreamer 3.0"),
+        (None, 900, "by environment steps PPO 900; by minutes PPO 0.1; not held by Dreamer"),
+        (None, None, "not held by Dreamer, PPO"),
+    ],
+)
+def test_who_was_first_by_steps_and_by_minutes(ours, theirs, sentence):
+    """Dreamer takes 0.6 seconds for a step, PPO 0.006: fewer steps may be more minutes."""
+
+    def measured(step, seconds):
+        value = 0 if step is None else 475
+        rows = [
+            {"kind": "eval", "step": s, "minutes": s * seconds / 60, "return": value}
+            for s in (step or 1, 10_000)
+        ]
+        return {"threshold": 475, "runs": [{"diagnostics": rows}]}
+
+    methods = {"dreamer": measured(ours, 0.6), "ppo": measured(theirs, 0.006), "dqn": None}
+    assert results.who_was_first(methods) == f"{sentence}."
+
+
+def test_without_any_baseline_nothing_is_claimed(compared):
+    (compared / "sample_efficiency" / "cartpole_ppo.json").unlink()
+    text = results.sample_efficiency(compared)
+    assert text == "Not measured yet: `python 07_sample_efficiency.py --jobs 2`."
+    assert results.sample_efficiency(compared / "sample_efficiency") == text  # not even ours
+
+
 def test_readme_is_rewritten_between_its_markers_only(readme, monkeypatch):
     assert call(monkeypatch, "--readme", readme, "--check") == 1
     assert "STALE" in readme.read_text()  # --check writes nothing

@@ -113,6 +113,44 @@ def test_ctrl_c_saves_and_tells_how_to_resume(tmp_path):
     assert steps == [100, *range(102, 601, 3)]  # every one once, before and after
 
 
+# ---------------------------------------------------------------- comparisons
+
+
+def test_a_part_of_the_comparison_again_and_its_figure_alone(tmp_path):
+    script = REPO / "07_sample_efficiency.py"
+    words = ["--smoke", "--out", tmp_path, "--tasks", "cartpole", "--methods", "ppo"]
+    first = call(tmp_path, script, *words)
+    assert first.returncode == 0, first.stderr[-2000:]
+    assert "cartpole_ppo seed 0: done" in first.stdout
+    path = tmp_path / "assets" / "results" / "sample_efficiency" / "cartpole_ppo.json"
+    data, figure = json.loads(path.read_text()), tmp_path / "assets" / "07_sample_efficiency.png"
+    assert data["env_id"] == "CartPole-v1" and [run["seed"] for run in data["runs"]] == [0]
+    assert "| CartPole-v1 | DQN | not measured yet |" in first.stdout
+
+    path.unlink()  # what is complete is not run again, but kept again
+    again = call(tmp_path, script, *words)
+    assert "cartpole_ppo seed 0: complete" in again.stdout
+    assert json.loads(path.read_text())["runs"] == data["runs"]
+
+    figure.unlink()
+    alone = call(tmp_path, script, "--plot-only", "--out", tmp_path)
+    assert alone.returncode == 0 and figure.exists()
+    table = first.stdout[first.stdout.index("| Task |") :]
+    assert alone.stdout == table
+
+
+def test_without_the_library_a_sentence_says_what_to_install(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("script", REPO / "07_sample_efficiency.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["07_sample_efficiency.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert end.value.code == 1
+    assert "pip install 'stable-baselines3" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- flags
 
 

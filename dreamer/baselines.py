@@ -236,7 +236,8 @@ class Evaluations(BaseCallback):
         return (now() - self.started) / 60
 
     def evaluate(self) -> None:
-        paused, minutes = now(), self.minutes()[0]
+        paused = now()
+        minutes = (paused - self.started)[0] / 60
         step, episodes = self.model.num_timesteps, self.config["eval_episodes"]
         returns = evaluate(self.model, self.env, episodes, self.config["seed"], step)
         mean = significant(returns.mean())

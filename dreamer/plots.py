@@ -8,6 +8,7 @@ can tell apart): what is real is black, what is dreamed blue, the naive guess or
 from __future__ import annotations
 
 import math
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 
@@ -649,6 +651,115 @@ def write_gif(
         ),
     )
     return Path(path).stat().st_size
+
+
+# ---------------------------------------------------------------- ablations
+
+
+@matplotlib.rc_context(STYLE)
+def ablation_figure(
+    ideas: Sequence[str],
+    tasks: Sequence[str],
+    grid: dict[str, np.ndarray],
+    path: Path | str,
+) -> None:
+    """What each idea buys: ideas downwards, tasks across, the effect of removing it in the cell.
+
+    grid: `mean`, `low` and `high` (R, C) of the effects, NaN where there is no result; `seeds`
+    (R, C), how many stand behind each; `sign` (R, C), not 0 where the interval excludes 0, which
+    is printed bold; `planned` (R, C) bool; `full` (C,), the full agent's scores. What is not
+    planned is hatched, what is planned and has no result yet says so.
+    """
+    fig = Figure(figsize=(1.5 + 1.15 * len(tasks), 1.9 + 0.5 * len(ideas)), layout="constrained")
+    ax = fig.subplots()
+    picture = ax.imshow(grid["mean"], cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
+    for row, column in np.ndindex(grid["mean"].shape):
+        mean, low, high, seeds, sign = (
+            grid[name][row, column] for name in ("mean", "low", "high", "seeds", "sign")
+        )
+        if not grid["planned"][row, column]:
+            corner = column - 0.5, row - 0.5
+            ax.add_patch(
+                Rectangle(corner, 1, 1, facecolor="#eeeeee", edgecolor="#cccccc", hatch="///", lw=0)
+            )
+            continue
+        text = "no result yet"
+        if seeds:
+            text = f"{mean:+.2f}\n{low:+.2f} to {high:+.2f}" if seeds > 1 else f"{mean:+.2f}"
+            if seeds < 5:
+                text += f"\n{seeds} seed{'s' if seeds > 1 else ''}"
+        color = "white" if abs(mean) > 0.6 else "black"
+        weight = "bold" if sign else "normal"
+        ax.text(
+            column, row, text, ha="center", va="center", color=color, weight=weight, fontsize=7.5
+        )
+    names = [
+        textwrap.fill(task, 14) + (f"\n(full: {full:.2f})" if np.isfinite(full) else "")
+        for task, full in zip(tasks, grid["full"], strict=True)
+    ]
+    ax.set_xticks(range(len(tasks)), names, fontsize=8)
+    ax.set_yticks(range(len(ideas)), [f"without {idea}" for idea in ideas])
+    ax.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+    ax.set_xticks(np.arange(len(tasks) - 1) + 0.5, minor=True)
+    ax.set_yticks(np.arange(len(ideas) - 1) + 0.5, minor=True)
+    ax.tick_params(which="minor", length=0)
+    ax.grid(False)
+    ax.grid(which="minor", color="white", alpha=1, lw=2)
+    ax.spines[:].set_visible(False)
+    label = "change of the score (0: random policy, 1: threshold)"
+    fig.colorbar(picture, ax=ax, pad=0.01, shrink=0.7, label=label)
+    fig.suptitle(
+        "What each idea buys: change of the mean return while learning, with its 95% interval",
+        fontsize=12,
+    )
+    save(fig, path)
+
+
+@matplotlib.rc_context(STYLE)
+def ablation_dreams_figure(
+    title: str,
+    full: np.ndarray,
+    others: dict[str, np.ndarray],
+    naive: np.ndarray,
+    path: Path | str,
+) -> None:
+    """Error of dreams against their length, a panel for each idea removed.
+
+    full (seeds, H): the full agent's, in every panel; others: (seeds, H) of each variant, empty
+    where there is no result yet; naive (H,): of the last observation repeated. Lines are means over
+    seeds, bands reach from the smallest to the largest.
+    """
+    columns = 4
+    count = math.ceil(len(others) / columns)
+    fig = Figure(figsize=(10, 2.2 * count + 0.9), layout="constrained")
+    fig.suptitle(title, fontsize=12)
+    axes = list(fig.subplots(count, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for ax, (name, errors) in zip(axes, others.items(), strict=False):
+        for values, color, label in ((full, REAL, "full agent"), (errors, DREAM, "without it")):
+            if len(values):
+                length = np.arange(1, values.shape[1] + 1)
+                ax.fill_between(length, values.min(0), values.max(0), color=color, alpha=0.2, lw=0)
+                ax.plot(length, values.mean(0), color=color, label=label)
+        if len(naive):
+            label = "last observation repeated"
+            ax.plot(np.arange(1, len(naive) + 1), naive, color=NAIVE, ls="--", label=label)
+        note = "" if len(errors) else " (no result yet)"
+        finish(ax, f"without {name}{note}", "", legend=False)
+        ax.set_ylim(bottom=0)
+    for ax in axes[len(others) :]:
+        ax.set_axis_off()
+    for ax in axes[max(0, len(others) - columns) : len(others)]:  # those with nothing below them
+        ax.set_xlabel("steps since the last observation")
+        ax.tick_params(labelbottom=True)
+    fig.supylabel("|error| / spread of the data", fontsize=9)
+    handles = {
+        label: handle
+        for ax in axes
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        fig.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
+    save(fig, path)
 
 
 # ---------------------------------------------------------------- speed

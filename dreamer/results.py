@@ -32,7 +32,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from dreamer import plots
+from dreamer import ablations, plots
 from dreamer.checkpoint import write_atomic, write_json
 from dreamer.evaluation import random_returns
 from dreamer.training import Run
@@ -467,6 +467,22 @@ def faults_table(results_dir: Path) -> str:
     return markdown(rows)
 
 
+def ablations_table(results_dir: Path) -> str:
+    """What each idea buys, in Markdown, from ablations.json if that is there."""
+    path = results_dir / "ablations.json"
+    if not path.exists():
+        return "Not measured yet: `python 08_ablations.py --jobs 2`."
+    data = json.loads(path.read_text())
+    head, *rest = ablations.rows(data)
+    tasks = "\n".join(f"- {told['title']}: {told['why']}." for told in data["tasks"].values())
+    figures = (
+        "![What becomes of the learning curve without an idea](assets/08_ablations.png)\n"
+        "![Error of dreams against their length, without an idea](assets/08_dreams.png)"
+    )
+    table = markdown([head, ["---"] * len(head), *rest])
+    return "\n\n".join([table, ablations.note(data), tasks, figures])
+
+
 def aims(data: dict[str, Any]) -> list[str]:
     """For each aim in `AIMS`, what was measured: the lower of the eager and the compiled ratio."""
     found = []
@@ -501,6 +517,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "sample_efficiency": sample_efficiency,
     "benchmark": benchmark_table,
     "faults": faults_table,
+    "ablations": ablations_table,
 }
 
 

@@ -1,0 +1,187 @@
+"""What the runs of 08_ablations.py say, in numbers and in sentences, from their results file.
+
+A run's *score* is the mean of the greedy evaluations while it learned, the area under its learning
+curve, on a scale where the random policy has 0 and a policy at the task's threshold 1. An idea's
+*effect* on a task is the mean over seeds of the difference between the agent without it and the
+full agent, of the same seed: below 0 where the idea is missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dreamer.stats import bootstrap_interval
+
+FULL = "full"  # the variant from which nothing is removed
+DREAMS = "dreams"  # the effect on the error of dreams: above 0 where the idea is missed
+LENGTH = 50  # of the dreams in the table, steps
+SEEDS = 5  # fewer prove nothing: n differences have all the same sign once in 2^(n-1) by chance
+
+Results = dict[str, Any]  # the content of assets/results/ablations.json
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Mean difference to the full agent, with the interval that holds it with 95%."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def sign(self) -> int:
+        """-1 or 1 where the whole interval lies below or above 0, else 0; 0 for too few seeds."""
+        if self.seeds < SEEDS:
+            return 0
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def scores(data: Results, task: str, variant: str) -> dict[int, float]:
+    """Score of each seed. A run that broke down counts as random from there on."""
+    told = data["tasks"][task]
+    runs = [run for run in data["runs"] if run["task"] == task]
+    points = max((len(run["curve"]["return"]) for run in runs), default=0)
+    span = points * (told["threshold"] - told["random_return"]) if points else None
+    return {
+        run["seed"]: sum(ret - told["random_return"] for ret in run["curve"]["return"]) / span
+        for run in runs
+        if run["variant"] == variant and span
+    }
+
+
+def dream_errors(data: Results, variant: str) -> dict[int, list[float]]:
+    """Of each seed, the error of its dreams (H,) against their length, in the data's spread."""
+    return {
+        run["seed"]: run["dream_error"]
+        for run in data["runs"]
+        if run["variant"] == variant and run["dream_error"]
+    }
+
+
+def compare(without: dict[int, float], full: dict[int, float]) -> Effect | None:
+    """The effect over the seeds that both have; None without any."""
+    seeds = sorted(without.keys() & full.keys())
+    if not seeds:
+        return None
+    difference = np.array([without[seed] - full[seed] for seed in seeds])
+    low, high = bootstrap_interval(difference, np.mean)
+    return Effect(float(difference.mean()), float(low), float(high), len(seeds))
+
+
+def effects(data: Results, idea: str) -> dict[str, Effect | None]:
+    """An idea's effect on each task that is meant to be measured, and on `DREAMS`; None where
+    there is no result yet."""
+    found = {
+        task: compare(scores(data, task, idea), scores(data, task, FULL))
+        for task, told in data["tasks"].items()
+        if idea in told["ideas"]
+    }
+    if idea in data["tasks"][data["dreams"]["task"]]["ideas"]:
+        at_length = [
+            {seed: error[:LENGTH][-1] for seed, error in dream_errors(data, variant).items()}
+            for variant in (idea, FULL)
+        ]
+        found[DREAMS] = compare(*at_length)
+    return found
+
+
+def grid(data: Results) -> dict[str, np.ndarray]:
+    """The effects as arrays (ideas, tasks), as `plots.ablation_figure` takes them."""
+    table = [effects(data, idea) for idea in data["ideas"]]
+    nothing = Effect(np.nan, np.nan, np.nan, 0)
+    cells = [[found.get(task) or nothing for task in data["tasks"]] for found in table]
+    names = ("mean", "low", "high", "seeds", "sign")
+    full = [list(scores(data, task, FULL).values()) for task in data["tasks"]]
+    return {
+        **{name: np.array([[getattr(e, name) for e in row] for row in cells]) for name in names},
+        "planned": np.array([[task in found for task in data["tasks"]] for found in table]),
+        "full": np.array([np.mean(values) if values else np.nan for values in full]),
+    }
+
+
+def sentence(data: Results, idea: str) -> str:
+    """What the measured intervals say of an idea, and no more than that."""
+    found = effects(data, idea)
+    judged = {name: e for name, e in found.items() if e and e.seeds >= SEEDS}
+    if not judged:
+        return f"Not measured yet with {SEEDS} seeds."
+    titles = {task: told["title"] for task, told in data["tasks"].items()}
+    titles[DREAMS] = f"the error of {LENGTH}-step dreams"
+
+    def those(worse: bool) -> list[str]:
+        return [
+            f"{abs(e.mean):.2f} on {titles[name]}"
+            for name, e in judged.items()
+            if e.sign and ((e.sign > 0) == (name == DREAMS)) == worse
+        ]
+
+    costs, gains = those(worse=True), those(worse=False)
+    parts = [f"costs {listed(costs)}"] if costs else []
+    parts += [f"gains {listed(gains)}"] if gains else []
+    silent = len(judged) - len(costs) - len(gains)
+    parts = [f"Removing it {'; '.join(parts)}"] if parts else []
+    if silent:
+        parts.append("nothing measurable in the rest" if parts else "Nothing measurable here")
+    if len(judged) < len(found):
+        parts.append(f"{len(found) - len(judged)} of {len(found)} not measured yet")
+    return "; ".join(parts) + "."
+
+
+def listed(words: list[str]) -> str:
+    """The words as a list in a sentence."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def rows(data: Results) -> Iterator[list[str]]:
+    """The README's table, its head first: the full agent, then one row for each idea."""
+    tasks = data["tasks"]
+    yield [
+        "Idea",
+        "What is removed",
+        *(told["title"] for told in tasks.values()),
+        f"Dream error, {LENGTH} steps",
+        "What the intervals say",
+    ]
+    full = [mean_of(scores(data, task, FULL)) for task in tasks]
+    errors = dream_errors(data, FULL)
+    full.append(mean_of({seed: error[:LENGTH][-1] for seed, error in errors.items()}))
+    yield ["(full agent: its own numbers)", "nothing", *full, ""]
+    for idea, removed in data["ideas"].items():
+        found = effects(data, idea)
+        cells = [cell(found[name]) if name in found else "" for name in (*tasks, DREAMS)]
+        yield [idea, removed, *cells, sentence(data, idea)]
+
+
+def note(data: Results) -> str:
+    """How the table is to be read, and what it rests on."""
+    runs = data["runs"]
+    found = [effect for idea in data["ideas"] for effect in effects(data, idea).values()]
+    planned = sum(1 + len(told["ideas"]) for told in data["tasks"].values()) * SEEDS
+    hours = sum(run["cpu_minutes"] for run in runs) / 60
+    return (
+        "Score: mean of the greedy evaluations while learning, 0 at the random policy, 1 at the "
+        "threshold. Cells: its change when the idea is removed (first row: the full agent's own "
+        f"score), mean over seeds, **bold** where the 95% bootstrap interval over {SEEDS} seeds "
+        f"excludes 0. Of {len(found)} intervals about {0.05 * len(found):.0f} would do so by "
+        "chance, and from so few seeds somewhat more. Dream error: in the data's spread, lower is "
+        "better. Empty: not run, as the idea has no part in what makes that task hard. "
+        f"?: no result yet. {len(runs)} of {planned} runs, {hours:.1f} CPU hours "
+        f"({data['cpu']}). The tasks, and the ideas chosen for them:"
+    )
+
+
+def mean_of(values: dict[int, float]) -> str:
+    return f"{np.mean(list(values.values())):.2f}" if values else "?"
+
+
+def cell(effect: Effect | None) -> str:
+    """An effect in a table: bold where its interval excludes 0."""
+    if effect is None:
+        return "?"
+    text = f"{effect.mean:+.2f}"
+    return f"**{text}**" if effect.sign else text

@@ -13,8 +13,11 @@ to assets/results/ablations.json, and from there into the README's table.
 
     python 08_ablations.py --jobs 2                      every run that is missing: many hours
     python 08_ablations.py --jobs 2 --seeds 0            one seed of everything first
-    python 08_ablations.py --ideas memory --tasks pendulum-blind
+    python 08_ablations.py --ideas memory --tasks cartpole-blind    a part
     python 08_ablations.py --plot-only                   figures from the committed numbers
+
+On rewards of all sizes PPO and SAC of Stable-Baselines3 run too, with the hyperparameters that
+were found for the plain task, as in 07_sample_efficiency.py; not where that is not installed.
 
 Each run is a process of its own, and what is complete is skipped: the same command again
 finishes what a crash or Ctrl-C left. A run takes minutes; one that was cut short begins anew.
@@ -56,6 +59,11 @@ from dreamer.results import significant
 from dreamer.rssm import RSSM, Dream, Posterior, State, get_feat
 from dreamer.training import train
 from dreamer.utils import PercentileScale, derive_seed, mode_onehot, sample_onehot
+
+try:
+    from dreamer import baselines
+except ModuleNotFoundError:  # all else goes on without Stable-Baselines3
+    baselines = None
 
 # ---------------------------------------------------------------- what stands in an idea's place
 
@@ -215,6 +223,7 @@ class Task:
     steps: int
     ideas: tuple[str, ...] = tuple(VARIANTS)[1:]
     scale: float = 1.0  # of the rewards; returns are reported without it
+    methods: tuple[str, ...] = ()  # model-free ones to run beside
 
 
 CARTPOLE = importlib.import_module("02_dreamer_cartpole")
@@ -252,6 +261,7 @@ def glitching(env_id: str) -> Callable[[], gym.Env]:
     return make
 
 
+METHODS = ("ppo", "sac")  # of Stable-Baselines3, as 07_sample_efficiency.py has them for Pendulum
 TASKS = {
     "cartpole": Task(
         "CartPole",
@@ -301,6 +311,7 @@ TASKS = {
             steps=6_000,
             ideas=("two-hot", "return scale"),
             scale=scale,
+            methods=METHODS,
         )
         for scale in (0.01, 100, 10_000)
     },
@@ -315,13 +326,28 @@ TASKS = {
 }
 
 
+SCALES = ("pendulum-x0.01", "pendulum", "pendulum-x100", "pendulum-x10000")  # one table
+
+
 def config_of(task: str, variant: str, seed: int, smoke: bool = False) -> Config:
-    """The config of a run: the task's own, and what the variant changes in it."""
+    """The config of a run of ours: the task's own, and what the variant changes in it."""
     chosen = TASKS[task]
     config = replace(chosen.script.CONFIG, steps=chosen.steps, seed=seed)
     if smoke:
         config = replace(config, **cli.SMOKE)
     return VARIANTS[variant].config(config)
+
+
+def settings(task: str, variant: str, seed: int, smoke: bool) -> dict[str, Any]:
+    """All that the result of a run depends on, as plain JSON values."""
+    if variant in VARIANTS:
+        found = dataclasses.asdict(config_of(task, variant, seed, smoke))
+    else:
+        found = baselines.settings(TASKS[task].script.ENV, variant, seed, evals=1)
+        if smoke:
+            found["hyperparameters"] = {**found["hyperparameters"], "n_timesteps": 200}
+            found["final_episodes"] = 2
+    return {"task": task, "variant": variant, **found}
 
 
 # ---------------------------------------------------------------- one run
@@ -372,13 +398,32 @@ def run_one(task: str, variant: str, config: Config) -> dict[str, Any]:
         evals = read_log(Path(folder) / "log.jsonl", "eval")
         minutes = (time.monotonic() - wall) / 60, (time.process_time() - cpu) / 60
         dreams = dream_error(agent) if agent and task == DREAMS else None
-    returns = [significant(row["return"] / TASKS[task].scale) for row in evals]
+    steps, returns = [row["step"] for row in evals], [row["return"] for row in evals]
+    return entry(task, minutes, steps, returns, dreams)
+
+
+def run_method(task: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Train a model-free method; its curve is one point, the mean return at the end."""
+    run = baselines.run(config, TASKS[task].env)
+    minutes = run["minutes"], run["cpu_minutes"]
+    return entry(task, minutes, [run["env_steps"]], [np.mean(run["final_returns"])])
+
+
+def entry(
+    task: str,
+    minutes: tuple[float, float],
+    steps: list[int],
+    returns: list[float],
+    dream_error: list[float] | None = None,
+) -> dict[str, Any]:
+    """What is kept of a run, returns without the scale of the rewards."""
+    returns = [significant(value / TASKS[task].scale) for value in returns]
     return {
         "return": returns[-1] if returns else None,
         "minutes": significant(minutes[0]),
         "cpu_minutes": significant(minutes[1]),
-        "curve": {"env_steps": [row["step"] for row in evals], "return": returns},
-        "dream_error": dreams,
+        "curve": {"env_steps": steps, "return": returns},
+        "dream_error": dream_error,
     }
 
 
@@ -395,13 +440,14 @@ class Cell(Job):
 
 def make_cells(flags: argparse.Namespace, tasks: list[str], variants: list[str]) -> list[Cell]:
     """The runs of these variants on these tasks, as far as a task has them: all of the first seed,
-    then all of the second, so that an unfinished measurement shows a little of everything."""
+    then all of the second, so that an unfinished measurement shows a little of everything. Those
+    of Stable-Baselines3 only where it is installed."""
     script = Path(__file__).resolve()
     cells = []
     for seed, task, variant in itertools.product(flags.seeds, tasks, variants):
-        if variant not in (FULL, *TASKS[task].ideas):
+        methods = TASKS[task].methods if baselines else ()
+        if variant not in (FULL, *TASKS[task].ideas, *methods):
             continue
-        config = config_of(task, variant, seed, flags.smoke)
         name = f"{task}/{variant.replace(' ', '-')}"
         words = ["--run", task, variant, str(seed), "--out", str(flags.base)]
         cells.append(
@@ -410,7 +456,7 @@ def make_cells(flags: argparse.Namespace, tasks: list[str], variants: list[str])
                 seed=seed,
                 command=[str(script), *words, *(["--smoke"] if flags.smoke else [])],
                 folder=str(flags.base / "runs" / script.stem / name / f"seed{seed}"),
-                config={"task": task, "variant": variant, **dataclasses.asdict(config)},
+                config=settings(task, variant, seed, flags.smoke),
                 threads=1,
                 fresh=flags.fresh,
                 task=task,
@@ -426,7 +472,7 @@ def collect(flags: argparse.Namespace) -> ablations.Results:
     with results.locked(path.parent):
         old = json.loads(path.read_text()) if path.exists() else {"tasks": {}, "runs": []}
         runs = {}
-        for cell in make_cells(flags, list(TASKS), list(VARIANTS)):
+        for cell in make_cells(flags, list(TASKS), [*VARIANTS, *METHODS]):
             if result := result_of(cell):
                 key = {"task": cell.task, "variant": cell.variant, "seed": cell.seed}
                 kept = ("minutes", "cpu_minutes", "curve", "dream_error")
@@ -440,7 +486,7 @@ def collect(flags: argparse.Namespace) -> ablations.Results:
             if before.get("config") == config:
                 random_return = before["random_return"]
                 for run in old["runs"]:
-                    if run["task"] == name and run["variant"] in (FULL, *task.ideas):
+                    if run["task"] == name and run["variant"] in (FULL, *task.ideas, *task.methods):
                         runs.setdefault((name, run["variant"], run["seed"]), run)
             if random_return is None and any(key[0] == name for key in runs):
                 random_return = significant(random_returns(task.env).mean() / task.scale)
@@ -448,27 +494,26 @@ def collect(flags: argparse.Namespace) -> ablations.Results:
                 "title": task.title,
                 "why": task.why,
                 "ideas": list(task.ideas),
+                "methods": list(task.methods),
+                "scale": task.scale,
                 "threshold": task.script.THRESHOLD,
                 "random_return": random_return,
                 "config": config,
             }
 
+        order = [*itertools.product(TASKS, [*VARIANTS, *METHODS])]
         obs, _ = unseen_windows(config_of(DREAMS, FULL, 0).explore_hold)
         naive = error_by_length(obs, obs[:, CONTEXT - 1 : CONTEXT])
-        tasks_in_order, variants_in_order = list(TASKS), list(VARIANTS)
         data = {
-            "ideas": {name: variant.removed for name, variant in VARIANTS.items() if name != FULL},
+            "ideas": {name: VARIANTS[name].removed for name in [*VARIANTS][1:]},
             "tasks": tasks,
             "dreams": {"task": DREAMS, "naive": naive},
+            "scales": list(SCALES),
             "versions": results.versions(),
             "cpu": results.cpu_name(),
             "runs": sorted(
                 runs.values(),
-                key=lambda run: (
-                    tasks_in_order.index(run["task"]),
-                    variants_in_order.index(run["variant"]),
-                    run["seed"],
-                ),
+                key=lambda run: (order.index((run["task"], run["variant"])), run["seed"]),
             ),
         }
         text = results.dump(data)
@@ -503,21 +548,24 @@ def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    ideas = [name for name in VARIANTS if name != FULL]
-    parser.add_argument("--ideas", nargs="+", choices=ideas, default=ideas, metavar="IDEA")
+    ideas = [*VARIANTS][1:]
+    help_text = f"to remove, of: {', '.join(ideas)}; or {' or '.join(METHODS)}"
+    choices = {"choices": [*ideas, *METHODS], "default": [*ideas, *METHODS]}
+    parser.add_argument("--ideas", nargs="+", **choices, metavar="IDEA", help=help_text)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="K")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--fresh", action="store_true", help="skip nothing")
     parser.add_argument("--smoke", action="store_true", help="every stage in seconds")
     parser.add_argument("--out", type=Path, help="all output goes below this folder")
-    parser.add_argument("--plot-only", action="store_true", help="only draw the committed numbers")
+    parser.add_argument("--plot-only", action="store_true", help="from the numbers that are there")
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)  # a job's own process
     flags = parser.parse_args()
     if flags.jobs < 1:
         parser.error(f"argument --jobs: must be at least 1, got {flags.jobs}")
     if flags.smoke:
-        flags.ideas, flags.tasks, flags.seeds = ["two-hot", "memory"], [DREAMS], [0]
+        flags.ideas, flags.seeds = ["memory", "sac"], [0]
+        flags.tasks = [DREAMS, "pendulum-x100"]
     here = Path(__file__).resolve().parent
     flags.base = (flags.out or (here / "runs" / "smoke" if flags.smoke else here)).resolve()
     return flags
@@ -529,8 +577,11 @@ def main() -> int:
         task, variant, seed = flags.run
         flags.seeds = [int(seed)]
         (cell,) = make_cells(flags, [task], [variant])
-        result = run_one(task, variant, config_of(task, variant, cell.seed, flags.smoke))
-        write_json(Path(cell.folder) / "result.json", {"config": cell.config, **result})
+        if variant in METHODS:
+            found = run_method(task, cell.config)
+        else:
+            found = run_one(task, variant, config_of(task, variant, cell.seed, flags.smoke))
+        write_json(Path(cell.folder) / "result.json", {"config": cell.config, **found})
         return 0
 
     path = flags.base / "assets" / "results" / "ablations.json"

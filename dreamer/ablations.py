@@ -41,16 +41,31 @@ class Effect:
         return int(self.low > 0) - int(self.high < 0)
 
 
-def scores(data: Results, task: str, variant: str) -> dict[int, float]:
-    """Score of each seed. A run that broke down counts as random from there on."""
+def curves(data: Results, task: str, variant: str) -> dict[int, list[float]]:
+    """The evaluations of each seed, all equally many: a run that broke down counts as random from
+    there on."""
     told = data["tasks"][task]
-    runs = [run for run in data["runs"] if run["task"] == task]
-    points = max((len(run["curve"]["return"]) for run in runs), default=0)
-    span = points * (told["threshold"] - told["random_return"]) if points else None
+    kind = told["methods"] if variant in told["methods"] else (FULL, *told["ideas"])
+    found = {
+        (run["variant"], run["seed"]): run["curve"]["return"]
+        for run in data["runs"]
+        if run["task"] == task and run["variant"] in kind
+    }
+    points = max(map(len, found.values()), default=0)
     return {
-        run["seed"]: sum(ret - told["random_return"] for ret in run["curve"]["return"]) / span
-        for run in runs
-        if run["variant"] == variant and span
+        seed: returns + [told["random_return"]] * (points - len(returns))
+        for (name, seed), returns in found.items()
+        if name == variant
+    }
+
+
+def scores(data: Results, task: str, variant: str) -> dict[int, float]:
+    """Score of each seed."""
+    told = data["tasks"][task]
+    return {
+        seed: (np.mean(returns) - told["random_return"])
+        / (told["threshold"] - told["random_return"])
+        for seed, returns in curves(data, task, variant).items()
     }
 
 
@@ -161,7 +176,7 @@ def note(data: Results) -> str:
     """How the table is to be read, and what it rests on."""
     runs = data["runs"]
     found = [effect for idea in data["ideas"] for effect in effects(data, idea).values()]
-    planned = sum(1 + len(told["ideas"]) for told in data["tasks"].values()) * SEEDS
+    planned = [1 + len(told["ideas"]) + len(told["methods"]) for told in data["tasks"].values()]
     hours = sum(run["cpu_minutes"] for run in runs) / 60
     return (
         "Score: mean of the greedy evaluations while learning, 0 at the random policy, 1 at the "
@@ -170,9 +185,30 @@ def note(data: Results) -> str:
         f"excludes 0. Of {len(found)} intervals about {0.05 * len(found):.0f} would do so by "
         "chance, and from so few seeds somewhat more. Dream error: in the data's spread, lower is "
         "better. Empty: not run, as the idea has no part in what makes that task hard. "
-        f"?: no result yet. {len(runs)} of {planned} runs, {hours:.1f} CPU hours "
+        f"?: no result yet. {len(runs)} of {SEEDS * sum(planned)} runs, {hours:.1f} CPU hours "
         f"({data['cpu']}). The tasks, and the ideas chosen for them:"
     )
+
+
+def scale_rows(data: Results, plain: dict[str, list[float]]) -> Iterator[list[str]]:
+    """The README's table of rewards of all sizes, its head first: the greedy return at the end, in
+    the plain task's units, mean over seeds and worst seed.
+
+    plain: method -> its returns on the plain task, where the runs are those of another comparison.
+    """
+    tasks = [(name, data["tasks"][name]) for name in data["scales"]]
+    yield ["Rewards", *(f"x {told['scale']:,g}" for _, told in tasks)]
+    shared = [idea for idea in data["ideas"] if all(idea in told["ideas"] for _, told in tasks)]
+    names = {FULL: "Dreamer", **{idea: f"Dreamer without {idea}" for idea in shared}}
+    names |= {method: method.upper() for method in plain}
+    for variant, name in names.items():
+        ends = [[c[-1] for c in curves(data, task, variant).values()] for task, _ in tasks]
+        if variant in plain:
+            ends = [
+                found if told["methods"] else plain[variant]
+                for found, (_, told) in zip(ends, tasks, strict=True)
+            ]
+        yield [name, *(f"{np.mean(e):.0f} ({min(e):.0f})" if e else "?" for e in ends)]
 
 
 def mean_of(values: dict[int, float]) -> str:

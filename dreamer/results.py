@@ -480,7 +480,26 @@ def ablations_table(results_dir: Path) -> str:
         "![Error of dreams against their length, without an idea](assets/08_dreams.png)"
     )
     table = markdown([head, ["---"] * len(head), *rest])
-    return "\n\n".join([table, ablations.note(data), tasks, figures])
+    return "\n\n".join(
+        [table, ablations.note(data), tasks, scales_table(data, results_dir), figures]
+    )
+
+
+def scales_table(data: ablations.Results, results_dir: Path) -> str:
+    """Returns of one task with rewards of all sizes. On the plain task those of the model-free
+    methods come from the other comparison."""
+    plain = {}
+    for method in BASELINES["pendulum"]:
+        path = results_dir / "sample_efficiency" / f"pendulum_{method}.json"
+        runs = json.loads(path.read_text())["runs"] if path.exists() else []
+        plain[method] = [float(np.mean(run["final_returns"])) for run in runs]
+    head, *rest = ablations.scale_rows(data, plain)
+    sentence = (
+        "Pendulum again, with all rewards multiplied: greedy return at the end, in units of the "
+        "plain task, mean over seeds (worst seed). One configuration each; PPO and SAC with the "
+        "hyperparameters and steps that were found for the plain task."
+    )
+    return f"{sentence}\n\n{markdown([head, ['---'] * len(head), *rest])}"
 
 
 def aims(data: dict[str, Any]) -> list[str]:

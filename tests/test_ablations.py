@@ -365,8 +365,10 @@ def flags(base, **changes):
 
 
 def test_runs_are_ordered_by_seed_and_have_folders_of_their_own(tmp_path):
-    cells = script.make_cells(flags(tmp_path), list(script.TASKS), list(script.VARIANTS))
-    planned = sum(1 + len(task.ideas) for task in script.TASKS.values())
+    pytest.importorskip("stable_baselines3")
+    variants = [*script.VARIANTS, *script.METHODS]
+    cells = script.make_cells(flags(tmp_path), list(script.TASKS), variants)
+    planned = sum(1 + len(task.ideas + task.methods) for task in script.TASKS.values())
     assert [cell.seed for cell in cells] == [0] * planned + [1] * planned
     assert len({cell.folder for cell in cells}) == len(cells)
     assert len({json.dumps(cell.config) for cell in cells}) == len(cells)
@@ -419,6 +421,20 @@ def test_returns_are_in_the_tasks_own_units(monkeypatch):
     assert plain["minutes"] > 0 and plain["cpu_minutes"] > 0 and plain["dream_error"] is None
 
 
+def test_model_free_methods_get_the_scaled_rewards(monkeypatch):
+    """Of the same seed, as long as nothing has been learned, returns are the same in the task's
+    own units."""
+    pytest.importorskip("stable_baselines3")
+    config = script.settings("pendulum-x100", "sac", 0, smoke=True)
+    config["hyperparameters"]["n_timesteps"] = 50  # SAC learns from step 100 on
+    found = script.run_method("pendulum-x100", config)
+    task = dataclasses.replace(script.TASKS["pendulum-x100"], scale=1.0, env="Pendulum-v1")
+    monkeypatch.setitem(script.TASKS, "pendulum-x100", task)
+    plain = script.run_method("pendulum-x100", config)
+    assert found["curve"]["env_steps"] == plain["curve"]["env_steps"] == [50]
+    assert found["return"] == pytest.approx(plain["return"], rel=1e-3) and found["return"] < -100
+
+
 def test_a_run_that_breaks_down_is_a_result(monkeypatch):
     calls = []
 
@@ -461,7 +477,7 @@ def make_data(seeds=5):
             run("b", "full", seed, [-10, 0]),
             run("b", "memory", seed, [0, 10 + seed]),
         ]
-    told = {"why": "so", "config": {}}
+    told = {"why": "so", "config": {}, "methods": [], "scale": 1.0}
     return {
         "ideas": {"symlog": "no symlog", "memory": "no memory"},
         "tasks": {
@@ -471,6 +487,7 @@ def make_data(seeds=5):
             | {"random_return": -10.0},
         },
         "dreams": {"task": "a", "naive": [0.5] * 60},
+        "scales": ["a", "b"],
         "cpu": "Some CPU",
         "runs": runs,
     }
@@ -540,11 +557,30 @@ def test_table_by_hand():
     assert "25 of 25 runs, 1.2 CPU hours (Some CPU)" in note and "Of 5 intervals" in note
 
 
+def test_table_of_scales_by_hand():
+    data = make_data(2)
+    data["tasks"]["b"] |= {"scale": 10_000.0, "methods": ["ppo"]}
+    data["runs"] += [run("b", "ppo", 0, [-4.0]), run("b", "ppo", 1, [-6.0])]
+    data["runs"][0]["curve"]["return"] = [50]  # broke down
+    assert list(ablations.scale_rows(data, {"ppo": [90.0, 80.0], "sac": []})) == [
+        ["Rewards", "x 1", "x 10,000"],
+        ["Dreamer", "50 (0)", "0 (0)"],
+        ["Dreamer without memory", "49 (48)", "10 (10)"],
+        ["PPO", "85 (80)", "-5 (-6)"],
+        ["SAC", "?", "?"],
+    ]
+    assert ablations.scores(data, "b", "full") == {0: 0.5, 1: 0.5}  # its own curves alone count
+
+
 def test_readme_part_without_and_with_results(tmp_path):
     assert results.ablations_table(tmp_path).startswith("Not measured yet: `python 08_abl")
     (tmp_path / "ablations.json").write_text(json.dumps(make_data(2)))
     text = results.ablations_table(tmp_path)
-    assert "| memory | no memory | -0.51 |" in text and "- Task A: so." in text
+    assert (
+        "| memory | no memory | -0.51 |" in text
+        and "| SAC | ? | ? |" in text
+        and "- Task A: so." in text
+    )
 
 
 # ---------------------------------------------------------------- the results file

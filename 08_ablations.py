@@ -11,10 +11,9 @@ You will see assets/08_ablations.png, the effect of each idea on each task with 
 and assets/08_dreams.png, the error of each variant's dreams against their length. The numbers go
 to assets/results/ablations.json, and from there into the README's table.
 
-    python 08_ablations.py --jobs 2                      every run that is missing: many hours
-    python 08_ablations.py --jobs 2 --seeds 0            one seed of everything first
+    python 08_ablations.py --jobs 2                                 all of it: many hours
     python 08_ablations.py --ideas memory --tasks cartpole-blind    a part
-    python 08_ablations.py --plot-only                   figures from the committed numbers
+    python 08_ablations.py --plot-only                              figures anew
 
 On rewards of all sizes PPO and SAC of Stable-Baselines3 run too, with the hyperparameters that
 were found for the plain task, as in 07_sample_efficiency.py; not where that is not installed.
@@ -263,24 +262,12 @@ def glitching(env_id: str) -> Callable[[], gym.Env]:
 
 METHODS = ("ppo", "sac")  # of Stable-Baselines3, as 07_sample_efficiency.py has them for Pendulum
 TASKS = {
-    "cartpole": Task(
-        "CartPole",
-        "every idea is at work in it",
-        CARTPOLE.ENV,
-        CARTPOLE,
-        steps=6_000,
-    ),
-    "pendulum": Task(
-        "Pendulum",
-        "every idea is at work in it",
-        PENDULUM.ENV,
-        PENDULUM,
-        steps=6_000,
-    ),
+    "cartpole": Task("CartPole", "all ideas are at work", CARTPOLE.ENV, CARTPOLE, steps=6_000),
+    "pendulum": Task("Pendulum", "all ideas are at work", PENDULUM.ENV, PENDULUM, steps=6_000),
     "acrobot": Task(
         "Acrobot",
-        "the sparse one, no signal before the first success: what keeps a policy trying, and what "
-        "brings a rare success to the values",
+        "sparse, no signal before the first success: the ideas that keep a policy trying and "
+        "bring a rare success to the values",
         ACROBOT.ENV,
         ACROBOT,
         steps=10_000,
@@ -288,7 +275,7 @@ TASKS = {
     ),
     "cartpole-blind": Task(
         "CartPole without velocities",
-        "what is not seen must be remembered: the two halves of the state",
+        "what is not seen must be remembered: the ideas that make up the state",
         only_seen(CARTPOLE.ENV, [0, 2]),
         CARTPOLE,
         steps=6_000,
@@ -296,7 +283,7 @@ TASKS = {
     ),
     "pendulum-blind": Task(
         "Pendulum without velocity",
-        "what is not seen must be remembered: the two halves of the state",
+        "what is not seen must be remembered: the ideas that make up the state",
         only_seen(PENDULUM.ENV, [0, 1]),
         PENDULUM,
         steps=6_000,
@@ -305,7 +292,7 @@ TASKS = {
     **{
         f"pendulum-x{scale:g}": Task(
             f"Pendulum, rewards x {scale:,g}",
-            "what is to make rewards of every size alike",
+            "the ideas that are to make rewards of every size alike",
             scaled(PENDULUM.ENV, scale),
             PENDULUM,
             steps=6_000,
@@ -317,15 +304,13 @@ TASKS = {
     },
     "cartpole-glitches": Task(
         "CartPole, 1% of readings x 1,000",
-        "what is to bear observations of every size",
+        "the idea that is to bear observations of every size",
         glitching(CARTPOLE.ENV),
         CARTPOLE,
         steps=6_000,
         ideas=("symlog",),
     ),
 }
-
-
 SCALES = ("pendulum-x0.01", "pendulum", "pendulum-x100", "pendulum-x10000")  # one table
 
 
@@ -552,7 +537,8 @@ def parse_flags() -> argparse.Namespace:
     help_text = f"to remove, of: {', '.join(ideas)}; or {' or '.join(METHODS)}"
     choices = {"choices": [*ideas, *METHODS], "default": [*ideas, *METHODS]}
     parser.add_argument("--ideas", nargs="+", **choices, metavar="IDEA", help=help_text)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
+    choices, help_text = {"choices": TASKS, "default": list(TASKS)}, f"of: {', '.join(TASKS)}"
+    parser.add_argument("--tasks", nargs="+", **choices, metavar="TASK", help=help_text)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="K")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--fresh", action="store_true", help="skip nothing")
@@ -599,8 +585,8 @@ def main() -> int:
         print("\n" + summary(cells, outcomes))
         collect(flags)
     if not path.exists():
-        print(f"No numbers to draw: {path} is not there. Without --plot-only they are made.")
-        return 1
+        print("Nothing has been measured yet.")
+        return 0
     draw(json.loads(path.read_text()), flags.base / "assets")
     return 0 if all(outcome.good for outcome in outcomes) else 1
 

@@ -474,7 +474,10 @@ def ablations_table(results_dir: Path) -> str:
         return "Not measured yet: `python 08_ablations.py --jobs 2`."
     data = json.loads(path.read_text())
     head, *rest = ablations.rows(data)
-    tasks = "\n".join(f"- {told['title']}: {told['why']}." for told in data["tasks"].values())
+    titles: dict[str, list[str]] = {}
+    for told in data["tasks"].values():
+        titles.setdefault(told["why"], []).append(told["title"])
+    tasks = "\n".join(f"- {'; '.join(names)}: {why}." for why, names in titles.items())
     figures = (
         "![What becomes of the learning curve without an idea](assets/08_ablations.png)\n"
         "![Error of dreams against their length, without an idea](assets/08_dreams.png)"

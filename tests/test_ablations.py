@@ -579,7 +579,7 @@ def test_readme_part_without_and_with_results(tmp_path):
     assert (
         "| memory | no memory | -0.51 |" in text
         and "| SAC | ? | ? |" in text
-        and "- Task A: so." in text
+        and "- Task A; Task B: so." in text
     )
 
 

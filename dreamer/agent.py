@@ -67,12 +67,11 @@ class Config:
     # Actor and critic
     actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
     ent_coef: float = 1e-3  # η, weight of the policy's entropy (v2: 3e-4)
-    actor_lr: float = 1e-3  # Adam's rate; 3e-4 was slower on CartPole (tuning.md, E3 and N2)
+    actor_lr: float = 1e-3  # Adam's rate; 3e-4 was slower on CartPole (tuning.md, E1 and E3)
     critic_lr: float = 1e-3  # Adam's rate
     slow_rate: float = 0.1  # step of the slow critic per update (v1, v2: 0.02; tuning.md, C1)
     slow_weight: float = 1.0  # weight of the loss that holds the critic near the slow one (v2)
     replay_value_weight: float = 0.3  # weight of the critic's loss on real returns (v2)
-    lr_final: float = 0.1  # share of all rates left at a run's end; they fall in its last quarter
     grad_clip: float = 100.0  # largest gradient norm of model, actor and critic, each
 
     # Reports
@@ -144,7 +143,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "slow_rate": (0, 1),
     "slow_weight": (0, 100),
     "replay_value_weight": (0, 100),
-    "lr_final": (0, 1),
     "grad_clip": (1e-6, 1e9),
     "evals": (0, 10**6),
     "eval_episodes": (1, 10**4),
@@ -445,15 +443,6 @@ class DreamerAgent(nn.Module):
         return critic_loss(
             self.critic, logits[:, :-1], ret, slow_value, live[:, :-1], c.slow_weight
         )
-
-    def anneal(self, progress: float) -> None:
-        """Set the learning rates for where the run stands, progress from 0 to 1: constant, and in
-        the last quarter falling linearly to `lr_final` of themselves (the authors': constant)."""
-        c = self.config
-        share = 1 - (1 - c.lr_final) * max(0.0, 4 * progress - 3)
-        rates = c.model_lr, c.actor_lr, c.critic_lr
-        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = share * lr
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:

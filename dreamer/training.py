@@ -211,7 +211,6 @@ class Trainer:
     def learn(self) -> None:
         c = self.config
         batch = self.replay.sample(c.batch_size, c.seq_len, self.replay_rng)
-        self.agent.anneal(self.step / c.steps)
         self.metrics = metrics = self.agent.update(batch)
         self.updates += 1
         check = sum(metrics[k] for k in metrics if k == "loss" or k.endswith("grad_norm"))

@@ -182,14 +182,6 @@ def test_replay_value_loss_reaches_critic_and_world_model():
     assert reached(agent, loss) == {"critic", "encoder", "rssm"}
 
 
-def test_learning_rates_fall_in_the_last_quarter():
-    agent = make_agent(model_lr=1e-2, actor_lr=2e-2, critic_lr=4e-2, lr_final=0.2)
-    for progress, share in [(0.0, 1.0), (0.75, 1.0), (0.875, 0.6), (1.0, 0.2)]:
-        agent.anneal(progress)
-        rates = [group["lr"] for group in agent.optimizer.param_groups]
-        np.testing.assert_allclose(rates, [1e-2 * share, 2e-2 * share, 4e-2 * share])
-
-
 @pytest.mark.parametrize("actor_grad", ["reinforce", "pathwise"])
 @pytest.mark.parametrize("discrete", [True, False])
 def test_an_update_moves_every_part_and_leaves_it_finite(discrete, actor_grad):

@@ -336,7 +336,7 @@ def sample_efficiency_figure(
     measured, which the panel then says; "dreamer" is there for every task. Lines are
     interquartile means over seeds, bands their 95% bootstrap intervals.
     """
-    fig = Figure(figsize=(10, 7.5), layout="constrained")
+    fig = Figure(figsize=(10, 8), layout="constrained")
     axes = list(fig.subplots(2, 2).flat)
     for ax, methods in zip(axes, tasks.values(), strict=False):
         draw_methods(ax, methods)
@@ -361,7 +361,8 @@ def draw_methods(ax: Axes, methods: dict[str, dict[str, Any] | None]) -> None:
             continue
         steps, returns = same_steps(data["runs"])
         count = f"{len(returns)} seed{'s' if len(returns) > 1 else ''}"
-        ax.plot(steps, iqm(returns), color=color, marker=marker, ms=4, label=f"{name}, {count}")
+        look = {"color": color, "marker": marker, "ms": 4, "zorder": 3 if data is ours else 2}
+        ax.plot(steps, iqm(returns), **look, label=f"{name}, {count}")
         if len(returns) > 1:
             low, high = bootstrap_interval(returns)
             ax.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
@@ -371,7 +372,9 @@ def draw_methods(ax: Axes, methods: dict[str, dict[str, Any] | None]) -> None:
     # Far below chance nothing is told apart any more.
     ax.set_ylim(bottom=max(ax.get_ylim()[0], random - (threshold - random) / 2))
     ax.xaxis.set_minor_formatter(NullFormatter())
-    finish(ax, ours["env_id"], "environment steps", "greedy return")
+    finish(ax, ours["env_id"], "environment steps", "greedy return", legend=False)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15)}
+    ax.legend(**below, ncols=3, frameon=False)
 
 
 def same_steps(runs: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:

@@ -374,7 +374,7 @@ def draw_methods(ax: Axes, methods: dict[str, dict[str, Any] | None]) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
     finish(ax, ours["env_id"], "environment steps", "greedy return", legend=False)
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15)}
-    ax.legend(**below, ncols=3, frameon=False)
+    ax.legend(**below, ncols=2, frameon=False)
 
 
 def same_steps(runs: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:

@@ -273,22 +273,20 @@ TASKS = {
         steps=10_000,
         ideas=("two-hot", "return scale", "unimix", "replay value", "slow critic"),
     ),
-    "cartpole-blind": Task(
-        "CartPole without velocities",
-        "what is not seen must be remembered: the ideas that make up the state",
-        only_seen(CARTPOLE.ENV, [0, 2]),
-        CARTPOLE,
-        steps=6_000,
-        ideas=("stochastic latent", "memory"),
-    ),
-    "pendulum-blind": Task(
-        "Pendulum without velocity",
-        "what is not seen must be remembered: the ideas that make up the state",
-        only_seen(PENDULUM.ENV, [0, 1]),
-        PENDULUM,
-        steps=6_000,
-        ideas=("stochastic latent", "memory"),
-    ),
+    **{
+        name: Task(
+            title,
+            "what is not seen must be remembered: the ideas that make up the state",
+            only_seen(script.ENV, seen),
+            script,
+            steps=6_000,
+            ideas=("stochastic latent", "memory"),
+        )
+        for name, title, script, seen in (
+            ("cartpole-blind", "CartPole without velocities", CARTPOLE, [0, 2]),
+            ("pendulum-blind", "Pendulum without velocity", PENDULUM, [0, 1]),
+        )
+    },
     **{
         f"pendulum-x{scale:g}": Task(
             f"Pendulum, rewards x {scale:,g}",

@@ -549,12 +549,12 @@ def test_a_loaded_agent_acts_as_the_trained_one(tmp_path):
 
 
 def test_it_learns_cartpole():
-    """3,000 environment steps: far beyond the 22 of random actions. (Most of a minute. How far
-    differs between processors, whose rounding makes another run of the same seed.)"""
+    """3,000 environment steps: far beyond the 22 of random actions. (A minute or two. Rounding
+    differs between processors: three seeds of one, for a measure, had 205, 288 and 448.)"""
     config = Config(
         steps=3000,
         prefill=500,
-        train_ratio=64,
+        train_ratio=128,
         deter=64,
         hidden=64,
         layers=1,
@@ -567,4 +567,4 @@ def test_it_learns_cartpole():
     )
     agent = run("CartPole-v1", config).agent
     returns = evaluate(agent, "CartPole-v1", 20, seed=1)
-    assert returns.mean() > 80, returns
+    assert returns.mean() > 150, returns

@@ -74,7 +74,7 @@ def fit(agent: DreamerAgent, replay: ReplayBuffer, run_dir: Path, resume: bool) 
     c = agent.config
     updates = max(1, int(c.steps * c.train_ratio / (c.batch_size * c.seq_len)))
     params = [p for part in agent.model_parts for p in part.parameters()]
-    optimizer = torch.optim.Adam(params, lr=c.model_lr, fused=True)
+    optimizer, schedule = agent.optimizer, agent.schedule
     path = run_dir / "checkpoint.pt"
     done, minutes, log_size = 0, 0.0, 0
     if resume and path.exists():
@@ -85,6 +85,7 @@ def fit(agent: DreamerAgent, replay: ReplayBuffer, run_dir: Path, resume: bool) 
             )
         agent.load_state_dict(saved["agent"])
         optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
         agent.rng.set_state(saved["agent_rng"])
         done, minutes, log_size = saved["progress"]
     log = Log(run_dir / "log.jsonl", log_size)
@@ -104,6 +105,7 @@ def fit(agent: DreamerAgent, replay: ReplayBuffer, run_dir: Path, resume: bool) 
                 raise FloatingPointError(f"{ENV}: update {done + 1} gave a non-finite loss")
             nn.utils.clip_grad_norm_(params, c.grad_clip, foreach=True)
             optimizer.step()
+            schedule.step()
 
             done += 1
             bar.update(1)
@@ -117,6 +119,7 @@ def fit(agent: DreamerAgent, replay: ReplayBuffer, run_dir: Path, resume: bool) 
     value = {
         **agent_part(agent),
         "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
         "agent_rng": agent.rng.get_state(),
         "progress": [done, minutes, log.flush()],
     }

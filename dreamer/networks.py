@@ -155,15 +155,19 @@ class ObsNorm(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Normalised symlog of the observation, then an MLP: obs (..., O) -> embed (..., E)."""
+    """Normalised symlog of the observation, then an MLP: obs (..., O) -> embed (..., E).
+
+    The MLP also reads a constant 1. Its first layer is a matrix product and a normalisation, which
+    see no difference between an observation and twice that observation; with the 1 they do.
+    """
 
     def __init__(self, obs_size: int, hidden: int, layers: int):
         super().__init__()
         self.norm = ObsNorm(obs_size)
-        self.mlp = MLP(obs_size, hidden, layers)
+        self.mlp = MLP(obs_size + 1, hidden, layers)
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.mlp(self.norm(obs))
+        return self.mlp(F.pad(self.norm(obs), (0, 1), value=1.0))
 
 
 class Decoder(nn.Module):

@@ -78,19 +78,22 @@ class ReplayBuffer:
         self.size = min(self.size + 1, self.capacity)
 
     def sample(
-        self, batch_size: int, seq_len: int, rng: np.random.Generator
+        self, batch_size: int, seq_len: int, rng: np.random.Generator, recency: float = 1.0
     ) -> dict[str, np.ndarray]:
-        """Uniformly drawn windows: every field with leading shape (B, T).
+        """Randomly drawn windows: every field with leading shape (B, T).
 
-        No window crosses the write head, where the newest row meets the oldest. Raises ValueError
-        when the buffer holds fewer than `seq_len` rows.
+        A window's age is the buffer's times u^recency, u uniform from 0 to 1: with 1 all windows
+        are equally likely, with 2 they are so by 1/sqrt(age). No window crosses the write head,
+        where the newest row meets the oldest. Raises ValueError when the buffer holds fewer than
+        `seq_len` rows.
         """
         if self.size < seq_len:
             raise ValueError(
                 f"seq_len must be at most the number of rows collected ({self.size}), got {seq_len}"
             )
-        oldest = self.head - self.size
-        start = oldest + rng.integers(0, self.size - seq_len + 1, batch_size)
+        newest = self.head - seq_len
+        age = (self.size - seq_len + 1) * rng.random(batch_size) ** recency
+        start = newest - age.astype(np.int64)
         index = (start[:, None] + np.arange(seq_len)) % self.capacity  # (B, T)
         return {name: rows[index] for name, rows in self.rows.items()}
 

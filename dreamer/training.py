@@ -210,7 +210,7 @@ class Trainer:
 
     def learn(self) -> None:
         c = self.config
-        batch = self.replay.sample(c.batch_size, c.seq_len, self.replay_rng)
+        batch = self.replay.sample(c.batch_size, c.seq_len, self.replay_rng, c.recency)
         self.metrics = metrics = self.agent.update(batch)
         self.updates += 1
         check = sum(metrics[k] for k in metrics if k == "loss" or k.endswith("grad_norm"))
@@ -273,6 +273,7 @@ class Trainer:
             "env": self.env.name,
             "device": self.agent.device.type,
             "optimizer": self.agent.optimizer.state_dict(),
+            "schedule": self.agent.schedule.state_dict(),
             "agent_rng": self.agent.rng.get_state(),
             "replay": self.replay.state_dict(),
             "replay_rng": self.replay_rng.bit_generator.state,
@@ -347,6 +348,7 @@ class Trainer:
         agent, device = self.agent, self.agent.device
         agent.load_state_dict(saved["agent"])
         agent.optimizer.load_state_dict(saved["optimizer"])
+        agent.schedule.load_state_dict(saved["schedule"])
         agent.rng.set_state(saved["agent_rng"])
         self.replay.load_state_dict(saved["replay"])
         self.replay_rng.bit_generator.state = saved["replay_rng"]

@@ -24,6 +24,7 @@ from dreamer.networks import (
     RewardHead,
     init_linear,
 )
+from dreamer.utils import symexp, symlog
 
 
 @pytest.fixture
@@ -129,9 +130,20 @@ def test_encoder_sees_normalised_observations(rng):
     encoder.norm.update(obs)
     x = symlog64(obs)
     x = (x - x.mean((0, 1))) / x.std((0, 1))
+    x = np.concatenate([x, np.ones((5, 6, 1))], -1)
     assert encoder(obs).shape == (5, 6, 16)
     expected = encoder.mlp(torch.from_numpy(x).float())
     torch.testing.assert_close(encoder(obs), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_encoder_tells_an_observation_from_twice_that_observation(rng):
+    """Without its constant 1 it cannot: its first layer's norm divides the size away."""
+    encoder = Encoder(4, 16, 2)
+    x = symlog(torch.randn(50, 4, generator=rng))
+    once, twice = encoder(symexp(x)), encoder(symexp(2 * x))
+    assert ((once - twice).abs().amax(-1) > 0.1).all()
+    encoder.mlp[0].weight.data[-1] = 0  # the row that reads the 1
+    torch.testing.assert_close(encoder(symexp(x)), encoder(symexp(2 * x)), rtol=0, atol=0.05)
 
 
 def test_decoder_loss_sums_squared_errors_over_dimensions(rng):

@@ -119,6 +119,18 @@ def test_every_window_is_equally_likely():
     assert np.abs(counts - 1000).max() < 150  # five standard deviations
 
 
+@pytest.mark.parametrize("recency", [2, 3.5])
+def test_newer_windows_are_likelier_with_recency(recency):
+    """Of ages (newest first) 0 to 6 out of 7, age a has u^recency between a/7 and (a + 1)/7."""
+    buffer = filled(10, [4, 6, 3])
+    windows = buffer.sample(7000, 4, np.random.default_rng(0), recency)
+    starts, counts = np.unique(windows["reward"][:, 0], return_counts=True)
+    assert starts.tolist() == [3, 1000, 1001, 1002, 1003, 1004, 1005]
+    edges = (np.arange(8) / 7) ** (1 / recency)
+    expected = 7000 * np.diff(edges)[::-1]
+    assert np.abs(counts - expected).max() < 5 * np.sqrt(expected.max())
+
+
 def test_windows_cross_episodes_but_not_the_write_head():
     buffer = filled(8, [3, 3, 5])
     windows = buffer.sample(500, 8, np.random.default_rng(0))

@@ -169,16 +169,18 @@ class Trainer:
         return (action if self.env.discrete else np.clip(action, -1, 1)), state
 
     def end_episode(self, terminated: bool) -> None:
-        """Add the final observation's row; the next step starts another episode."""
+        """Add the final observation's row; the next step starts another episode, free of bursts."""
         nothing = np.zeros(self.env.action_size, np.float32)
         self.replay.add(self.obs, nothing, self.reward, False, True, terminated)
         self.episode += 1
+        self.burst_steps = 0
         self.obs, self.episode_actions = None, []
 
     def explores(self) -> bool:
         """Whether this step's action is random: in the prefill, and then in bursts of 1 to BURST
-        steps, log-uniformly, that make up a share `explore` of all steps. A policy that has
-        settled too early gets to see what it misses, and the model what lies beside its path."""
+        steps, log-uniformly, that make up a share `explore` of all steps, less what an episode's
+        end cuts off. A policy that has settled too early gets to see what it misses, and the model
+        what lies beside its path."""
         c = self.config
         if self.step < self.prefill:
             return True

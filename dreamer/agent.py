@@ -41,7 +41,7 @@ class Config:
     explore: float = 0.1  # share of later steps with random actions, in bursts
     explore_hold: int = 16  # a random action is held for up to this many steps
     batch_size: int = 16  # B, windows per update (authors: 16)
-    seq_len: int = 32  # T, rows per window (authors: 64)
+    seq_len: int = 16  # T, rows per window (authors: 64)
     recency: float = 2.0  # 1: all windows equally likely; 2: the newer the likelier, 1/sqrt(age)
 
     # Networks
@@ -57,10 +57,10 @@ class Config:
     free_nats: float = 1.0  # KL below this is not reduced further, nats (v2)
     beta_dyn: float = 0.3  # β_dyn (v2: 1; v1: 0.5)
     beta_rep: float = 0.03  # β_rep (v1 and v2: 0.1)
-    model_lr: float = 3e-3  # Adam's first rate (authors: 4e-5, for far larger networks)
+    model_lr: float = 2e-3  # Adam's first rate (authors: 4e-5, for far larger networks)
 
     # Dreams
-    imag_starts: int = 128  # N, dreams per update, from random replayed states (authors: all B*T)
+    imag_starts: int = 64  # N, dreams per update, from random replayed states (authors: all B*T)
     imag_horizon: int = 15  # H, steps of a dream (v1 and v2)
     gamma: float = 1 - 1 / 333  # γ, discount per environment step (v1 and v2)
     lam: float = 0.95  # λ of the returns (v1 and v2)
@@ -68,13 +68,13 @@ class Config:
     # Actor and critic
     actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
     ent_coef: float = 3e-4  # η, weight of the policy's entropy (v2)
-    actor_lr: float = 1e-3  # Adam's first rate
-    critic_lr: float = 3e-3  # Adam's first rate
+    actor_lr: float = 6e-4  # Adam's first rate
+    critic_lr: float = 2e-3  # Adam's first rate
     slow_rate: float = 0.1  # step of the slow critic per update (v1, v2: 0.02; tuning.md, C1)
     slow_weight: float = 1.0  # weight of the loss that holds the critic near the slow one (v2)
     replay_value_weight: float = 0.3  # weight of the critic's loss on real returns (v2)
     grad_clip: float = 100.0  # largest gradient norm of model, actor and critic, each
-    lr_halving: int = 500  # all rates fall as 1 / (1 + updates / lr_halving), to a tenth
+    lr_halving: int = 1_000  # all rates fall as 1 / (1 + updates / lr_halving), to a tenth
 
     # Reports
     evals: int = 20  # greedy evaluations, evenly spread over the run

@@ -286,6 +286,15 @@ def test_later_random_actions_come_in_bursts_of_the_asked_share(tmp_path):
     assert np.median(lengths) == pytest.approx(BURST**0.5, rel=0.5)  # log-uniform
 
 
+def test_a_burst_ends_with_its_episode(tmp_path):
+    trainer = Trainer(walk(), Config(prefill=1, explore=0), tmp_path, torch.device("cpu"))
+    trainer.step, trainer.burst_steps = 1, 400
+    trainer.start_episode()
+    assert trainer.explores() and trainer.burst_steps == 399
+    trainer.end_episode(terminated=False)
+    assert not trainer.explores()
+
+
 def test_episodes_are_reset_with_seeds_of_their_own():
     def seeds(seed):
         seen: list[dict] = []

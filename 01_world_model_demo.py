@@ -73,8 +73,8 @@ def fit(agent: DreamerAgent, replay: ReplayBuffer, run_dir: Path, resume: bool) 
     """
     c = agent.config
     updates = max(1, int(c.steps * c.train_ratio / (c.batch_size * c.seq_len)))
-    params = [p for part in agent.model_parts for p in part.parameters()]
     optimizer, schedule = agent.optimizer, agent.schedule
+    params = optimizer.param_groups[0]["params"]  # of the world model
     path = run_dir / "checkpoint.pt"
     done, minutes, log_size = 0, 0.0, 0
     if resume and path.exists():

@@ -2,8 +2,8 @@
 
 Two links, a motor at the joint between them: swing the tip above a line. Every step costs 1, so
 until the first success all returns are -500 and equal. What helps is in `Config` for every task:
-random actions, each held for a few steps, before learning begins and in bursts later on, so that
-a policy that has settled on nothing still gets to see a success.
+random actions, each held for a while, before learning begins and now and then later on, so that a
+policy that has settled on nothing still gets to see a success.
 
 You will see assets/05_acrobot_training.png: the greedy return against environment steps, the
 losses, and how good the dreams are. What was measured (return, seeds, environment steps, minutes,

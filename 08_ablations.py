@@ -56,7 +56,7 @@ from dreamer.jobs import Job, result_of, run_jobs, summary
 from dreamer.networks import MLP, OneHotFeat, TwoHotHead
 from dreamer.results import significant
 from dreamer.rssm import RSSM, Dream, Posterior, State, get_feat
-from dreamer.training import train
+from dreamer.training import PREFILL_HOLD, train
 from dreamer.utils import PercentileScale, derive_seed, mode_onehot, sample_onehot
 
 try:
@@ -342,11 +342,11 @@ HELD_OUT = 41  # their stream of random numbers: no other uses it
 
 
 @functools.cache
-def unseen_windows(hold: int) -> tuple[np.ndarray, np.ndarray]:
-    """obs (N, T, O) and action (N, T, A) of episodes of random actions, each held for up to `hold`
-    steps. The same for all variants and seeds; no run ever trains on them."""
+def unseen_windows() -> tuple[np.ndarray, np.ndarray]:
+    """obs (N, T, O) and action (N, T, A) of episodes of random actions, held as the prefill's are.
+    The same for all variants and seeds; no run ever trains on them."""
     env = VectorEnv(TASKS[DREAMS].env)
-    choose = plots.chance_chooses(env, hold, derive_seed(HELD_OUT))
+    choose = plots.chance_chooses(env, PREFILL_HOLD, derive_seed(HELD_OUT))
     episodes = [plots.play(env, choose, derive_seed(HELD_OUT, i)) for i in range(WINDOWS)]
     rows = slice(0, CONTEXT + HORIZON)
     return tuple(np.stack([e[name][rows] for e in episodes]) for name in ("obs", "action"))
@@ -361,7 +361,7 @@ def error_by_length(obs: np.ndarray, guess: np.ndarray) -> list[float]:
 
 def dream_error(agent: DreamerAgent) -> list[float]:
     """Error of dreams, one for each window, against the number of dreamed steps (H,)."""
-    obs, action = unseen_windows(agent.config.explore_hold)
+    obs, action = unseen_windows()
     return error_by_length(obs, plots.open_loop(agent, obs, action, CONTEXT, seed=0)["obs"])
 
 
@@ -485,7 +485,7 @@ def collect(flags: argparse.Namespace) -> ablations.Results:
             }
 
         order = [*itertools.product(TASKS, [*VARIANTS, *METHODS])]
-        obs, _ = unseen_windows(config_of(DREAMS, FULL, 0).explore_hold)
+        obs, _ = unseen_windows()
         naive = error_by_length(obs, obs[:, CONTEXT - 1 : CONTEXT])
         data = {
             "ideas": {name: VARIANTS[name].removed for name in [*VARIANTS][1:]},

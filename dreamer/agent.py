@@ -38,8 +38,8 @@ class Config:
     # Experience
     capacity: int = 200_000  # replay rows
     prefill: int = 1_000  # first steps, random, before any learning (at most half of all)
-    explore: float = 0.1  # share of later steps with random actions, in bursts
-    explore_hold: int = 16  # a random action is held for up to this many steps
+    explore: float = 0.05  # share of later steps with random actions
+    explore_hold: int = 256  # a random action is held for up to this many steps
     batch_size: int = 16  # B, windows per update (authors: 16)
     seq_len: int = 16  # T, rows per window (authors: 64)
     recency: float = 2.0  # 1: all windows equally likely; 2: the newer the likelier, 1/sqrt(age)
@@ -62,7 +62,7 @@ class Config:
     # Dreams
     imag_starts: int = 64  # N, dreams per update, from random replayed states (authors: all B*T)
     imag_horizon: int = 15  # H, steps of a dream (v1 and v2)
-    gamma: float = 1 - 1 / 333  # γ, discount per environment step (v1 and v2)
+    gamma: float = 0.99  # γ, discount per environment step (authors: 1 - 1/333)
     lam: float = 0.95  # λ of the returns (v1 and v2)
 
     # Actor and critic
@@ -74,7 +74,7 @@ class Config:
     slow_weight: float = 1.0  # weight of the loss that holds the critic near the slow one (v2)
     replay_value_weight: float = 0.3  # weight of the critic's loss on real returns (v2)
     grad_clip: float = 100.0  # largest gradient norm of model, actor and critic, each
-    lr_halving: int = 1_000  # all rates fall as 1 / (1 + updates / lr_halving), to a tenth
+    lr_halving: int = 1_000  # all rates fall as 1 / (1 + updates / lr_halving), to 0.3
 
     # Reports
     evals: int = 20  # greedy evaluations, evenly spread over the run
@@ -258,7 +258,7 @@ class DreamerAgent(nn.Module):
             [{"params": params, "lr": lr} for params, lr in groups], fused=True
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda updates: max(0.1, 1 / (1 + updates / c.lr_halving))
+            self.optimizer, lambda updates: max(0.3, 1 / (1 + updates / c.lr_halving))
         )
         self.rng = make_rng(self.device, c.seed, 1)  # of all sampling in acting and learning
         if c.compile:

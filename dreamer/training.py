@@ -45,7 +45,7 @@ from dreamer.utils import derive_seed, has_cpp_compiler, pick_device, tune_cpu
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints: what a kill can cost
 REPORTS = 200  # rows of metrics in the log of a run
-BURST = 512  # steps of the longest burst of exploration
+PREFILL_HOLD = 16  # steps for which the prefill holds a random action at most
 
 # Streams of random numbers that `derive_seed` tells apart; others are in evaluation.py.
 REPLAY, EPISODES = 2, 10
@@ -125,7 +125,6 @@ class Trainer:
         self.state: State | None = None
         self.chosen: tuple[np.ndarray, State] | None = None  # the action to take next
         self.held_action, self.held_steps = np.zeros(self.env.action_size, np.float32), 0
-        self.burst_steps = 0  # left of a burst of random actions
         self.prefill = min(config.prefill, config.steps // 2)
         self.log: Log | None = None
 
@@ -169,36 +168,34 @@ class Trainer:
         return (action if self.env.discrete else np.clip(action, -1, 1)), state
 
     def end_episode(self, terminated: bool) -> None:
-        """Add the final observation's row; the next step starts another episode, free of bursts."""
+        """Add the final observation's row; the next step starts another episode, nothing held."""
         nothing = np.zeros(self.env.action_size, np.float32)
         self.replay.add(self.obs, nothing, self.reward, False, True, terminated)
         self.episode += 1
-        self.burst_steps = 0
+        self.held_steps = 0
         self.obs, self.episode_actions = None, []
 
     def explores(self) -> bool:
-        """Whether this step's action is random: in the prefill, and then in bursts of 1 to BURST
-        steps, log-uniformly, that make up a share `explore` of all steps, less what an episode's
-        end cuts off. A policy that has settled too early gets to see what it misses, and the model
-        what lies beside its path."""
+        """Whether this step's action is random: all are in the prefill, a share `explore` of them
+        later on, less what an episode's end cuts off. Then the policy goes on from wherever such a
+        push has led, and the data shows what lies beside its path, and what it has given up trying
+        (temporally extended ε-greedy; Dabney et al., arXiv 2006.01782).
+        """
         c = self.config
-        if self.step < self.prefill:
+        if self.held_steps or self.step < self.prefill:
             return True
-        if self.burst_steps == 0 and c.explore:
-            mean_burst = BURST / math.log(BURST)
-            if self.explore_rng.random() * mean_burst < c.explore / (1 - c.explore):
-                self.burst_steps = int((BURST + 1) ** self.explore_rng.random())
-        exploring = self.burst_steps > 0
-        self.burst_steps -= exploring
-        return exploring
+        longest = c.explore_hold
+        mean_hold = longest - math.lgamma(longest + 1) / math.log(longest + 1)
+        start = c.explore / (c.explore + (1 - c.explore) * mean_hold)
+        return bool(self.explore_rng.random() < start)
 
     def explore(self) -> np.ndarray:
-        """A random action, held for 1 to explore_hold steps, log-uniformly: such pushes reach far
-        more of a world than trembling does."""
+        """A random action, held for 1 to PREFILL_HOLD or later `explore_hold` steps, log-uniformly:
+        such pushes reach far more of a world than trembling does."""
         if self.held_steps == 0:
             self.held_action = self.env.random_action(self.explore_rng)
-            hold = (self.config.explore_hold + 1) ** self.explore_rng.random()
-            self.held_steps = int(hold)
+            longest = PREFILL_HOLD if self.step < self.prefill else self.config.explore_hold
+            self.held_steps = int((longest + 1) ** self.explore_rng.random())
         self.held_steps -= 1
         return self.held_action
 
@@ -280,7 +277,7 @@ class Trainer:
             "replay": self.replay.state_dict(),
             "replay_rng": self.replay_rng.bit_generator.state,
             "explore_rng": self.explore_rng.bit_generator.state,
-            "held": [torch.from_numpy(self.held_action), self.held_steps, self.burst_steps],
+            "held": [torch.from_numpy(self.held_action), self.held_steps],
             "counters": [self.step, self.updates, self.episode, self.evaluated, self.reported],
             "minutes": self.minutes,
             "metrics": self.metrics,
@@ -355,7 +352,7 @@ class Trainer:
         self.replay.load_state_dict(saved["replay"])
         self.replay_rng.bit_generator.state = saved["replay_rng"]
         self.explore_rng.bit_generator.state = saved["explore_rng"]
-        held_action, self.held_steps, self.burst_steps = saved["held"]
+        held_action, self.held_steps = saved["held"]
         self.held_action = held_action.numpy()
         counters = saved["counters"]
         self.step, self.updates, self.episode, self.evaluated, self.reported = counters

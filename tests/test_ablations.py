@@ -400,7 +400,7 @@ def test_error_by_length_by_hand():
 
 
 def test_unseen_windows_are_whole_and_from_many_episodes():
-    obs, action = script.unseen_windows(8)
+    obs, action = script.unseen_windows()
     assert obs.shape == (script.WINDOWS, script.CONTEXT + script.HORIZON, 3)
     assert action.shape == (*obs.shape[:2], 1)
     assert len(np.unique(obs[:, 0], axis=0)) == script.WINDOWS

@@ -20,7 +20,7 @@ from dreamer.envs import VectorEnv
 from dreamer.evaluation import evaluate, random_returns
 from dreamer.networks import Decoder
 from dreamer.rssm import State
-from dreamer.training import BURST, Trainer, load_agent, train
+from dreamer.training import PREFILL_HOLD, Trainer, load_agent, train
 
 CPU = torch.device("cpu")
 
@@ -256,41 +256,51 @@ def test_updates_follow_the_train_ratio_and_wait_for_the_prefill():
     assert [row["update"] for row in reports] == [step * 6 // 18 for step in range(20, 61)]
 
 
-@pytest.mark.parametrize("held", [30, 0])
-def test_random_actions_are_held_in_the_prefill(held):
-    """Actions of the policy, real numbers with noise, hardly ever repeat (where all of them are
-    clipped); held ones stand up to 3 times. The prefill takes at most half of the steps."""
-    seen: list[dict] = []
-    settings = {"prefill": 2 * held, "explore": 0, "explore_hold": 3}
-    run(walk("box", seen), tiny_config(train_ratio=0, **settings))
-    actions = [tuple(e["action"]) for e in seen if e["event"] == "step"]
+def random_pushes(folder, count: int, **settings) -> list[int]:
+    """Lengths of the random actions among so many choices of action, as they are held."""
+    trainer = Trainer(walk("box"), Config(**settings), folder, torch.device("cpu"))
     lengths: list[int] = []
-    for i, action in enumerate(actions[:held]):
-        if i and action == actions[i - 1]:
+    for trainer.step in range(count):
+        if trainer.explores():
+            fresh = trainer.held_steps == 0
+            before, action = trainer.held_action, trainer.explore()
+            assert fresh != np.array_equal(action, before)
+            if fresh:
+                lengths.append(0)
             lengths[-1] += 1
-        else:
-            lengths.append(1)
-    assert set(lengths[:-1]) == ({1, 2, 3} if held else set())
-    assert len(set(actions[held:])) >= 0.9 * (60 - held)
+    return lengths
 
 
-def test_later_random_actions_come_in_bursts_of_the_asked_share(tmp_path):
-    config = Config(prefill=10, explore=0.1)
-    trainer = Trainer(walk(), config, tmp_path, torch.device("cpu"))
-    trainer.step = 10
-    explores = np.array([trainer.explores() for _ in range(300_000)])
-    starts = np.flatnonzero(explores[1:] & ~explores[:-1])
-    lengths = [int(np.argmin(explores[i + 1 :])) for i in starts[:-1]]
-    assert explores.mean() == pytest.approx(0.1, rel=0.2)
-    assert min(lengths) < 5 and 400 < max(lengths) < 2 * BURST
-    assert np.median(lengths) == pytest.approx(BURST**0.5, rel=0.5)  # log-uniform
+def test_the_prefill_is_random_actions_that_are_held(tmp_path):
+    settings = {"steps": 20_000, "prefill": 10_000, "explore": 0}
+    lengths = random_pushes(tmp_path, 20_000, **settings)
+    assert 10_000 <= sum(lengths) < 10_000 + PREFILL_HOLD  # and not one step after it
+    assert set(lengths) == set(range(1, PREFILL_HOLD + 1))
+    assert np.median(lengths) == pytest.approx(PREFILL_HOLD**0.5, abs=1)  # log-uniform
 
 
-def test_a_burst_ends_with_its_episode(tmp_path):
+@pytest.mark.parametrize("longest", [1, 2, 64])
+def test_later_random_actions_are_held_and_have_the_asked_share(tmp_path, longest):
+    settings = {"prefill": 0, "explore": 0.1, "explore_hold": longest}
+    lengths = random_pushes(tmp_path, 100_000, **settings)
+    assert sum(lengths) == pytest.approx(10_000, rel=0.1)
+    assert set(lengths) >= set(range(1, min(longest, 30) + 1)) and max(lengths) <= longest
+    assert np.mean(np.array(lengths) >= longest**0.5) == pytest.approx(  # log-uniform
+        1 - np.log(np.ceil(longest**0.5)) / np.log(longest + 1), abs=0.05
+    )
+
+
+def test_without_explore_later_actions_are_the_policys(tmp_path):
+    assert random_pushes(tmp_path, 1_000, prefill=0, explore=0) == []
+
+
+def test_a_held_action_ends_with_its_episode(tmp_path):
     trainer = Trainer(walk(), Config(prefill=1, explore=0), tmp_path, torch.device("cpu"))
-    trainer.step, trainer.burst_steps = 1, 400
+    trainer.step, trainer.held_steps = 1, 40
     trainer.start_episode()
-    assert trainer.explores() and trainer.burst_steps == 399
+    assert trainer.explores()
+    trainer.explore()
+    assert trainer.held_steps == 39
     trainer.end_episode(terminated=False)
     assert not trainer.explores()
 

@@ -68,13 +68,13 @@ class Config:
     # Actor and critic
     actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
     ent_coef: float = 3e-4  # η, weight of the policy's entropy (v2)
-    actor_lr: float = 6e-4  # Adam's first rate
+    actor_lr: float = 1e-3  # Adam's first rate
     critic_lr: float = 2e-3  # Adam's first rate
     slow_rate: float = 0.1  # step of the slow critic per update (v1, v2: 0.02; tuning.md, C1)
     slow_weight: float = 1.0  # weight of the loss that holds the critic near the slow one (v2)
     replay_value_weight: float = 0.3  # weight of the critic's loss on real returns (v2)
     grad_clip: float = 100.0  # largest gradient norm of model, actor and critic, each
-    lr_halving: int = 1_000  # all rates fall as 1 / (1 + updates / lr_halving), to 0.3
+    lr_halving: int = 1_000  # all rates fall with 1 / (1 + updates / lr_halving): see rate_factor
 
     # Reports
     evals: int = 20  # greedy evaluations, evenly spread over the run
@@ -106,6 +106,11 @@ class Config:
             raise ValueError(
                 f"Config.seq_len must be at most capacity ({self.capacity}), got {self.seq_len}"
             )
+
+    @property
+    def updates(self) -> int:
+        """Gradient updates of the whole run."""
+        return int(self.steps * self.train_ratio / (self.batch_size * self.seq_len))
 
     @property
     def num_starts(self) -> int:
@@ -172,6 +177,16 @@ def model_loss(
         + beta_rep * metrics["rep_loss"]
     )
     return loss, {**metrics, "model_loss": loss}
+
+
+def rate_factor(config: Config, updates: int) -> float:
+    """What all learning rates are multiplied with after so many updates.
+
+    It falls as 1 / (1 + updates / lr_halving), to 0.3; in the last quarter of the run also
+    linearly, down to a twentieth, so that what has been learned is kept.
+    """
+    left = 1 - updates / max(config.updates, 1)
+    return max(0.3, 1 / (1 + updates / config.lr_halving)) * min(1.0, max(0.05, 4 * left))
 
 
 def dream_weight(cont: Tensor, gamma: float) -> Tensor:
@@ -258,7 +273,7 @@ class DreamerAgent(nn.Module):
             [{"params": params, "lr": lr} for params, lr in groups], fused=True
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda updates: max(0.3, 1 / (1 + updates / c.lr_halving))
+            self.optimizer, lambda updates: rate_factor(c, updates)
         )
         self.rng = make_rng(self.device, c.seed, 1)  # of all sampling in acting and learning
         if c.compile:

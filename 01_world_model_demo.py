@@ -72,7 +72,7 @@ def fit(agent: DreamerAgent, replay: ReplayBuffer, run_dir: Path, resume: bool) 
     The log gets 200 rows, the checkpoint is written at the end and on Ctrl-C.
     """
     c = agent.config
-    updates = max(1, c.updates)
+    updates = max(1, c.updates_after(c.steps))
     optimizer, schedule = agent.optimizer, agent.schedule
     params = optimizer.param_groups[0]["params"]  # of the world model
     path = run_dir / "checkpoint.pt"

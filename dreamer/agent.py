@@ -107,10 +107,9 @@ class Config:
                 f"Config.seq_len must be at most capacity ({self.capacity}), got {self.seq_len}"
             )
 
-    @property
-    def updates(self) -> int:
-        """Gradient updates of the whole run."""
-        return int(self.steps * self.train_ratio / (self.batch_size * self.seq_len))
+    def updates_after(self, steps: int) -> int:
+        """Gradient updates due after so many environment steps."""
+        return int(steps * self.train_ratio / (self.batch_size * self.seq_len))
 
     @property
     def num_starts(self) -> int:
@@ -185,7 +184,7 @@ def rate_factor(config: Config, updates: int) -> float:
     It falls as 1 / (1 + updates / lr_halving), to 0.3; in the last quarter of the run also
     linearly, down to a twentieth, so that what has been learned is kept.
     """
-    left = 1 - updates / max(config.updates, 1)
+    left = 1 - updates / max(1, config.updates_after(config.steps))
     return max(0.3, 1 / (1 + updates / config.lr_halving)) * min(1.0, max(0.05, 4 * left))
 
 

@@ -205,7 +205,7 @@ class Trainer:
         c = self.config
         if self.step < self.prefill or len(self.replay) < c.seq_len:
             return self.updates
-        return int(self.step * c.train_ratio / (c.batch_size * c.seq_len))
+        return c.updates_after(self.step)
 
     def learn(self) -> None:
         c = self.config

@@ -24,6 +24,7 @@ from dreamer.agent import (
     dream_weight,
     model_loss,
     pathwise_loss,
+    rate_factor,
     reinforce_loss,
 )
 from dreamer.networks import Critic
@@ -196,15 +197,27 @@ def test_an_update_moves_every_part_and_leaves_it_finite(discrete, actor_grad):
         assert value.shape == () and value.isfinite() and not value.requires_grad, name
 
 
-def test_rates_fall_with_the_updates_to_three_tenths():
-    agent = make_agent(model_lr=0.3, actor_lr=0.1, critic_lr=0.2, lr_halving=2)
+def test_rates_fall_with_the_updates_by_hand():
+    config = Config(steps=1_600, train_ratio=4, batch_size=2, seq_len=16, lr_halving=20)
+    assert [config.updates_after(steps) for steps in (0, 7, 8, 1_600)] == [0, 0, 1, 200]
+    expected = {0: 1, 20: 1 / 2, 40: 1 / 3, 60: 0.3, 150: 0.3}  # the last quarter is 50 updates
+    expected |= {151: 0.3 * 0.98, 175: 0.3 * 0.5, 199: 0.3 * 0.05, 200: 0.3 * 0.05, 999: 0.3 * 0.05}
+    assert {u: rate_factor(config, u) for u in expected} == pytest.approx(expected)
+    short = Config(steps=40, train_ratio=4, batch_size=2, seq_len=16, lr_halving=20)
+    assert rate_factor(short, 4) == pytest.approx(1 / 1.2 * 0.8)  # 5 updates in all, both factors
+
+
+def test_optimizer_follows_the_rates():
+    sizes = {"steps": 12, "train_ratio": 4, "batch_size": 2, "seq_len": 6}
+    agent = make_agent(model_lr=0.3, actor_lr=0.1, critic_lr=0.2, lr_halving=2, **sizes)
     batch = make_batch(agent.config, True)
-    for updates in range(8):
+    factors = []
+    for updates in range(6):
+        factors.append(rate_factor(agent.config, updates))
         rates = [group["lr"] for group in agent.optimizer.param_groups]
-        share = max(0.3, 1 / (1 + updates / 2))
-        assert rates == pytest.approx([0.3 * share, 0.1 * share, 0.2 * share])
+        assert rates == pytest.approx([0.3 * factors[-1], 0.1 * factors[-1], 0.2 * factors[-1]])
         agent.update(batch)
-    assert share == 0.3
+    assert factors == sorted(factors, reverse=True) and factors[-1] < factors[0] / 5
 
 
 # ---------------------------------------------------------------- pure losses
@@ -289,7 +302,7 @@ def test_world_model_losses_match_torch_distributions():
 
 
 def test_the_world_model_learns_one_batch_by_heart():
-    agent = make_agent(stir=0, model_lr=1e-2, hidden=32, deter=32, imag_horizon=1)
+    agent = make_agent(stir=0, steps=10_000, model_lr=1e-2, hidden=32, deter=32, imag_horizon=1)
     batch = make_batch(agent.config)
     losses = [agent.update(batch) for _ in range(150)]
     assert losses[0]["reward_loss"].item() == pytest.approx(math.log(255), rel=1e-5)

@@ -74,7 +74,7 @@ class Config:
     slow_weight: float = 1.0  # weight of the loss that holds the critic near the slow one (v2)
     replay_value_weight: float = 0.3  # weight of the critic's loss on real returns (v2)
     grad_clip: float = 100.0  # largest gradient norm of model, actor and critic, each
-    lr_halving: int = 1_000  # all rates fall with 1 / (1 + updates / lr_halving): see rate_factor
+    lr_halving: int = 2_000  # all rates fall with 1 / (1 + updates / lr_halving): see rate_factor
 
     # Reports
     evals: int = 20  # greedy evaluations, evenly spread over the run

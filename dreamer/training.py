@@ -1,6 +1,6 @@
 """The training loop, with its checkpoints and its log.
 
-    train("CartPole-v1", Config(steps=8_000))      learns, returns a `Run` with the agent
+    train("CartPole-v1", Config(steps=10_000))     learns, returns a `Run` with the agent
     evaluate(agent, "CartPole-v1", 100, seed=1)    greedy episodes on fresh seeds
 
 A run writes into its folder: `config.json`, `log.jsonl` (one row per episode, report and

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from dreamer import envs, training
-from dreamer.agent import DreamerAgent
+from dreamer.agent import DreamerAgent, rate_factor
 from dreamer.checkpoint import (
     FORMAT,
     CheckpointError,
@@ -216,10 +216,17 @@ def test_numpy_numbers_in_the_config_can_be_saved(tmp_path):
 
 
 def test_a_finished_run_can_be_given_more_steps(finished, tmp_path):
+    """It goes on where it was, at the rates of a run of that length."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    longer = resume(tmp_path, steps=90).agent.state_dict()
-    at_once = train(walk(), tiny_config(steps=90), device="cpu", progress=False).agent.state_dict()
-    assert same(dict(longer), dict(at_once))
+    run = resume(tmp_path, steps=90)
+    episodes = [row for row in log_rows(finished) if row["kind"] == "episode"]
+    assert len(run.episodes) > len(episodes) > 0
+    assert [r["return"] for r in run.episodes][: len(episodes)] == [r["return"] for r in episodes]
+    c, updates = run.agent.config, run.agent.schedule.last_epoch
+    assert updates == c.updates_after(90) == 20 > c.updates_after(60)
+    rates = [group["lr"] for group in run.agent.optimizer.param_groups]
+    expected = [rate * rate_factor(c, 20) for rate in (c.model_lr, c.actor_lr, c.critic_lr)]
+    assert rates == pytest.approx(expected)
 
 
 def test_killed_three_times_and_equal_to_an_uninterrupted_run(tmp_path):

@@ -165,13 +165,17 @@ def model_loss(
 ) -> tuple[Tensor, Metrics]:
     """`L = L_pred + β_dyn L_dyn + β_rep L_rep`, averaged over (B, T) (v2, eq. 2 and 3).
 
-    parts: obs_loss, reward_loss, cont_loss (which make up L_pred), dyn_loss, rep_loss, all (B, T).
+    parts: obs_loss, reward_loss and cont_loss (which make up L_pred), the last two once more as
+    prior_reward_loss and prior_cont_loss (see `DreamerAgent.learn_world`), dyn_loss and rep_loss,
+    all (B, T).
     """
     metrics = {name: loss.mean() for name, loss in parts.items()}
     loss = (
         beta_obs * metrics["obs_loss"]
         + metrics["reward_loss"]
         + metrics["cont_loss"]
+        + metrics["prior_reward_loss"]
+        + metrics["prior_cont_loss"]
         + beta_dyn * metrics["dyn_loss"]
         + beta_rep * metrics["rep_loss"]
     )
@@ -351,18 +355,31 @@ class DreamerAgent(nn.Module):
         return {name: value.detach() for name, value in metrics.items()}
 
     def learn_world(self, batch: dict[str, Tensor]) -> tuple[Posterior, Tensor, Tensor, Metrics]:
-        """World model loss of a batch: (posterior, feat (B, T, F), loss, metrics)."""
+        """World model loss of a batch: (posterior, feat (B, T, F), loss, metrics).
+
+        Reward and continuation are predicted twice, from the posterior as in the paper, and from
+        what the prior guesses in its place. The heads are used in dreams alone, where all states
+        are such guesses: of an end that comes with a probability of a third, each categorical is
+        drawn by itself, and what they make up looks like no end that a posterior ever showed.
+        """
         c = self.config
         self.encoder.norm.update(batch["obs"])
         post, _ = self.rssm.observe(
             self.encoder(batch["obs"]), batch["action"], batch["is_first"], self.rng
         )
         feat = get_feat(post)
+        feats = torch.stack([feat, get_feat(self.rssm.guess(post, self.rng))])  # (2, B, T, F)
+        reward = batch["reward"].expand(2, -1, -1)
+        cont = 1 - batch["is_terminal"].float().expand(2, -1, -1)
+        reward_loss, prior_reward_loss = self.reward.loss(self.reward(feats), reward)
+        cont_loss, prior_cont_loss = self.cont.loss(feats, cont)
         dyn, rep = kl_losses(post.post_logits, post.prior_logits, c.free_nats)
         parts = {
             "obs_loss": self.decoder.loss(feat, batch["obs"]),
-            "reward_loss": self.reward.loss(self.reward(feat), batch["reward"]),
-            "cont_loss": self.cont.loss(feat, 1 - batch["is_terminal"].float()),
+            "reward_loss": reward_loss,
+            "cont_loss": cont_loss,
+            "prior_reward_loss": prior_reward_loss,
+            "prior_cont_loss": prior_cont_loss,
             "dyn_loss": dyn,
             "rep_loss": rep,
         }

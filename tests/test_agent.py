@@ -228,11 +228,13 @@ def test_model_loss_by_hand():
         "obs_loss": torch.tensor([[1.0, 3.0]]),
         "reward_loss": torch.tensor([[10.0, 10.0]]),
         "cont_loss": torch.tensor([[0.0, 200.0]]),
+        "prior_reward_loss": torch.tensor([[20.0, 60.0]]),
+        "prior_cont_loss": torch.tensor([[7.0, 9.0]]),
         "dyn_loss": torch.tensor([[1000.0, 3000.0]]),
         "rep_loss": torch.tensor([[1000.0, 5000.0]]),
     }
     loss, metrics = model_loss(parts, beta_obs=2, beta_dyn=0.5, beta_rep=0.1)
-    assert loss.item() == pytest.approx(2 * 2 + 10 + 100 + 0.5 * 2000 + 0.1 * 3000)
+    assert loss.item() == pytest.approx(2 * 2 + 10 + 100 + 40 + 8 + 0.5 * 2000 + 0.1 * 3000)
     assert metrics["obs_loss"] == 2 and metrics["rep_loss"] == 3000
 
 
@@ -280,7 +282,12 @@ def test_critic_loss_matches_a_dense_cross_entropy():
 
 def test_world_model_losses_match_torch_distributions():
     agent = make_agent(unimix=0.05, free_nats=1.4, beta_obs=3, beta_dyn=0.5, beta_rep=0.2)
+    rng = torch.Generator()
+    rng.set_state(agent.rng.get_state())
     batch, post, feat, loss, *_ = dreamed(agent)
+    torch.rand(post.prior_logits.shape[:-1], generator=rng)  # what filtering has drawn
+    guess = get_feat(agent.rssm.guess(post, rng))
+    assert not torch.equal(guess, feat)
     cont = 1 - batch["is_terminal"].float()  # a truncated row goes on
     assert (batch["is_last"] & ~batch["is_terminal"]).any() and batch["is_terminal"].any()
     kl = kl_divergence(
@@ -291,13 +298,12 @@ def test_world_model_losses_match_torch_distributions():
     norm = agent.encoder.norm
     symlog = batch["obs"].sign() * (batch["obs"].abs() + 1).log()
     error = (agent.decoder(feat) - (symlog - norm.mean) / norm.std).square().sum(-1)
-    reward = twohot_cross_entropy(agent.reward, agent.reward(feat), batch["reward"].numpy())
-    expected = (
-        3 * error.mean()
-        - Bernoulli(logits=agent.cont(feat)).log_prob(cont).mean()
-        + reward.mean()
-        + 0.7 * kl.clamp(min=1.4).mean()
+    heads = sum(
+        twohot_cross_entropy(agent.reward, agent.reward(x), batch["reward"].numpy()).mean()
+        - Bernoulli(logits=agent.cont(x)).log_prob(cont).mean()
+        for x in (feat, guess)
     )
+    expected = 3 * error.mean() + heads + 0.7 * kl.clamp(min=1.4).mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -309,6 +315,35 @@ def test_the_world_model_learns_one_batch_by_heart():
     assert losses[-1]["reward_loss"] < 1  # two-hot targets have an entropy of up to ln 2
     assert losses[-1]["cont_loss"] < 0.1 < losses[0]["cont_loss"]
     assert losses[-1]["obs_loss"] < 0.3 * losses[0]["obs_loss"]
+
+
+def test_what_cannot_be_foreseen_is_dreamed_as_often_as_it_happens():
+    """Every third episode ends behind its first row, by chance. A posterior sees each end; a
+    guess must, on average, give it a probability of a third and the reward that goes with it."""
+    sizes = {"batch_size": 30, "seq_len": 2, "imag_horizon": 1, "categoricals": 12}
+    agent = make_agent(stir=0, steps=10_000, model_lr=1e-2, **sizes)
+    end = np.arange(30) % 3 == 0
+    last = np.stack([np.zeros(30, bool), end], 1)
+    batch = {
+        "obs": last[..., None] * np.ones(OBS, np.float32),
+        "action": np.tile(np.eye(ACTION, dtype=np.float32)[0], (30, 2, 1)),
+        "reward": -9 * last.astype(np.float32),
+        "is_first": np.tile([True, False], (30, 1)),
+        "is_last": last,
+        "is_terminal": last,
+    }
+    for _ in range(150):
+        agent.update(batch)
+    with torch.no_grad():
+        post, feat, *_ = agent.learn_world(as_tensors(batch))
+        seen = agent.cont.predict(feat)[:, 1]
+        assert seen[end].mean() < 0.2 < 0.8 < seen[~end].mean()
+        guesses = [get_feat(agent.rssm.guess(post, agent.rng))[:, 1] for _ in range(20)]
+        cont = torch.stack([agent.cont.predict(feat) for feat in guesses])
+        reward = torch.stack([agent.reward.predict(feat) for feat in guesses])
+    # With losses on the posterior alone: 0.83 and -1.1, as the categoricals are drawn one by one.
+    assert cont.mean().item() == pytest.approx(2 / 3, abs=0.07)
+    assert reward.mean().item() == pytest.approx(-3, abs=0.6)
 
 
 # ---------------------------------------------------------------- learn_behaviour

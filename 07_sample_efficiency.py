@@ -14,8 +14,8 @@ where we lose, made from assets/results/<task>.json and assets/results/sample_ef
     python 07_sample_efficiency.py --tasks cartpole --methods ppo  a part
     python 07_sample_efficiency.py --plot-only                     figure and table anew
 
-Each run is a process of its own; what is complete is skipped, so that the same command again
-finishes what a crash or Ctrl-C left.
+Each run is a process of its own; what is complete, here or in assets/results, is skipped, so that
+the same command again finishes what a crash, Ctrl-C or another machine left.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,11 +75,16 @@ def run_one(job: Job) -> None:
     )
 
 
+def known_runs(job: Job, folder: Path) -> list[dict[str, Any]]:
+    """What the job's file of assets/results holds."""
+    path = folder / f"{job.name}.json"
+    return json.loads(path.read_text())["runs"] if path.exists() else []
+
+
 def keep(job: Job, folder: Path) -> None:
     """Bring a complete job's result into its file of assets/results, unless it is there."""
     path, result = folder / f"{job.name}.json", result_of(job)
-    known = json.loads(path.read_text())["runs"] if path.exists() else []
-    if result and result["entry"] not in known:
+    if result and result["entry"] not in known_runs(job, folder):
         task = TASKS[job.name.rpartition("_")[0]]
         with results.record_entry(path, task["env_id"], task["threshold"], result["entry"]):
             pass
@@ -118,6 +124,11 @@ def train(flags: argparse.Namespace, folder: Path) -> bool:
         for method in results.BASELINES[task]
         if method in flags.methods
     ]
+    if not flags.fresh:
+        planned = len(jobs)
+        jobs = [j for j in jobs if j.config not in (r["config"] for r in known_runs(j, folder))]
+        if len(jobs) < planned:
+            print(f"{planned - len(jobs)} of {planned} runs are in {folder} already")
     outcomes = []
     for outcome in run_jobs(jobs, flags.jobs):
         keep(outcome.job, folder)

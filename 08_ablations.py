@@ -18,8 +18,9 @@ to assets/results/ablations.json, and from there into the README's table.
 On rewards of all sizes PPO and SAC of Stable-Baselines3 run too, with the hyperparameters that
 were found for the plain task, as in 07_sample_efficiency.py; not where that is not installed.
 
-Each run is a process of its own, and what is complete is skipped: the same command again
-finishes what a crash or Ctrl-C left. A run takes minutes; one that was cut short begins anew.
+Each run is a process of its own, and what is complete, here or in assets/results, is skipped: the
+same command again finishes what a crash, Ctrl-C or another machine left. A run takes minutes; one
+that was cut short begins anew.
 """
 
 from __future__ import annotations
@@ -572,6 +573,12 @@ def main() -> int:
     outcomes = []
     if not flags.plot_only:
         cells = make_cells(flags, flags.tasks, [FULL, *flags.ideas])
+        if path.exists() and not flags.fresh:
+            planned = len(cells)
+            known = {(run["task"], run["variant"], run["seed"]) for run in collect(flags)["runs"]}
+            cells = [cell for cell in cells if (cell.task, cell.variant, cell.seed) not in known]
+            if len(cells) < planned:
+                print(f"{planned - len(cells)} of {planned} runs are in {path} already")
         try:
             for outcome in run_jobs(cells, flags.jobs):
                 outcomes.append(outcome)

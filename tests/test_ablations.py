@@ -360,7 +360,7 @@ def test_settings_are_those_of_the_numbered_scripts():
 
 
 def flags(base, **changes):
-    values = {"seeds": [0, 1], "smoke": True, "fresh": False, "base": base}
+    values = {"seeds": [0, 1], "smoke": True, "fresh": False, "base": base, "jobs": 1}
     return argparse.Namespace(**{**values, **changes})
 
 
@@ -637,6 +637,25 @@ def test_what_is_recorded_stays_until_its_settings_change(tmp_path, finished, mo
     ]
     monkeypatch.setattr(script.cli, "SMOKE", {**script.cli.SMOKE, "gamma": 0.5})
     assert recorded(script.collect(flags(tmp_path))) == []
+
+
+def test_what_is_recorded_is_not_run_again(tmp_path, finished, monkeypatch, capsys):
+    finished("cartpole", "full", 0, [1.0])
+    script.collect(flags(tmp_path))
+    for path in tmp_path.glob("runs/**/result.json"):
+        path.unlink()
+    begun = []
+    changes = {"tasks": ["cartpole"], "ideas": ["memory"], "run": None, "plot_only": False}
+    planned = flags(tmp_path, **changes)
+    monkeypatch.setattr(script, "parse_flags", lambda: planned)
+    monkeypatch.setattr(script, "run_jobs", lambda jobs, at_once: begun.extend(jobs) or [])
+    script.main()
+    names = [(job.variant, job.seed) for job in begun]
+    assert names == [("memory", 0), ("full", 1), ("memory", 1)]
+    assert "1 of 4 runs are in" in capsys.readouterr().out
+    planned.fresh = True
+    script.main()
+    assert len(begun) == 3 + 4
 
 
 # ---------------------------------------------------------------- the figures

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,11 @@ def test_a_part_of_the_comparison_again_and_its_figure_alone(tmp_path):
     again = call(tmp_path, script, *words)
     assert "cartpole_ppo seed 0: complete" in again.stdout
     assert json.loads(path.read_text())["runs"] == data["runs"]
+
+    shutil.rmtree(tmp_path / "runs")  # as on another machine, which has what was recorded
+    elsewhere = call(tmp_path, script, *words)
+    assert "1 of 1 runs are in" in elsewhere.stdout and "running" not in elsewhere.stdout
+    assert elsewhere.returncode == 0 and not (tmp_path / "runs").exists()
 
     figure.unlink()
     alone = call(tmp_path, script, "--plot-only", "--out", tmp_path)

@@ -190,6 +190,10 @@ VARIANTS = {
             "dreamer.rssm.get_feat": feat_without_memory,
         },
     ),
+    "guesses": Variant(
+        "reward and continue heads learn from posterior states alone, as in the paper",
+        replaced={"dreamer.rssm.RSSM.guess": lambda self, post, rng: post},
+    ),
     "KL balance": Variant("β_dyn and β_rep are equal, their sum as before", equal_weights),
     "replay value": Variant(
         "the critic learns from dreams alone", lambda c: replace(c, replay_value_weight=0.0)

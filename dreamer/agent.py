@@ -55,7 +55,7 @@ class Config:
     # World model
     beta_obs: float = 3.0  # weight of the decoder's loss (v2: 1)
     free_nats: float = 1.0  # KL below this is not reduced further, nats (v2)
-    beta_dyn: float = 0.3  # β_dyn (v2: 1; v1: 0.5)
+    beta_dyn: float = 1.0  # β_dyn (v2: 1; v1: 0.5)
     beta_rep: float = 0.03  # β_rep (v1 and v2: 0.1)
     model_lr: float = 2e-3  # Adam's first rate (authors: 4e-5, for far larger networks)
 

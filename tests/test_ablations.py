@@ -259,6 +259,18 @@ def test_without_memory_no_module_reads_the_memory():
             assert sys.modules[name].get_feat is script.feat_without_memory, name
 
 
+@both("guesses")
+def test_without_guesses_heads_learn_from_posteriors_alone(variant, package):
+    agent = make_agent(variant)
+    with torch.no_grad():
+        post, *_, metrics = agent.learn_world(tensors(make_batch()))
+        guess = agent.rssm.guess(post, agent.rng)
+    alone = variant == "guesses"
+    assert torch.equal(guess.stoch, post.stoch) == alone
+    assert (metrics["prior_reward_loss"] == metrics["reward_loss"]) == alone
+    assert (metrics["prior_cont_loss"] == metrics["cont_loss"]) == alone
+
+
 @both("KL balance")
 def test_without_kl_balance_both_sides_weigh_the_same(variant, package):
     config = make_agent(variant, beta_dyn=0.5, beta_rep=0.1).config

@@ -267,15 +267,15 @@ def glitching(env_id: str) -> Callable[[], gym.Env]:
 
 METHODS = ("ppo", "sac")  # of Stable-Baselines3, as 07_sample_efficiency.py has them for Pendulum
 TASKS = {
-    "cartpole": Task("CartPole", "all ideas are at work", CARTPOLE.ENV, CARTPOLE, steps=6_000),
-    "pendulum": Task("Pendulum", "all ideas are at work", PENDULUM.ENV, PENDULUM, steps=6_000),
+    "cartpole": Task("CartPole", "all ideas are at work", CARTPOLE.ENV, CARTPOLE, steps=4_000),
+    "pendulum": Task("Pendulum", "all ideas are at work", PENDULUM.ENV, PENDULUM, steps=4_000),
     "acrobot": Task(
         "Acrobot",
         "sparse, no signal before the first success: the ideas that keep a policy trying and "
         "bring a rare success to the values",
         ACROBOT.ENV,
         ACROBOT,
-        steps=10_000,
+        steps=5_000,
         ideas=("two-hot", "return scale", "unimix", "replay value", "slow critic"),
     ),
     **{
@@ -284,7 +284,7 @@ TASKS = {
             "what is not seen must be remembered: the ideas that make up the state",
             only_seen(script.ENV, seen),
             script,
-            steps=6_000,
+            steps=4_000,
             ideas=("stochastic latent", "memory"),
         )
         for name, title, script, seen in (
@@ -298,7 +298,7 @@ TASKS = {
             "the ideas that are to make rewards of every size alike",
             scaled(PENDULUM.ENV, scale),
             PENDULUM,
-            steps=6_000,
+            steps=4_000,
             ideas=("two-hot", "return scale"),
             scale=scale,
             methods=METHODS,
@@ -310,7 +310,7 @@ TASKS = {
         "the idea that is to bear observations of every size",
         glitching(CARTPOLE.ENV),
         CARTPOLE,
-        steps=6_000,
+        steps=4_000,
         ideas=("symlog",),
     ),
 }

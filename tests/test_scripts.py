@@ -26,7 +26,7 @@ CARTPOLE = REPO / "02_dreamer_cartpole.py"
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def call(cwd, script, *words, timeout=300):
+def call(cwd, script, *words, timeout=120):
     """A finished process of `python script words`, called from the folder `cwd`."""
     command = [sys.executable, str(script), *map(str, words)]
     return subprocess.run(

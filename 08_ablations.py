@@ -49,7 +49,7 @@ from torch import Tensor
 
 from dreamer import ablations, cli, plots, results
 from dreamer.ablations import FULL
-from dreamer.agent import Config, DreamerAgent
+from dreamer.agent import Config, DreamerAgent, Metrics, model_loss
 from dreamer.checkpoint import read_log, write_atomic, write_json
 from dreamer.envs import EnvSpec, VectorEnv
 from dreamer.evaluation import random_returns
@@ -88,6 +88,15 @@ class SquaredErrorHead(TwoHotHead):
         """logits (..., 1); target (...), or (..., M) for M losses of each prediction."""
         guess = logits if target.ndim == logits.ndim else self.mean(logits)
         return (guess - target).square()
+
+
+def loss_of_posteriors(
+    parts: dict[str, Tensor], beta_obs: float, beta_dyn: float, beta_rep: float
+) -> tuple[Tensor, Metrics]:
+    """The world model's loss without what the heads make of the prior's guesses."""
+    nothing = torch.zeros_like(parts["reward_loss"])
+    parts = {**parts, "prior_reward_loss": nothing, "prior_cont_loss": nothing}
+    return model_loss(parts, beta_obs, beta_dyn, beta_rep)
 
 
 class NoScale(PercentileScale):
@@ -192,7 +201,7 @@ VARIANTS = {
     ),
     "guesses": Variant(
         "reward and continue heads learn from posterior states alone, as in the paper",
-        replaced={"dreamer.rssm.RSSM.guess": lambda self, post, rng: post},
+        replaced={"dreamer.agent.model_loss": loss_of_posteriors},
     ),
     "KL balance": Variant("β_dyn and β_rep are equal, their sum as before", equal_weights),
     "replay value": Variant(
@@ -348,8 +357,8 @@ HELD_OUT = 41  # their stream of random numbers: no other uses it
 
 @functools.cache
 def unseen_windows() -> tuple[np.ndarray, np.ndarray]:
-    """obs (N, T, O) and action (N, T, A) of episodes of random actions, held as the prefill's are.
-    The same for all variants and seeds; no run ever trains on them."""
+    """obs (N, T, O) and action (N, T, A) of episodes of random actions, each held for 1 to
+    PREFILL_HOLD steps. The same for all variants and seeds; no run ever trains on them."""
     env = VectorEnv(TASKS[DREAMS].env)
     choose = plots.chance_chooses(env, PREFILL_HOLD, derive_seed(HELD_OUT))
     episodes = [plots.play(env, choose, derive_seed(HELD_OUT, i)) for i in range(WINDOWS)]
@@ -407,6 +416,7 @@ def entry(
     """What is kept of a run, returns without the scale of the rewards."""
     returns = [significant(value / TASKS[task].scale) for value in returns]
     return {
+        "cpu": results.cpu_name(),
         "return": returns[-1] if returns else None,
         "minutes": significant(minutes[0]),
         "cpu_minutes": significant(minutes[1]),
@@ -455,15 +465,22 @@ def make_cells(flags: argparse.Namespace, tasks: list[str], variants: list[str])
 
 
 def collect(flags: argparse.Namespace) -> ablations.Results:
-    """Bring all complete runs into the results file; what it holds of the same configs stays."""
+    """Bring all complete runs into the results file. What it holds stays, as far as it was made
+    with the settings that a run would have today."""
     path = flags.base / "assets" / "results" / "ablations.json"
     with results.locked(path.parent):
         old = json.loads(path.read_text()) if path.exists() else {"tasks": {}, "runs": []}
         runs = {}
+        for run in old["runs"]:
+            task, variant, seed = key = run["task"], run["variant"], run["seed"]
+            if task in TASKS and variant in (FULL, *TASKS[task].ideas, *TASKS[task].methods):
+                unknown = variant in METHODS and baselines is None
+                if unknown or run["config"] == settings(task, variant, seed, flags.smoke):
+                    runs[key] = run
         for cell in make_cells(flags, list(TASKS), [*VARIANTS, *METHODS]):
             if result := result_of(cell):
                 key = {"task": cell.task, "variant": cell.variant, "seed": cell.seed}
-                kept = ("minutes", "cpu_minutes", "curve", "dream_error")
+                kept = ("config", "cpu", "minutes", "cpu_minutes", "curve", "dream_error")
                 runs[tuple(key.values())] = {**key, **{name: result[name] for name in kept}}
 
         tasks = {}
@@ -473,9 +490,6 @@ def collect(flags: argparse.Namespace) -> ablations.Results:
             random_return = None
             if before.get("config") == config:
                 random_return = before["random_return"]
-                for run in old["runs"]:
-                    if run["task"] == name and run["variant"] in (FULL, *task.ideas, *task.methods):
-                        runs.setdefault((name, run["variant"], run["seed"]), run)
             if random_return is None and any(key[0] == name for key in runs):
                 random_return = significant(random_returns(task.env).mean() / task.scale)
             tasks[name] = {
@@ -498,7 +512,6 @@ def collect(flags: argparse.Namespace) -> ablations.Results:
             "dreams": {"task": DREAMS, "naive": naive},
             "scales": list(SCALES),
             "versions": results.versions(),
-            "cpu": results.cpu_name(),
             "runs": sorted(
                 runs.values(),
                 key=lambda run: (order.index((run["task"], run["variant"])), run["seed"]),

@@ -21,6 +21,7 @@ from dreamer.agent import (
     Config,
     DreamerAgent,
     critic_loss,
+    discount,
     dream_weight,
     model_loss,
     pathwise_loss,
@@ -220,6 +221,21 @@ def test_optimizer_follows_the_rates():
     assert factors == sorted(factors, reverse=True) and factors[-1] < factors[0] / 5
 
 
+def test_discount_rises_in_the_first_half_of_the_run():
+    sizes = {"steps": 12, "train_ratio": 4, "batch_size": 2, "seq_len": 3}  # 8 updates in all
+    expected = [0.6, 0.65, 0.7, 0.75, 0.8, 0.8, 0.8, 0.8, 0.8]
+    agent = make_agent(gamma=0.8, gamma_first=0.6, **sizes)
+    assert [discount(agent.config, u) for u in range(9)] == pytest.approx(expected)
+    batch = make_batch(agent.config, True)
+    for gamma in expected[:6]:
+        agent.update(batch)
+        assert agent.gamma.item() == pytest.approx(gamma)
+    copied = make_agent(gamma=0.8, gamma_first=0.6, **sizes)
+    copied.load_state_dict(agent.state_dict())
+    assert copied.gamma.item() == pytest.approx(0.8)  # values of a loaded agent mean what they did
+    assert discount(make_agent(gamma=0.8, gamma_first=0.9).config, 0) == 0.8  # it never falls
+
+
 # ---------------------------------------------------------------- pure losses
 
 
@@ -317,6 +333,13 @@ def test_the_world_model_learns_one_batch_by_heart():
     assert losses[-1]["obs_loss"] < 0.3 * losses[0]["obs_loss"]
 
 
+def loss_of_posteriors(parts, *weights):
+    """The paper's loss of the world model: nothing is predicted from guesses."""
+    nothing = torch.zeros_like(parts["reward_loss"])
+    parts = {**parts, "prior_reward_loss": nothing, "prior_cont_loss": nothing}
+    return model_loss(parts, *weights)
+
+
 @pytest.mark.parametrize("guesses", [True, False])
 def test_what_cannot_be_foreseen_is_dreamed_as_often_as_it_happens(guesses, monkeypatch):
     """Every third episode ends behind its first row, by chance, with a reward of -9. A posterior
@@ -337,7 +360,7 @@ def test_what_cannot_be_foreseen_is_dreamed_as_often_as_it_happens(guesses, monk
     }
     with monkeypatch.context() as patch:
         if not guesses:
-            patch.setattr("dreamer.rssm.RSSM.guess", lambda self, post, rng: post)
+            patch.setattr("dreamer.agent.model_loss", loss_of_posteriors)
         for _ in range(150):
             agent.update(batch)
     with torch.no_grad():
@@ -578,7 +601,7 @@ def test_same_seed_same_numbers(discrete):
         {"categoricals": 1, "classes": 2},
         {"deter": 1, "hidden": 1},
         {"unimix": 0.0, "free_nats": 0.0},
-        {"gamma": 1.0, "lam": 1.0},
+        {"gamma": 1.0, "gamma_first": 1.0, "lam": 1.0},
         {"gamma": 0.0, "lam": 0.0},
     ],
     ids=str,

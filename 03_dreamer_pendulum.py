@@ -17,7 +17,7 @@ from dreamer.agent import Config
 from dreamer.training import evaluate, save_agent, train
 
 ENV, THRESHOLD = "Pendulum-v1", -200  # ours: the environment has none
-CONFIG = Config(steps=8_000, train_ratio=96)
+CONFIG = Config(steps=10_000, train_ratio=80)
 
 
 def main(args: cli.Args) -> None:

@@ -181,15 +181,17 @@ def note(data: Results) -> str:
     runs = data["runs"]
     found = [effect for idea in data["ideas"] for effect in effects(data, idea).values()]
     planned = [1 + len(told["ideas"]) + len(told["methods"]) for told in data["tasks"].values()]
+    cpus = sorted({run["cpu"] for run in runs})
     hours = sum(run["cpu_minutes"] for run in runs) / 60
     return (
         "Score: mean of the greedy evaluations while learning, 0 at the random policy, 1 at the "
         "threshold. Cells: its change when the idea is removed (first row: the full agent's own "
         f"score), mean over seeds, **bold** where its 95% interval (Student's t, {SEEDS} "
         f"paired seeds) excludes 0. Of {len(found)} intervals about {0.05 * len(found):.0f} would "
-        "do so by chance. Dream error: in the data's spread, lower is better. Empty: not run, as the idea has no part in what makes that task hard. "
+        "do so by chance. Dream error: in the data's spread, lower is better. Empty: not run, as "
+        "the idea has no part in what makes that task hard. "
         f"?: no result yet. {len(runs)} of {SEEDS * sum(planned)} runs, {hours:.1f} CPU hours "
-        f"({'; '.join(sorted({run['cpu'] for run in runs}))}). The tasks, and the ideas chosen for them:"
+        f"({'; '.join(cpus)}). The tasks, and the ideas chosen for them:"
     )
 
 

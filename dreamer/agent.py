@@ -27,6 +27,7 @@ Metrics = dict[str, Tensor]
 class Config:
     """The numbers of the algorithm, the same for all tasks; scripts set steps and train_ratio.
 
+    v1 and v2 are the two versions of arXiv 2301.04104, "authors" is their code.
     Raises ValueError naming field, value and range for anything out of range or of a wrong type.
     """
 
@@ -45,8 +46,8 @@ class Config:
     recency: float = 2.0  # 1: all windows equally likely; 2: the newer the likelier, 1/sqrt(age)
 
     # Networks
-    deter: int = 128  # D, size of the GRU state: what a laptop updates ten times a second
-    hidden: int = 128  # width of every MLP, likewise
+    deter: int = 128  # D, size of the GRU state: larger is slower
+    hidden: int = 128  # width of every MLP
     layers: int = 2  # blocks of every MLP
     categoricals: int = 16  # S, number of categoricals in a latent
     classes: int = 16  # K, classes of each
@@ -57,20 +58,20 @@ class Config:
     free_nats: float = 1.0  # KL below this is not reduced further, nats (v2)
     beta_dyn: float = 1.0  # β_dyn (v2: 1; v1: 0.5)
     beta_rep: float = 0.03  # β_rep (v1 and v2: 0.1)
-    model_lr: float = 2e-3  # Adam's first rate (authors: 4e-5, for far larger networks)
+    model_lr: float = 2e-3  # Adam's rate at first (authors: 4e-5, for far larger networks)
 
     # Dreams
     imag_starts: int = 64  # N, dreams per update, from random replayed states (authors: all B*T)
     imag_horizon: int = 15  # H, steps of a dream (v1 and v2)
     gamma: float = 0.997  # γ, discount per environment step (v1 and v2: 0.997)
-    gamma_first: float = 0.99  # γ at first, if lower; it rises to `gamma` in half of the run
+    gamma_first: float = 0.99  # γ in the first half of a run, if lower than `gamma`
     lam: float = 0.95  # λ of the returns (v1 and v2)
 
     # Actor and critic
     actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
     ent_coef: float = 3e-4  # η, weight of the policy's entropy (v2)
-    actor_lr: float = 1e-3  # Adam's first rate
-    critic_lr: float = 2e-3  # Adam's first rate
+    actor_lr: float = 1e-3  # Adam's rate at first
+    critic_lr: float = 2e-3  # Adam's rate at first
     slow_rate: float = 0.1  # step of the slow critic per update (v1, v2: 0.02; tuning.md, C1)
     slow_weight: float = 1.0  # weight of the loss that holds the critic near the slow one (v2)
     replay_value_weight: float = 0.3  # weight of the critic's loss on real returns (v2)
@@ -195,12 +196,13 @@ def rate_factor(config: Config, updates: int) -> float:
 
 
 def discount(config: Config, updates: int) -> float:
-    """γ after so many updates: it rises evenly in the first half of the run.
+    """γ after so many updates: `gamma_first`, then, in the third quarter of the run, rising evenly.
 
     Values of near rewards are learned first and fast; those of far ones then start from them
     (the idea of François-Lavet et al., 2015, arXiv 1512.02011).
     """
-    share = min(1.0, 2 * updates / max(1, config.updates_after(config.steps)))
+    done = updates / max(1, config.updates_after(config.steps))
+    share = min(1.0, max(0.0, 4 * done - 2))
     first = min(config.gamma_first, config.gamma)
     return first + share * (config.gamma - first)
 
@@ -361,6 +363,7 @@ class DreamerAgent(nn.Module):
         metrics = {
             **metrics,
             **dream_metrics,
+            "gamma": self.gamma.clone(),
             "replay_value_loss": loss_replay,
             "loss": loss,
             "model_grad_norm": norms[0],
@@ -374,8 +377,9 @@ class DreamerAgent(nn.Module):
 
         Reward and continuation are predicted twice, from the posterior as in the paper, and from
         what the prior guesses in its place. The heads are used in dreams alone, where all states
-        are such guesses: of an end that comes with a probability of a third, each categorical is
-        drawn by itself, and what they make up looks like no end that a posterior ever showed.
+        are such guesses. The prior draws each categorical by itself: if an episode ends with a
+        probability of a third, a third of the categoricals show it, a mixture that no posterior
+        ever was. Gradients of these losses reach the prior and the GRU too.
         """
         c = self.config
         self.encoder.norm.update(batch["obs"])

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 
 from dreamer.envs import EnvSpec
 from dreamer.evaluation import EVALUATION
-from dreamer.results import significant
+from dreamer.results import cpu_name, significant
 from dreamer.utils import derive_seed, tune_cpu
 
 ALGORITHMS = {"ppo": PPO, "dqn": DQN, "sac": SAC}
@@ -161,6 +161,7 @@ def run(config: dict[str, Any], env: EnvSpec | None = None) -> dict[str, Any]:
         "env_steps": model.num_timesteps,
         "minutes": significant(minutes),
         "cpu_minutes": significant(cpu_minutes),
+        "cpu": cpu_name(),
         "curve": {
             "env_steps": [row["step"] for row in rows],
             "return": [row["return"] for row in rows],

@@ -28,13 +28,19 @@ class VectorEnv:
     """
 
     def __init__(self, spec: EnvSpec, **kwargs: Any):
+        if isinstance(spec, gym.Env):
+            raise ValueError(
+                f"{spec} is an environment; pass its id, or a function that makes one, as "
+                "evaluation needs several"
+            )
         self.env = gym.make(spec, **kwargs) if isinstance(spec, str) else spec(**kwargs)
         self.name = spec if isinstance(spec, str) else type(self.env.unwrapped).__name__
         obs_space, action_space = self.env.observation_space, self.env.action_space
         if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
             raise ValueError(
                 f"{self.name}: observation space {obs_space} is not supported; "
-                "a Box of one dimension (a vector) is"
+                "a Box of one dimension (a vector) is: gymnasium.wrappers.FlattenObservation makes "
+                "one of most spaces"
             )
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
         if not self.discrete and not (

@@ -30,13 +30,23 @@ def evaluate(
 
     Episode i is reset with a seed derived from (seed, i), on a stream that training never uses;
     all episodes run side by side through one batched policy. Training is not touched: the random
-    numbers are the evaluation's own. `details` adds how well the critic's values were calibrated:
+    numbers are the evaluation's own. Raises ValueError for an environment that does not fit the
+    agent, and without episodes. `details` adds how well the critic's values were calibrated:
     `value_pred` and `value_real`, the mean predicted and achieved discounted return (behind a time
     limit: the critic's last value), and their
     `value_corr`elation over states. env_options go to `gymnasium.make`, or to your own function:
     with `render_mode="human"` you can watch (one episode, unless you want a window for each).
     """
+    if episodes < 1:
+        raise ValueError(f"evaluate needs at least 1 episode, got {episodes}")
     envs = [VectorEnv(env, **env_options) for _ in range(episodes)]
+    theirs = envs[0].obs_size, envs[0].action_size, envs[0].discrete
+    ours = agent.obs_size, agent.action_size, agent.discrete
+    if theirs != ours:
+        raise ValueError(
+            f"{envs[0].name} has (observation size, action size, discrete) {theirs}, but the agent "
+            f"was made for {ours}"
+        )
     rng = make_rng(agent.device, seed, EVALUATION)
     obs = np.stack([e.reset(derive_seed(seed, EVALUATION, i)) for i, e in enumerate(envs)])
     is_first, state = np.ones(episodes, bool), None

@@ -2,11 +2,11 @@
 
 A file of assets/results holds `env_id`, `threshold`, `random_return` (mean of 100 episodes),
 `versions`, `cpu`, and `runs`, one entry per seed: `seed`, `config`, `env_steps`, `minutes`,
-`curve` (mean return of each greedy evaluation during training), `train_returns` (step and return
-of each training episode), `final_returns` (greedy episodes after training) and `diagnostics`
+`cpu_minutes`, `cpu`, `curve` (mean return of each greedy evaluation during training),
+`train_returns` (step and return of each training episode), `final_returns` (greedy episodes after training) and `diagnostics`
 (evaluation rows and every few report rows of the log, enough to draw the training figure).
 The files of the baselines, in its folder sample_efficiency, are alike: `config` are their settings,
-`cpu_minutes` is there too, and of diagnostics the evaluation rows alone.
+and of diagnostics there are the evaluation rows alone.
 
     python -m dreamer.results --readme README.md            rewrite the README's generated parts
     python -m dreamer.results --readme README.md --check    only say whether they are up to date
@@ -76,8 +76,8 @@ def record_entry(
     """Merge one run into a results file; `with record_entry(...) as data` gives the file's
     content, and no other run is recorded before that block ends: the figure drawn in it shows all.
 
-    entry: what the file keeps of the run, with at least `seed`, `config` and `final_returns`. The
-    entry of the same seed is replaced; entries of another config go, as means over them would mean
+    entry: what the file keeps of the run, with at least `seed`, `config`, `cpu` and
+    `final_returns`. The entry of the same seed is replaced; entries of another config go, as means over them would mean
     nothing, and with the last of them the random policy's return, which is measured anew over as
     many episodes. Written atomically, and where the system has `flock` two processes that record
     at once wait for each other.
@@ -96,7 +96,7 @@ def record_entry(
             "threshold": threshold,
             "random_return": random_return,
             "versions": versions(),
-            "cpu": cpu_name(),
+            "cpu": "; ".join(sorted({run["cpu"] for run in runs})),
             "runs": sorted(runs, key=lambda r: r["seed"]),
         }
         text = dump(data)
@@ -114,6 +114,8 @@ def run_entry(run: Run, returns: np.ndarray) -> dict[str, Any]:
         "config": dataclasses.asdict(config),
         "env_steps": config.steps,
         "minutes": significant(run.minutes),
+        "cpu_minutes": significant(run.cpu_minutes),
+        "cpu": cpu_name(),
         "curve": {
             "env_steps": [row["step"] for row in run.evals],
             "return": [significant(row["return"]) for row in run.evals],
@@ -228,6 +230,7 @@ def table(results_dir: Path) -> str:
     head = [
         "Task",
         "Environment steps",
+        "`train_ratio`",
         "Seeds",
         "Mean of seeds",
         "Std over seeds",
@@ -236,6 +239,7 @@ def table(results_dir: Path) -> str:
         "Threshold",
         "Minutes per seed",
         "Held from",
+        "Below it later",
         "Hardware",
         "Command",
     ]
@@ -248,6 +252,7 @@ def table(results_dir: Path) -> str:
             [
                 data["env_id"],
                 f"{steps:,}",
+                f"{data['runs'][0]['config']['train_ratio']:g}",
                 ", ".join(str(run["seed"]) for run in data["runs"]),
                 f"{means.mean():.1f}",
                 f"{means.std(ddof=1):.1f}" if len(means) > 1 else "-",
@@ -256,13 +261,15 @@ def table(results_dir: Path) -> str:
                 f"{data['threshold']:g}",
                 f"{minutes:.1f}",
                 held_from(data),
+                below_later(data),
                 data["cpu"],
                 f"`python {SCRIPTS[task]}.py --seed K`",
             ]
         )
     note = (
         '"Held from": the first of two evaluations running (20 greedy episodes each) with a mean '
-        "at or above the threshold; median over seeds, a seed that never held counting as last."
+        "at or above the threshold; median over seeds, a seed that never held counting as last. "
+        '"Below it later": how many of the evaluations from there on fell below the threshold.'
     )
     return markdown(rows) + "\n\n" + note
 
@@ -287,6 +294,21 @@ def held(run: dict[str, Any], threshold: float) -> tuple[float, float]:
         if min(a["return"], b["return"]) >= threshold:
             return a["step"], a["minutes"]
     return math.inf, math.inf
+
+
+def below_later(data: dict[str, Any]) -> str:
+    """Of the evaluations since the threshold was first held, how many fell below it again."""
+    below = total = 0
+    for run in data["runs"]:
+        first, _ = held(run, data["threshold"])
+        later = [
+            row["return"]
+            for row in run["diagnostics"]
+            if row["kind"] == "eval" and row["step"] >= first
+        ]
+        below += sum(value < data["threshold"] for value in later)
+        total += len(later)
+    return f"{below} of {total}" if total else "-"
 
 
 def comparison(results_dir: Path, baselines_dir: Path) -> Comparison:
@@ -327,14 +349,16 @@ def sample_efficiency_table(compared: Comparison) -> str:
         "Seeds",
         "Held from step",
         "Seeds that held",
+        "Below it later",
         "Minutes until held",
         "Mean of seeds",
         "Worst seed",
         "Minutes per seed",
         "CPU minutes per seed",
+        "Hardware",
     ]
     rows = [head, ["---"] * len(head)]
-    first, cpus = [], set()
+    first = []
     for methods in compared.values():
         env_id = methods["dreamer"]["env_id"]
         for method, data in methods.items():
@@ -342,15 +366,15 @@ def sample_efficiency_table(compared: Comparison) -> str:
             if data is None:
                 rows.append([env_id, name, "not measured yet", *["-"] * (len(head) - 3)])
                 continue
-            cpus.add(data["cpu"])
             rows.append([env_id, name, *comparison_cells(data)])
         first.append(f"- {env_id}: {who_was_first(methods)}")
     note = (
         '"Held from": the first of two evaluations running (20 greedy episodes each) with a mean '
         "at or above the threshold; the baselines are evaluated at steps a constant factor apart, "
         "as on the figure's axis. Both of the median seed, one that never held counting as last; "
+        '"below it later" are the evaluations from there on that fell below the threshold; '
         "the means are of the final evaluation (100 greedy episodes). Evaluations take part in "
-        "Dreamer's minutes, not in the baselines'. Measured on: " + "; ".join(sorted(cpus)) + "."
+        "Dreamer's minutes, not in the baselines'."
     )
     return markdown(rows) + "\n\n" + "\n".join(first) + "\n\n" + note
 
@@ -367,11 +391,13 @@ def comparison_cells(data: dict[str, Any]) -> list[str]:
         ", ".join(str(run["seed"]) for run in runs),
         "never" if step == math.inf else f"{step:,}",
         f"{got_there} of {len(runs)}",
+        below_later(data),
         "never" if step == math.inf else f"{minutes:.1f}",
         f"{np.mean(means):.1f}",
         f"{np.min(means):.1f}",
         f"{np.mean([run['minutes'] for run in runs]):.1f}",
         optional(float(np.mean(cpu)) if cpu else None, ".1f"),
+        data["cpu"],
     ]
 
 

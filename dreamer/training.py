@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import os
 import signal
@@ -73,13 +74,13 @@ def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
 
     Raises CheckpointError when the file is damaged or does not fit this program.
     """
-    saved = load_checkpoint(path)
+    saved, torch_device = load_checkpoint(path), pick_device(device)
     try:
         config = Config(**{**saved["config"], "compile": False})
-        agent = DreamerAgent(*saved["sizes"], config, pick_device(device))
+        agent = DreamerAgent(*saved["sizes"], config, torch_device)
         agent.load_state_dict(saved["agent"])
     except Exception as error:  # whatever the modules make of contents that do not fit them
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{path} does not hold an agent that this program can build ({reason}): use the "
             "version of the program that wrote it, or train anew"
@@ -92,13 +93,15 @@ def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
 
 @dataclass
 class Run:
-    """What `train` returns: the agent, the log's rows by kind, and the minutes of training."""
+    """What `train` returns: the agent, the log's rows by kind, and the minutes of training, by the
+    clock on the wall and of the processor."""
 
     agent: DreamerAgent
     episodes: list[dict[str, Any]]
     reports: list[dict[str, Any]]
     evals: list[dict[str, Any]]
     minutes: float
+    cpu_minutes: float
 
 
 class Trainer:
@@ -117,7 +120,7 @@ class Trainer:
         self.explore_rng = np.random.default_rng(derive_seed(config.seed, EXPLORATION))
         self.step = self.updates = self.episode = 0
         self.evaluated = self.reported = 0  # the steps of the last evaluation and report
-        self.minutes = 0.0
+        self.minutes = self.cpu_minutes = 0.0
         self.metrics: Metrics = {}  # of the last update
         self.obs: np.ndarray | None = None  # None: the next step starts an episode
         self.reward, self.ret, self.is_first = 0.0, 0.0, True
@@ -279,7 +282,7 @@ class Trainer:
             "explore_rng": self.explore_rng.bit_generator.state,
             "held": [torch.from_numpy(self.held_action), self.held_steps],
             "counters": [self.step, self.updates, self.episode, self.evaluated, self.reported],
-            "minutes": self.minutes,
+            "minutes": [self.minutes, self.cpu_minutes],
             "metrics": self.metrics,
             "obs": None if self.obs is None else torch.from_numpy(self.obs),
             "last": [self.reward, self.ret, self.is_first],
@@ -356,7 +359,7 @@ class Trainer:
         self.held_action = held_action.numpy()
         counters = saved["counters"]
         self.step, self.updates, self.episode, self.evaluated, self.reported = counters
-        self.minutes = saved["minutes"]
+        self.minutes, self.cpu_minutes = saved["minutes"]
         self.metrics = {name: value.to(device) for name, value in saved["metrics"].items()}
         self.state = saved["state"] and State(*(x.to(device) for x in saved["state"]))
         if saved["chosen"]:
@@ -423,6 +426,8 @@ def train(
     FloatingPointError when a loss is not finite, and OSError when the files of the start or the
     last checkpoint cannot be written; a checkpoint in between that cannot be is a warning.
     """
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("--tensorboard needs `pip install tensorboard`")
     config = Config() if config is None else config
     if run_dir is None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -455,7 +460,7 @@ def train(
 
     log_path = run_dir / "log.jsonl"
     rows = (read_log(log_path, kind) for kind in ("episode", "report", "eval"))
-    return Run(trainer.agent, *rows, trainer.minutes)
+    return Run(trainer.agent, *rows, trainer.minutes, trainer.cpu_minutes)
 
 
 def run_loop(trainer: Trainer, progress: bool, tensorboard: bool) -> None:
@@ -466,9 +471,10 @@ def run_loop(trainer: Trainer, progress: bool, tensorboard: bool) -> None:
     config = trainer.config
     bar = tqdm(total=config.steps, initial=trainer.step, disable=not progress, unit="step")
     board = open_tensorboard(trainer.run_dir, trainer.step) if tensorboard else None
-    ret = float("nan")
-    started, minutes_before = time.monotonic(), trainer.minutes
-    saved = started
+    evals = read_log(trainer.run_dir / "log.jsonl", "eval")
+    ret = f"{evals[-1]['return']:.1f}" if evals else "not known yet"
+    saved = time.monotonic()
+    began = saved - 60 * trainer.minutes, time.process_time() - 60 * trainer.cpu_minutes
     with bar, board or contextlib.nullcontext(), interrupts() as interrupted:
         while True:
             scalars: dict[str, float] = {}
@@ -478,19 +484,20 @@ def run_loop(trainer: Trainer, progress: bool, tensorboard: bool) -> None:
                 scalars = trainer.report()
                 speed = trainer.updates / max(trainer.minutes * 60, 1e-9)
                 bar.set_postfix_str(
-                    f"return {ret:.1f}, loss {scalars['loss']:.2f}, "
+                    f"return {ret}, loss {scalars['loss']:.2f}, "
                     f"entropy {scalars['entropy']:.2f}, {speed:.1f} updates/s"
                 )
             elif trainer.evaluation_due():
                 scalars = trainer.evaluate()
-                ret = scalars["return"]
+                ret = f"{scalars['return']:.1f}"
             elif trainer.step < config.steps:
                 trainer.env_step()
                 bar.update(1)
             else:
                 break
 
-            trainer.minutes = minutes_before + (time.monotonic() - started) / 60
+            trainer.minutes = (time.monotonic() - began[0]) / 60
+            trainer.cpu_minutes = (time.process_time() - began[1]) / 60
             if board:
                 for name, value in scalars.items():
                     board.add_scalar(name, value, trainer.step)
@@ -523,9 +530,7 @@ class interrupts:
 
 
 def open_tensorboard(run_dir: Path, step: int):
-    """A SummaryWriter that goes on at `step`; raises ValueError where TensorBoard is missing."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ValueError("--tensorboard needs `pip install tensorboard`") from None
+    """A SummaryWriter that goes on at `step`."""
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(run_dir / "tensorboard", purge_step=step + 1)

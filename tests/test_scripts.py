@@ -12,12 +12,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dreamer import cli, results
 from dreamer.agent import Config
 from dreamer.checkpoint import load_checkpoint
+from dreamer.evaluation import evaluate
 from dreamer.training import load_agent, read_log
 
 REPO = Path(__file__).resolve().parents[1]
@@ -167,6 +169,15 @@ def test_a_bad_value_is_one_sentence(tmp_path):
     assert process.stderr.count("\n") == 1
     assert "Config.steps must be a whole number from 1" in process.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", list(results.SCRIPTS))
+def test_the_shipped_agents_load_and_do_their_task(task):
+    data = json.loads((REPO / "assets" / "results" / f"{task}.json").read_text())
+    agent = load_agent(REPO / "assets" / "agents" / f"{task}.pt", "cpu")
+    final = np.mean([np.mean(run["final_returns"]) for run in data["runs"]])
+    halfway = (final + data["random_return"]) / 2
+    assert evaluate(agent, data["env_id"], 3, seed=1).mean() > halfway
 
 
 @pytest.mark.parametrize("word", ["--stepz", "--config.steps", "steps"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 from types import SimpleNamespace
@@ -391,6 +392,7 @@ class Echo:
     with the rows of the same episodes."""
 
     device = CPU
+    obs_size, action_size, discrete = 1, 1, False
 
     def act(self, obs, is_first, state, greedy, rng):
         names = torch.from_numpy(obs[:, :1].copy())
@@ -554,7 +556,9 @@ def test_a_finished_run_is_not_trained_on(tmp_path):
     first = run(walk(), run_dir=tmp_path)
     again = run(walk(), run_dir=tmp_path, resume=True)
     assert same(weights(first.agent), weights(again.agent))
-    assert first.episodes == again.episodes and first.minutes == again.minutes
+    assert first.episodes == again.episodes
+    assert again.minutes == pytest.approx(first.minutes, abs=0.01) and again.minutes > 0
+    assert again.cpu_minutes == pytest.approx(first.cpu_minutes, abs=0.01) and again.cpu_minutes > 0
 
 
 def test_a_loaded_agent_acts_as_the_trained_one(tmp_path):
@@ -562,6 +566,27 @@ def test_a_loaded_agent_acts_as_the_trained_one(tmp_path):
     loaded = load_agent(tmp_path / "checkpoint.pt", "cpu")
     assert same(weights(agent), weights(loaded))
     assert (evaluate(agent, walk("box"), 5, 1) == evaluate(loaded, walk("box"), 5, 1)).all()
+
+
+def test_evaluate_says_what_does_not_fit():
+    agent = DreamerAgent(1, 2, True, tiny_config())
+    with pytest.raises(ValueError, match=r"(?s)Pendulum.*\(3, 1, False\).*\(1, 2, True\)"):
+        evaluate(agent, "Pendulum-v1", 1)
+    with pytest.raises(ValueError, match="at least 1 episode, got 0"):
+        evaluate(agent, walk(), 0)
+    env = gym.make("CartPole-v1")
+    with pytest.raises(ValueError, match="pass its id, or a function"):
+        evaluate(agent, env, 1)
+    env.close()
+
+
+def test_without_tensorboard_nothing_is_touched(tmp_path, monkeypatch):
+    run(walk(), run_dir=tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install tensorboard"):
+        run(walk(), run_dir=tmp_path, tensorboard=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 # ---------------------------------------------------------------- learning

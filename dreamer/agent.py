@@ -207,7 +207,7 @@ def discount(config: Config, updates: int) -> float:
     return first + share * (config.gamma - first)
 
 
-def dream_weight(cont: Tensor, gamma: float) -> Tensor:
+def dream_weight(cont: Tensor, gamma: float | Tensor) -> Tensor:
     """How much a dreamed state counts: the cumulative product of γ·continue (the authors' code).
 
     cont (N, H): c_0..c_{H-1}, c_0 being the real flag of the start. Returns (N, H). What lies

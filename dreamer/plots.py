@@ -435,7 +435,7 @@ def world_model_figure(
         axis.plot(before, np.mean(filtered, 0), color=EXTRA, ls="--", label="with observations")
         axis.plot(before, np.mean(real, 0), color=REAL, ls=":", lw=2, label="real")
         axis.set_ylim(-0.1, 1.1 * max(1.0, real.max()))
-        finish(axis, title, "steps before the end of the episode", ylabel)
+        finish(axis, title, "steps relative to the episode's end", ylabel)
     save(fig, path)
 
 

@@ -525,8 +525,10 @@ def scales_table(data: ablations.Results, results_dir: Path) -> str:
     head, *rest = ablations.scale_rows(data, plain)
     sentence = (
         "Pendulum again, with all rewards multiplied: greedy return at the end, in units of the "
-        "plain task, mean over seeds (worst seed). One configuration each; PPO and SAC with the "
-        "hyperparameters and steps that were found for the plain task."
+        "plain task, mean over seeds (worst seed). One configuration each: Dreamer after "
+        f"{data['tasks'][data['scales'][0]]['config']['steps']:,} steps, its last evaluation; PPO "
+        "and SAC with the hyperparameters and steps that were found for the plain task, their final "
+        "one."
     )
     return f"{sentence}\n\n{markdown([head, ['---'] * len(head), *rest])}"
 

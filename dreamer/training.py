@@ -188,6 +188,7 @@ class Trainer:
         if self.held_steps or self.step < self.prefill:
             return True
         longest = c.explore_hold
+        # L - ln(L!) / ln(L + 1): the mean of a log-uniform hold, as `explore` draws it
         mean_hold = longest - math.lgamma(longest + 1) / math.log(longest + 1)
         start = c.explore / (c.explore + (1 - c.explore) * mean_hold)
         return bool(self.explore_rng.random() < start)

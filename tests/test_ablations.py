@@ -492,7 +492,7 @@ def make_data(seeds=5):
             run("b", "full", seed, [-10, 0]),
             run("b", "memory", seed, [0, 10 + seed]),
         ]
-    told = {"why": "so", "config": {}, "methods": [], "scale": 1.0}
+    told = {"why": "so", "config": {"steps": 50}, "methods": [], "scale": 1.0}
     return {
         "ideas": {"symlog": "no symlog", "memory": "no memory"},
         "tasks": {

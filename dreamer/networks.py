@@ -1,7 +1,8 @@
 """The networks: MLP, encoder, decoder, prediction heads, actor and critic.
 
 All are MLPs of `Linear -> LayerNorm -> SiLU` blocks on vectors, and all prediction heads read the
-model state `feat` (..., F): deter, the GRU's memory h, beside stoch, the sampled latent z (rssm.py).
+model state `feat` (..., F): deter, the GRU's memory h, beside stoch, the sampled latent z
+(rssm.py).
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class OneHotFeat:
 
 
 class FeatLinear(nn.Module):
-    """The first layer of every MLP: linear, without bias; reads a tensor (..., in) or a `OneHotFeat`.
+    """The first layer of every MLP: linear, no bias; reads a tensor (..., in) or a `OneHotFeat`.
 
     Its weight is (in, out), so that what belongs to one class of a latent is one row.
     """

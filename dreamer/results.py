@@ -3,8 +3,9 @@
 A file of assets/results holds `env_id`, `threshold`, `random_return` (mean of 100 episodes),
 `versions`, `cpu`, and `runs`, one entry per seed: `seed`, `config`, `env_steps`, `minutes`,
 `cpu_minutes`, `cpu`, `curve` (mean return of each greedy evaluation during training),
-`train_returns` (step and return of each training episode), `final_returns` (greedy episodes after training) and `diagnostics`
-(evaluation rows and every few report rows of the log, enough to draw the training figure).
+`train_returns` (step and return of each training episode), `final_returns` (greedy episodes after
+training) and `diagnostics` (evaluation rows and every few report rows of the log, enough to draw
+the training figure).
 The files of the baselines, in its folder sample_efficiency, are alike: `config` are their settings,
 and of diagnostics there are the evaluation rows alone.
 
@@ -77,10 +78,10 @@ def record_entry(
     content, and no other run is recorded before that block ends: the figure drawn in it shows all.
 
     entry: what the file keeps of the run, with at least `seed`, `config`, `cpu` and
-    `final_returns`. The entry of the same seed is replaced; entries of another config go, as means over them would mean
-    nothing, and with the last of them the random policy's return, which is measured anew over as
-    many episodes. Written atomically, and where the system has `flock` two processes that record
-    at once wait for each other.
+    `final_returns`. The entry of the same seed is replaced; entries of another config go, as means
+    over them would mean nothing, and with the last of them the random policy's return, which is
+    measured anew over as many episodes. Written atomically, and where the system has `flock` two
+    processes that record at once wait for each other.
     """
     with locked(path.parent):
         old = json.loads(path.read_text()) if path.exists() else {"runs": []}
@@ -526,9 +527,8 @@ def scales_table(data: ablations.Results, results_dir: Path) -> str:
     sentence = (
         "Pendulum again, with all rewards multiplied: greedy return at the end, in units of the "
         "plain task, mean over seeds (worst seed). One configuration each: Dreamer after "
-        f"{data['tasks'][data['scales'][0]]['config']['steps']:,} steps, its last evaluation; PPO "
-        "and SAC with the hyperparameters and steps that were found for the plain task, their final "
-        "one."
+        f"{data['tasks'][data['scales'][0]]['config']['steps']:,} steps (last evaluation); PPO "
+        "and SAC with the hyperparameters and steps that were found for the plain task."
     )
     return f"{sentence}\n\n{markdown([head, ['---'] * len(head), *rest])}"
 

@@ -17,6 +17,7 @@ import math
 import os
 import signal
 import tempfile
+import textwrap
 import threading
 import time
 import warnings
@@ -80,7 +81,7 @@ def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
         agent = DreamerAgent(*saved["sizes"], config, torch_device)
         agent.load_state_dict(saved["agent"])
     except Exception as error:  # whatever the modules make of contents that do not fit them
-        reason = " ".join(str(error).split())
+        reason = textwrap.shorten(str(error), 200)
         raise CheckpointError(
             f"{path} does not hold an agent that this program can build ({reason}): use the "
             "version of the program that wrote it, or train anew"

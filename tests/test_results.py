@@ -165,7 +165,7 @@ def test_finish_marks_the_run_and_tells_the_truth(tmp_path, mean, verdict):
 def readme(tmp_path, monkeypatch):
     """A README with one task of two seeds: means 400 and 500, so std 100 / sqrt(2) = 70.7."""
     monkeypatch.setattr(results, "BLOCKS", {"results": results.table})
-    run = {"env_steps": 10_000, "config": {}}
+    run = {"env_steps": 10_000, "config": {"train_ratio": 96.0}}
 
     def evals(*returns):  # an evaluation every 100 steps and half minute
         rows = enumerate(returns, 1)
@@ -208,6 +208,7 @@ def test_table_by_hand(readme):
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
         "CartPole-v1",
         "10,000",
+        "96",
         "0, 4",
         "450.0",
         "70.7",
@@ -216,6 +217,7 @@ def test_table_by_hand(readme):
         "475",
         "2.0",
         "step 300, 1.5 minutes",
+        "0 of 4",
         "Some CPU, 2 cores",
         "`python 02_dreamer_cartpole.py --seed K`",
     ]

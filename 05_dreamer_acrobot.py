@@ -17,7 +17,7 @@ from dreamer.agent import Config
 from dreamer.training import evaluate, save_agent, train
 
 ENV, THRESHOLD = "Acrobot-v1", -100  # the environment's own reward_threshold
-CONFIG = Config(steps=12_000, train_ratio=64)
+CONFIG = Config(steps=15_000, train_ratio=64)
 
 
 def main(args: cli.Args) -> None:

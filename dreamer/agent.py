@@ -63,8 +63,7 @@ class Config:
     # Dreams
     imag_starts: int = 64  # N, dreams per update, from random replayed states (authors: all B*T)
     imag_horizon: int = 15  # H, steps of a dream (v1 and v2)
-    gamma: float = 0.997  # γ, discount per environment step (v1 and v2: 0.997)
-    gamma_first: float = 0.99  # γ in the first half of a run, if lower than `gamma`
+    gamma: float = 0.99  # γ, discount per environment step (v1: 0.997; v2: 1 - 1/333)
     lam: float = 0.95  # λ of the returns (v1 and v2)
 
     # Actor and critic
@@ -145,7 +144,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "imag_starts": (1, 10**6),
     "imag_horizon": (1, 1000),
     "gamma": (0, 1),
-    "gamma_first": (0, 1),
     "lam": (0, 1),
     "ent_coef": (0, 100),
     "actor_lr": (0, 1),
@@ -195,19 +193,7 @@ def rate_factor(config: Config, updates: int) -> float:
     return max(0.3, 1 / (1 + updates / config.lr_halving)) * min(1.0, max(0.05, 4 * left))
 
 
-def discount(config: Config, updates: int) -> float:
-    """γ after so many updates: `gamma_first`, then, in the third quarter of the run, rising evenly.
-
-    Values of near rewards are learned first and fast; those of far ones then start from them
-    (the idea of François-Lavet et al., 2015, arXiv 1512.02011).
-    """
-    done = updates / max(1, config.updates_after(config.steps))
-    share = min(1.0, max(0.0, 4 * done - 2))
-    first = min(config.gamma_first, config.gamma)
-    return first + share * (config.gamma - first)
-
-
-def dream_weight(cont: Tensor, gamma: float | Tensor) -> Tensor:
+def dream_weight(cont: Tensor, gamma: float) -> Tensor:
     """How much a dreamed state counts: the cumulative product of γ·continue (the authors' code).
 
     cont (N, H): c_0..c_{H-1}, c_0 being the real flag of the start. Returns (N, H). What lies
@@ -279,7 +265,6 @@ class DreamerAgent(nn.Module):
             self.critic = Critic(feat_size, c.hidden, c.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.ret_scale = PercentileScale()
-        self.register_buffer("gamma", torch.tensor(discount(c, 0)))  # that of the last update
         self.to(self.device)
 
         self.model_parts = (self.encoder, self.rssm, self.decoder, self.reward, self.cont)
@@ -333,7 +318,6 @@ class DreamerAgent(nn.Module):
         (see the glossary in the README).
         """
         batch = {k: torch.from_numpy(v).to(self.device) for k, v in batch.items()}
-        self.gamma.fill_(discount(self.config, self.schedule.last_epoch))
 
         # Learn the world from what happened.
         post, feat, loss_model, metrics = self.learn_world(batch)
@@ -363,7 +347,6 @@ class DreamerAgent(nn.Module):
         metrics = {
             **metrics,
             **dream_metrics,
-            "gamma": self.gamma.clone(),
             "replay_value_loss": loss_replay,
             "loss": loss,
             "model_grad_norm": norms[0],
@@ -445,9 +428,9 @@ class DreamerAgent(nn.Module):
             reward = self.reward.predict(feat)[:, 1:]  # (N, H)
             cont = self.cont.predict(feat)[:, 1:]  # (N, H)
             value = self.critic.predict(feat) if pathwise else self.critic.mean(logits)
-            ret = lambda_return(reward, value, cont, self.gamma, c.lam)  # (N, H)
+            ret = lambda_return(reward, value, cont, c.gamma, c.lam)  # (N, H)
         with torch.no_grad():
-            weight = dream_weight(torch.cat([start_cont[:, None], cont[:, :-1]], 1), self.gamma)
+            weight = dream_weight(torch.cat([start_cont[:, None], cont[:, :-1]], 1), c.gamma)
             slow_value = self.slow_critic.predict(feat.detach())[:, :-1]
             ret_scale = self.ret_scale.update(ret)
             adv = (ret - value[:, :-1]) / ret_scale
@@ -500,7 +483,7 @@ class DreamerAgent(nn.Module):
             cont = 1 - batch["is_terminal"].float()
             live = 1 - batch["is_last"].float()
             ret = lambda_return(
-                batch["reward"][:, 1:], boot, cont[:, 1:], self.gamma, c.lam * live[:, 1:]
+                batch["reward"][:, 1:], boot, cont[:, 1:], c.gamma, c.lam * live[:, 1:]
             )
             slow_value = self.slow_critic.predict(feat)[:, :-1]
         return critic_loss(

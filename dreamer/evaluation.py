@@ -82,7 +82,7 @@ def evaluate(
 
     achieved = []
     for i in range(episodes):
-        ret, gamma = bootstrap[i], float(agent.gamma)
+        ret, gamma = bootstrap[i], agent.config.gamma
         back = []
         for reward in reversed(rewards[i]):
             ret = reward + gamma * ret

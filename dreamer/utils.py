@@ -139,7 +139,7 @@ def mode_onehot(log_probs: Tensor) -> Tensor:
 
 
 def lambda_return(
-    reward: Tensor, value: Tensor, cont: Tensor, gamma: float | Tensor, lam: float | Tensor
+    reward: Tensor, value: Tensor, cont: Tensor, gamma: float, lam: float | Tensor
 ) -> Tensor:
     """λ-returns `R_t = r_{t+1} + γ c_{t+1} ((1 - λ) v_{t+1} + λ R_{t+1})`, `R_H = v_H` (eq. 5).
 

@@ -21,7 +21,6 @@ from dreamer.agent import (
     Config,
     DreamerAgent,
     critic_loss,
-    discount,
     dream_weight,
     model_loss,
     pathwise_loss,
@@ -219,21 +218,6 @@ def test_optimizer_follows_the_rates():
         assert rates == pytest.approx([0.3 * factors[-1], 0.1 * factors[-1], 0.2 * factors[-1]])
         agent.update(batch)
     assert factors == sorted(factors, reverse=True) and factors[-1] < factors[0] / 5
-
-
-def test_discount_rises_in_the_third_quarter_of_the_run():
-    sizes = {"steps": 12, "train_ratio": 4, "batch_size": 2, "seq_len": 3}  # 8 updates in all
-    expected = [0.6, 0.6, 0.6, 0.6, 0.6, 0.7, 0.8, 0.8, 0.8]
-    agent = make_agent(gamma=0.8, gamma_first=0.6, **sizes)
-    assert [discount(agent.config, u) for u in range(9)] == pytest.approx(expected)
-    batch = make_batch(agent.config, True)
-    for gamma in expected[:7]:
-        agent.update(batch)
-        assert agent.gamma.item() == pytest.approx(gamma)
-    copied = make_agent(gamma=0.8, gamma_first=0.6, **sizes)
-    copied.load_state_dict(agent.state_dict())
-    assert copied.gamma.item() == pytest.approx(0.8)  # values of a loaded agent mean what they did
-    assert discount(make_agent(gamma=0.8, gamma_first=0.9).config, 0) == 0.8  # it never falls
 
 
 # ---------------------------------------------------------------- pure losses
@@ -601,7 +585,7 @@ def test_same_seed_same_numbers(discrete):
         {"categoricals": 1, "classes": 2},
         {"deter": 1, "hidden": 1},
         {"unimix": 0.0, "free_nats": 0.0},
-        {"gamma": 1.0, "gamma_first": 1.0, "lam": 1.0},
+        {"gamma": 1.0, "lam": 1.0},
         {"gamma": 0.0, "lam": 0.0},
     ],
     ids=str,

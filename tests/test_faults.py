@@ -584,7 +584,7 @@ def test_a_fault_in_reset_or_in_an_evaluation_loses_nothing_either(tmp_path):
         dict(categoricals=1, classes=2),
         dict(deter=1, hidden=1, unimix=0.0),
         dict(gamma=0.0, lam=0.0, free_nats=0.0),
-        dict(gamma=1.0, gamma_first=1.0, lam=1.0, replay_value_weight=0.0, slow_weight=0.0),
+        dict(gamma=1.0, lam=1.0, replay_value_weight=0.0, slow_weight=0.0),
         dict(batch_size=1, seq_len=2, imag_horizon=1, categoricals=1, classes=2, capacity=7),
         dict(prefill=0, actor_grad="pathwise", imag_horizon=1),
         dict(train_ratio=0.0, evals=60),

@@ -344,7 +344,7 @@ def sample_efficiency_figure(
         ax.set_axis_off()
     fig.supxlabel(
         "lines: interquartile mean over seeds of the mean of 20 greedy episodes; bands: its 95% "
-        "bootstrap interval",
+        "bootstrap interval; what lies far below the random policy is cut off",
         fontsize=8.5,
     )
     save(fig, path)

@@ -392,7 +392,7 @@ class Echo:
     with the rows of the same episodes."""
 
     device = CPU
-    obs_size, action_size, discrete = 1, 1, False
+    obs_size, action_size, discrete = 2, 2, False
 
     def act(self, obs, is_first, state, greedy, rng):
         names = torch.from_numpy(obs[:, :1].copy())

@@ -4,8 +4,8 @@ For each task whose agent is found, in runs/<script>/seed<k>/checkpoint.pt of yo
 else in assets/agents, three pictures are made:
 
 - assets/04_<task>_latents.png: a map (t-SNE) of the model's states while it watches episodes of
-  its own and of random actions, coloured by reward, by the critic's value and by a physical
-  quantity that no loss ever names.
+  its own and of random actions, coloured by whose they are, by reward, by the critic's value and
+  by a physical quantity that no loss ever names.
 - assets/04_<task>_dreams.png: dreams against reality. After 5 observed steps the model dreams on
   with the prior alone, taking the actions that were really taken; the band shows many dreams.
 - assets/04_<task>.gif: the real episode beside one such dream, both drawn by the environment's own
@@ -144,12 +144,13 @@ def map_latents(
 ) -> None:
     """t-SNE of `points` filtered states, as many of the agent's own episodes as of the others."""
     rng = np.random.default_rng(0)
-    feats, rewards, quantities = [], [], []
-    for episodes in groups:  # without first rows, which have no reward
+    feats, owns, rewards, quantities = [], [], [], []
+    for own, episodes in zip((1.0, 0.0), groups, strict=True):  # no first rows: they have no reward
         watched = [plots.filter_episode(agent, e, seed=0)[1:].cpu().numpy() for e in episodes]
         feat = np.concatenate(watched)
         chosen = rng.permutation(len(feat))[: points // 2]
         feats.append(feat[chosen])
+        owns.append(np.full(len(chosen), own))
         rewards.append(np.concatenate([e["reward"][1:] for e in episodes])[chosen])
         quantities.append(np.concatenate([task.measure(e["obs"][1:]) for e in episodes])[chosen])
     feat = np.concatenate(feats)
@@ -162,6 +163,7 @@ def map_latents(
         f"{task.env_id}: t-SNE of {len(feat):,} latent states, coloured by",
         places,
         [
+            ("actions: own (1), random (0)", np.concatenate(owns), "cividis"),
             ("reward received", np.concatenate(rewards), "viridis"),
             ("critic's value", value, "viridis"),
             (task.quantity, np.concatenate(quantities), task.cmap),

@@ -533,7 +533,7 @@ def latents_figure(
     quantity that is the same everywhere is said to be so; what lies beyond the middle 98% takes
     the outermost colour.
     """
-    fig = Figure(figsize=(10, 3.9), layout="constrained")
+    fig = Figure(figsize=(3.3 * len(colourings), 3.9), layout="constrained")
     fig.suptitle(title, fontsize=12)
     for ax, (name, values, cmap) in zip(fig.subplots(1, len(colourings)), colourings, strict=True):
         low, high = np.percentile(values, [1, 99])

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from dreamer import cli, plots
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import Log, load_checkpoint, read_log, save_checkpoint, write_json
-from dreamer.envs import VectorEnv
+from dreamer.envs import AgentEnv
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.training import agent_part, interrupts
 from dreamer.utils import derive_seed, pick_device, tune_cpu
@@ -45,7 +45,7 @@ TRAINING, TESTING = 30, 31  # streams of random numbers
 
 def random_episodes(seed: int, stream: int, hold: int) -> Iterator[plots.Episode]:
     """Endless CartPole with random actions."""
-    env, number = VectorEnv(ENV), 0
+    env, number = AgentEnv(ENV), 0
     choose = plots.chance_chooses(env, hold, derive_seed(seed, stream))
     while True:
         yield plots.play(env, choose, derive_seed(seed, stream, number))
@@ -149,7 +149,7 @@ def test_dreams(agent: DreamerAgent, episodes: list[plots.Episode]) -> dict[str,
     """Absolute errors (N, H) of dreams and of the naive guess at each length of the dream.
 
     Each dimension in units of its standard deviation in these episodes, then averaged over
-    dimensions; NaN behind the end of an episode.
+    dimensions; NaN after the end of an episode.
     """
     spread = np.concatenate([episode["obs"] for episode in episodes]).std(0)
     real = stack(episodes, slice(0, CONTEXT + HORIZON), CONTEXT + HORIZON, "after")
@@ -182,7 +182,7 @@ def main(args: cli.Args) -> None:
     config, device = args.config, pick_device(args.device)
     if device.type == "cpu":
         tune_cpu()
-    env = VectorEnv(ENV)
+    env = AgentEnv(ENV)
     agent = DreamerAgent(env.obs_size, env.action_size, env.discrete, config, device)
     replay = fill_replay(config, agent)
     print(f"{len(replay)} rows of random {ENV}; the world model learns from them alone")

@@ -30,7 +30,7 @@ from sklearn.manifold import TSNE
 from dreamer import cli, plots
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import CheckpointError, write_json
-from dreamer.envs import VectorEnv
+from dreamer.envs import AgentEnv
 from dreamer.training import load_agent
 from dreamer.utils import derive_seed, pick_device, tune_cpu
 
@@ -108,7 +108,7 @@ def find_agent(task: Task, args: cli.Args) -> DreamerAgent | None:
             return agent
     if args.smoke:  # every stage is to run
         print(f"{task.env_id}: an untrained agent")
-        env = VectorEnv(task.env_id)
+        env = AgentEnv(task.env_id)
         return DreamerAgent(env.obs_size, env.action_size, env.discrete, args.config)
     print(
         f"{task.env_id}: no usable agent in {places[0]} or {places[-1]}; "
@@ -122,7 +122,7 @@ def watch(
 ) -> tuple[list[plots.Episode], list[plots.Episode]]:
     """Real episodes of at least `steps` steps in all: of the greedy agent, and of held random
     actions, which show it what it does not do itself."""
-    env, groups = VectorEnv(task.env_id), []
+    env, groups = AgentEnv(task.env_id), []
     for kind in range(2):
         episodes: list[plots.Episode] = []
         while sum(len(episode["reward"]) - 1 for episode in episodes) < steps:

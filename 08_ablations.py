@@ -51,7 +51,7 @@ from dreamer import ablations, cli, plots, results
 from dreamer.ablations import FULL
 from dreamer.agent import Config, DreamerAgent, Metrics, model_loss
 from dreamer.checkpoint import read_log, write_atomic, write_json
-from dreamer.envs import EnvSpec, VectorEnv
+from dreamer.envs import AgentEnv, EnvSpec
 from dreamer.evaluation import random_returns
 from dreamer.jobs import Job, result_of, run_jobs, summary
 from dreamer.networks import MLP, OneHotFeat, TwoHotHead
@@ -359,7 +359,7 @@ HELD_OUT = 41  # their stream of random numbers: no other uses it
 def unseen_windows() -> tuple[np.ndarray, np.ndarray]:
     """obs (N, T, O) and action (N, T, A) of episodes of random actions, each held for 1 to
     PREFILL_HOLD steps. The same for all variants and seeds; no run ever trains on them."""
-    env = VectorEnv(TASKS[DREAMS].env)
+    env = AgentEnv(TASKS[DREAMS].env)
     choose = plots.chance_chooses(env, PREFILL_HOLD, derive_seed(HELD_OUT))
     episodes = [plots.play(env, choose, derive_seed(HELD_OUT, i)) for i in range(WINDOWS)]
     rows = slice(0, CONTEXT + HORIZON)
@@ -367,7 +367,7 @@ def unseen_windows() -> tuple[np.ndarray, np.ndarray]:
 
 
 def error_by_length(obs: np.ndarray, guess: np.ndarray) -> list[float]:
-    """Mean absolute error of `guess` (N, H or 1, O) of the rows behind the context of obs
+    """Mean absolute error of `guess` (N, H or 1, O) of the rows after the context of obs
     (N, T, O), for each of the H; each dimension in units of its standard deviation."""
     error = np.abs(guess - obs[:, CONTEXT:]) / obs.std((0, 1))
     return [significant(value) for value in error.mean((0, 2))]

@@ -54,7 +54,7 @@ class Config:
     unimix: float = 0.01  # uniform share in latents and discrete policy (v2)
 
     # World model
-    beta_obs: float = 3.0  # weight of the decoder's loss (v2: 1)
+    beta_obs: float = 3.0  # weight of the decoder's squared error (v2: 1/2 in these units)
     free_nats: float = 1.0  # KL below this is not reduced further, nats (v2)
     beta_dyn: float = 1.0  # β_dyn (v2: 1; v1: 0.5)
     beta_rep: float = 0.03  # β_rep (v1 and v2: 0.1)
@@ -63,7 +63,7 @@ class Config:
     # Dreams
     imag_starts: int = 64  # N, dreams per update, from random replayed states (authors: all B*T)
     imag_horizon: int = 15  # H, steps of a dream (v1 and v2)
-    gamma: float = 0.99  # γ, discount per environment step (v1: 0.997; v2: 1 - 1/333)
+    gamma: float = 0.99  # γ, discount per environment step (v1 and v2: 0.997)
     lam: float = 0.95  # λ of the returns (v1 and v2)
 
     # Actor and critic
@@ -197,7 +197,7 @@ def dream_weight(cont: Tensor, gamma: float) -> Tensor:
     """How much a dreamed state counts: the cumulative product of γ·continue (the authors' code).
 
     cont (N, H): c_0..c_{H-1}, c_0 being the real flag of the start. Returns (N, H). What lies
-    behind an imagined end counts for nothing.
+    after an imagined end counts for nothing.
     """
     return (gamma * cont).cumprod(1)
 
@@ -326,7 +326,7 @@ class DreamerAgent(nn.Module):
         starts = self.choose_starts(feat.shape[0] * feat.shape[1])
         dream = self.imagine(post, starts)
 
-        # Learn to act and to judge from the dreams alone.
+        # Learn to act from the dreams alone, and to judge from them first of all.
         start_cont = 1 - batch["is_terminal"].flatten()[starts].float()
         loss_behaviour, ret, dream_metrics = self.learn_behaviour(dream, start_cont)
 

@@ -44,7 +44,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dreamer import networks, plots, rssm
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import write_json
-from dreamer.envs import VectorEnv
+from dreamer.envs import AgentEnv
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.results import cpu_name, significant, speed_table, versions
 from dreamer.utils import has_cpp_compiler, tune_cpu
@@ -411,7 +411,7 @@ def measure_memory(shapes: dict[str, Config]) -> dict[str, dict[str, float]] | N
 
 def measure_acting(config: Config, steps: int) -> float:
     """Environment steps a second in CartPole, the agent choosing every action."""
-    env = VectorEnv("CartPole-v1")
+    env = AgentEnv("CartPole-v1")
     agent = DreamerAgent(env.obs_size, env.action_size, env.discrete, config)
     obs, done, state = env.reset(0), True, None
     for step in range(-20, steps):  # the first few are a warm-up
@@ -525,8 +525,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.json:
         write_json(args.json, result)
     if args.figures:
-        plots.benchmark_breakdown_figure(result, args.figures / "benchmark_breakdown.png")
-        plots.benchmark_growth_figure(result, args.figures / "benchmark_growth.png")
+        plots.benchmark_figures(result, args.figures)
     print(speed_table(result))
     print(f"\nMeasured in {time.perf_counter() - started:.0f} seconds.")
 

@@ -123,7 +123,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
 class Log:
     """`log.jsonl`: one JSON object a line, with `kind` (episode, report, eval) and `step`.
 
-    size: bytes of an existing log to go on from, as `flush` returned them; what comes behind is
+    size: bytes of an existing log to go on from, as `flush` returned them; what comes after it is
     cut off, as those rows will be made again. Raises CheckpointError where the log is missing or
     shorter than that.
     """

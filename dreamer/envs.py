@@ -18,8 +18,8 @@ class EnvFault(ValueError):
     environment, step and value."""
 
 
-class VectorEnv:
-    """One Gymnasium environment with flat float32 observations and scaled actions.
+class AgentEnv:
+    """One Gymnasium environment (not a batch of them) with float32 vectors in and scaled actions.
 
     Actions go in as the agent makes them: one-hot for `Discrete`, in [-1, 1] (clipped, then
     rescaled to the space's bounds) for `Box`. Raises ValueError naming the space where the

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dreamer.agent import DreamerAgent
-from dreamer.envs import EnvSpec, VectorEnv
+from dreamer.envs import AgentEnv, EnvSpec
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State, get_feat
 from dreamer.utils import derive_seed, make_rng
@@ -32,14 +32,14 @@ def evaluate(
     all episodes run side by side through one batched policy. Training is not touched: the random
     numbers are the evaluation's own. Raises ValueError for an environment that does not fit the
     agent, and without episodes. `details` adds how well the critic's values were calibrated:
-    `value_pred` and `value_real`, the mean predicted and achieved discounted return (behind a time
+    `value_pred` and `value_real`, the mean predicted and achieved discounted return (after a time
     limit: the critic's last value), and their
     `value_corr`elation over states. env_options go to `gymnasium.make`, or to your own function:
     with `render_mode="human"` you can watch (one episode, unless you want a window for each).
     """
     if episodes < 1:
         raise ValueError(f"evaluate needs at least 1 episode, got {episodes}")
-    envs = [VectorEnv(env, **env_options) for _ in range(episodes)]
+    envs = [AgentEnv(env, **env_options) for _ in range(episodes)]
     theirs = envs[0].obs_size, envs[0].action_size, envs[0].discrete
     ours = agent.obs_size, agent.action_size, agent.discrete
     if theirs != ours:
@@ -53,7 +53,7 @@ def evaluate(
     running = np.arange(episodes)  # episode of each row of obs and state
     rewards: list[list[float]] = [[] for _ in range(episodes)]
     values: list[list[float]] = [[] for _ in range(episodes)]
-    bootstrap = np.zeros(episodes)  # value behind a time limit
+    bootstrap = np.zeros(episodes)  # value after a time limit
     while len(running):
         action, state = agent.act(obs, is_first, state, greedy, rng)
         if details:
@@ -101,7 +101,7 @@ def evaluate(
 
 def random_returns(env: EnvSpec, episodes: int = 100, seed: int = 0) -> np.ndarray:
     """Returns (episodes,) of uniformly random actions: what learning must beat."""
-    world, rng = VectorEnv(env), np.random.default_rng(derive_seed(seed, EXPLORATION))
+    world, rng = AgentEnv(env), np.random.default_rng(derive_seed(seed, EXPLORATION))
     returns = np.zeros(episodes)
     for i in range(episodes):
         world.reset(derive_seed(seed, EVALUATION, i))
@@ -121,7 +121,7 @@ def open_loop_error(
     """How wrong the dream is about real windows: `context` observed rows, then the prior alone.
 
     Mean absolute errors in normalised units (obs) and raw units (reward), and obs error of the
-    naive guess that the last observed row repeats. Rows behind an episode's end do not count.
+    naive guess that the last observed row repeats. Rows after an episode's end do not count.
     """
     steps = min(context + agent.config.imag_horizon, len(replay))
     if steps <= context:

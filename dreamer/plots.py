@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dreamer.agent import DreamerAgent
 from dreamer.checkpoint import write_atomic
-from dreamer.envs import VectorEnv
+from dreamer.envs import AgentEnv
 from dreamer.rssm import get_feat
 from dreamer.stats import bootstrap_interval, iqm
 
@@ -74,7 +74,7 @@ Episode = dict[str, np.ndarray]  # rows as in the replay: obs (T, O), action (T,
 #                                  cont (T,): 0 on the row where the task ended, else 1
 
 
-def play(env: VectorEnv, choose: Callable[[np.ndarray, bool], np.ndarray], seed: int) -> Episode:
+def play(env: AgentEnv, choose: Callable[[np.ndarray, bool], np.ndarray], seed: int) -> Episode:
     """One whole episode. choose: (obs (O,), is_first) -> action (A,)."""
     obs, reward, action = env.reset(seed), 0.0, None
     rows, terminated, done = [], False, False
@@ -100,9 +100,7 @@ def agent_chooses(agent: DreamerAgent, seed: int) -> Callable[[np.ndarray, bool]
     return choose
 
 
-def chance_chooses(
-    env: VectorEnv, hold: int, seed: int
-) -> Callable[[np.ndarray, bool], np.ndarray]:
+def chance_chooses(env: AgentEnv, hold: int, seed: int) -> Callable[[np.ndarray, bool], np.ndarray]:
     """For `play`: random actions, each held for 1 to `hold` steps."""
     rng, action, left = np.random.default_rng(seed), None, 0
 
@@ -136,7 +134,7 @@ def open_loop(
 
     obs (N, T, O); action (N, T, A). Returns the dream of rows context..T-1: obs, reward and cont
     with leading shape (N, T - context). Only the first `context` observations are ever read, and
-    the dream is made from the one state that they leave behind.
+    the dream is made from the one state that they leave.
     """
     seen = torch.from_numpy(obs[:, :context]).to(agent.device)
     action = torch.from_numpy(action).to(agent.device)
@@ -228,8 +226,8 @@ def training_figure(
     """Did it learn, and if not, where is it wrong?
 
     runs: those of `assets/results/<task>.json`, one per seed, each with `curve` {env_steps,
-    return} (greedy evaluations) and, where recorded, `final_returns`, `env_steps` and
-    `diagnostics`, the log's report and eval rows.
+    return} (greedy evaluations) and, where recorded, `train_returns` ([step, return] of training
+    episodes), `final_returns`, `env_steps` and `diagnostics`, the log's report and eval rows.
     """
     fig = Figure(figsize=(10, 9.5), layout="constrained")
     grid = fig.add_gridspec(3, 3, height_ratios=[1.5, 1, 1])
@@ -255,14 +253,23 @@ def training_figure(
     finish(ax[5], "dream: error on real windows", steps, "mean |error|, normalised")
     if ax[5].has_data():
         ax[5].set_ylim(bottom=0)
+    if len(runs) > 1:
+        fig.supxlabel("lines: mean over seeds; bands: lowest to highest seed", fontsize=8.5)
     save(fig, path)
 
 
 def draw_returns(
     ax: Axes, task_title: str, runs: list[dict], threshold: float, random_return: float
 ) -> None:
-    """Return against environment steps: every seed, their mean and range, what to beat."""
+    """Return against environment steps: every seed, their mean and range, what to beat, and the
+    episodes that were learned from, but for a few far below the random policy's."""
     n = len(runs)
+    bottom = random_return - abs(threshold - random_return)
+    trained = [point for run in runs for point in run.get("train_returns", [])]
+    if shown := [point for point in trained if point[1] > bottom]:
+        lower = len(trained) - len(shown)
+        label = f"training episodes{f' ({lower} are lower)' if lower else ''}"
+        ax.scatter(*zip(*shown, strict=True), color=RANDOM, s=5, alpha=0.4, lw=0, label=label)
     curves = [(run["curve"]["env_steps"], run["curve"]["return"]) for run in runs]
     curves = [curve for curve in curves if len(curve[0])]
     if curves:
@@ -400,7 +407,7 @@ def world_model_figure(
     """What a world model knows: losses, error against dream length, rewards and continues.
 
     reports: rows with step, obs_loss, reward_loss, cont_loss, dyn_loss and rep_loss.
-    error: `dream` and `naive` (N, H), absolute errors at each dream length, NaN behind the
+    error: `dream` and `naive` (N, H), absolute errors at each dream length, NaN after the
     episode's end. ends: `reward` and `cont`, each a dict of `real`, `filtered` and `dreamed`
     (N, K), of the last K rows of episodes.
     """
@@ -544,7 +551,9 @@ def latents_figure(
             high = max(-low, high)
             low = -high
         dots = ax.scatter(*points.T, c=values, cmap=cmap, vmin=low, vmax=high, s=7, lw=0)
-        fig.colorbar(dots, ax=ax, location="bottom", shrink=0.9, pad=0.03)
+        bar = fig.colorbar(dots, ax=ax, location="bottom", shrink=0.9, pad=0.03)
+        if constant or len(np.unique(values)) == 2:
+            bar.set_ticks(np.unique(values))
         ax.set(title=f"{name} (always {values[0]:g})" if constant else name, xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     save(fig, path)
@@ -669,7 +678,7 @@ def ablation_figure(
     """What each idea buys: ideas downwards, tasks across, the effect of removing it in the cell.
 
     grid: `mean`, `low` and `high` (R, C) of the effects, NaN where there is no result; `seeds`
-    (R, C), how many stand behind each; `sign` (R, C), not 0 where the interval excludes 0, which
+    (R, C), of how many seeds each is; `sign` (R, C), not 0 where the interval excludes 0, which
     is printed bold; `planned` (R, C) bool; `full` (C,), the full agent's scores. What is not
     planned is hatched, what is planned and has no result yet says so.
     """
@@ -780,12 +789,19 @@ STAGES = {  # of an update, as `python -m dreamer.benchmark` times them -> colou
 }
 
 
+def benchmark_figures(data: dict[str, Any], assets: Path) -> None:
+    """Both figures of what `dreamer.benchmark` measured, into a folder."""
+    benchmark_breakdown_figure(data, assets / "benchmark_breakdown.png")
+    benchmark_growth_figure(data, assets / "benchmark_growth.png")
+
+
 @matplotlib.rc_context(STYLE)
 def benchmark_breakdown_figure(data: dict[str, Any], path: Path | str) -> None:
     """Where the time of an eager update on one thread goes: a stacked bar for each shape.
 
     data: what `dreamer.benchmark` measured. A bar is 100% of its update's time; beside its name
-    stands that time, inside each part the part's. The dashed line is the floor: the time that the
+    stands that time, inside each part the part's. The parts are timed one by one, which takes a
+    little longer than the update as a whole. The dashed line is the floor: the time that the
     matrix products alone would take.
     """
     fig = Figure(figsize=(10, 3), layout="constrained")
@@ -801,7 +817,7 @@ def benchmark_breakdown_figure(data: dict[str, Any], path: Path | str) -> None:
                 ax.bar_label(bar, [f"{ms:.0f}\nms"], label_type="center", fontsize=7.5)
             left += share
         values = data["shapes"][shape]
-        floor = values["floor_ms"]["1"] / values["update_ms"]["1"]["eager"]
+        floor = values["floor_ms"]["1"] / total
         label = "floor: matrix products alone" if row == 0 else None
         ax.plot([100 * floor] * 2, [row - 0.4, row + 0.4], color=REAL, ls="--", label=label)
         names.append(f"{shape}\n{total:.0f} ms")
@@ -810,7 +826,8 @@ def benchmark_breakdown_figure(data: dict[str, Any], path: Path | str) -> None:
     ax.grid(False)
     finish(
         ax,
-        f"where the time of one update goes (eager, one thread, {data['cpu']})",
+        "where the time of one update goes "
+        f"(eager, one thread, parts timed one by one, {data['cpu']})",
         "% of the update's time",
         legend=False,
     )

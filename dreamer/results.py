@@ -11,7 +11,7 @@ and of diagnostics there are the evaluation rows alone.
 
     python -m dreamer.results --readme README.md            rewrite the README's generated parts
     python -m dreamer.results --readme README.md --check    only say whether they are up to date
-    python -m dreamer.results --readme README.md --figures  redraw the training figures too
+    python -m dreamer.results --readme README.md --figures  redraw the figures too
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def load(results_dir: Path) -> dict[str, dict[str, Any]]:
 
 
 def draw_figures(assets: Path) -> None:
-    """The training figure of every task and the comparison's, as their scripts draw them."""
+    """Training figures, the comparison's and the benchmark's, as their own commands draw them."""
     for task, data in load(assets / "results").items():
         path = assets / f"{SCRIPTS[task][:2]}_{task}_training.png"
         title = data["env_id"].partition("-")[0]
@@ -224,6 +224,8 @@ def draw_figures(assets: Path) -> None:
     compared = comparison(assets / "results", assets / "results" / "sample_efficiency")
     if any_baseline(compared):
         plots.sample_efficiency_figure(compared, assets / "07_sample_efficiency.png")
+    if (path := assets / "results" / "benchmark.json").exists():
+        plots.benchmark_figures(json.loads(path.read_text()), assets)
 
 
 def table(results_dir: Path) -> str:
@@ -268,17 +270,24 @@ def table(results_dir: Path) -> str:
             ]
         )
     note = (
-        '"Held from": the first of two evaluations running (20 greedy episodes each) with a mean '
-        "at or above the threshold; median over seeds, a seed that never held counting as last. "
-        '"Below it later": how many of the evaluations from there on fell below the threshold.'
+        '"Held from": the first of two consecutive evaluations (20 greedy episodes each) with a '
+        "mean at or above the threshold; median over seeds, a seed that never held counting as "
+        'last. "Below it later": how many of the evaluations from there on fell below it.'
     )
     return markdown(rows) + "\n\n" + note
 
 
 def held_from(data: dict[str, Any]) -> str:
-    """When the threshold was first held for two evaluations running: median step and minutes."""
+    """When two consecutive evaluations first held the threshold: median step and minutes."""
     step, minutes = median_held(data)
-    return "never" if step == math.inf else f"step {step:,}, {minutes:.1f} minutes"
+    got_there, seeds = seeds_that_held(data), len(data["runs"])
+    count = "" if got_there == seeds else f" ({got_there} of {seeds} seeds)"
+    return "never" if step == math.inf else f"step {step:,}, {minutes:.1f} minutes{count}"
+
+
+def seeds_that_held(data: dict[str, Any]) -> int:
+    """How many seeds of a results file ever held the threshold."""
+    return sum(held(run, data["threshold"])[0] < math.inf for run in data["runs"])
 
 
 def median_held(data: dict[str, Any]) -> tuple[float, float]:
@@ -288,7 +297,7 @@ def median_held(data: dict[str, Any]) -> tuple[float, float]:
 
 
 def held(run: dict[str, Any], threshold: float) -> tuple[float, float]:
-    """(step, minutes) of the first of two evaluations running whose means are at or above the
+    """(step, minutes) of the first of two consecutive evaluations whose means are at or above the
     threshold; infinite where there are none."""
     evals = [row for row in run["diagnostics"] if row["kind"] == "eval"]
     for a, b in zip(evals, evals[1:], strict=False):
@@ -370,28 +379,27 @@ def sample_efficiency_table(compared: Comparison) -> str:
             rows.append([env_id, name, *comparison_cells(data)])
         first.append(f"- {env_id}: {who_was_first(methods)}")
     note = (
-        '"Held from": the first of two evaluations running (20 greedy episodes each) with a mean '
-        "at or above the threshold; the baselines are evaluated at steps a constant factor apart, "
-        "as on the figure's axis. Both of the median seed, one that never held counting as last; "
+        '"Held from": the first of two consecutive evaluations (20 greedy episodes each) with a '
+        "mean at or above the threshold; the baselines are evaluated at steps a constant factor "
+        "apart, as on the figure's axis. Both of the median seed, one that never held as last; "
         '"below it later" are the evaluations from there on that fell below the threshold; '
         "the means are of the final evaluation (100 greedy episodes). Evaluations take part in "
-        "Dreamer's minutes, not in the baselines'."
+        "Dreamer's minutes, not in the baselines'; minutes on different hardware compare roughly."
     )
     return markdown(rows) + "\n\n" + "\n".join(first) + "\n\n" + note
 
 
 def comparison_cells(data: dict[str, Any]) -> list[str]:
-    """What a results file says of its method, behind task and method in the table."""
+    """What a results file says of its method, after task and method in the table."""
     runs = data["runs"]
     step, minutes = median_held(data)
-    got_there = sum(held(run, data["threshold"])[0] < math.inf for run in runs)
     means = [np.mean(run["final_returns"]) for run in runs]
     cpu = [run["cpu_minutes"] for run in runs if "cpu_minutes" in run]
     return [
         f"{max(run['env_steps'] for run in runs):,}",
         ", ".join(str(run["seed"]) for run in runs),
         "never" if step == math.inf else f"{step:,}",
-        f"{got_there} of {len(runs)}",
+        f"{seeds_that_held(data)} of {len(runs)}",
         below_later(data),
         "never" if step == math.inf else f"{minutes:.1f}",
         f"{np.mean(means):.1f}",
@@ -403,10 +411,18 @@ def comparison_cells(data: dict[str, Any]) -> list[str]:
 
 
 def who_was_first(methods: dict[str, dict[str, Any] | None]) -> str:
-    """A task's methods by environment steps, and by minutes, until the threshold was held."""
-    when = {
-        plots.METHODS[method].name: median_held(data) for method, data in methods.items() if data
-    }
+    """A task's methods by environment steps, and by minutes, until the threshold was held, with
+    the seeds that got there where not all did, and whose final mean is below the threshold."""
+    when, below = {}, []
+    for method, data in methods.items():
+        if data:
+            name, seeds = plots.METHODS[method].name, len(data["runs"])
+            final = np.mean([np.mean(run["final_returns"]) for run in data["runs"]])
+            if final < data["threshold"]:
+                below.append(name)
+            if 0 < seeds_that_held(data) < seeds:
+                name += f" ({seeds_that_held(data)} of {seeds} seeds)"
+            when[name] = median_held(data)
     held_by = [name for name, (step, _) in when.items() if step < math.inf]
     never = [name for name in when if name not in held_by]
     parts = []
@@ -418,6 +434,8 @@ def who_was_first(methods: dict[str, dict[str, Any] | None]) -> str:
         parts += [f"by environment steps {steps}", f"by minutes {minutes}"]
     if never:
         parts.append(f"not held by {', '.join(never)}")
+    if below:
+        parts.append(f"final mean below the threshold: {', '.join(below)}")
     return "; ".join(parts) + "."
 
 
@@ -589,7 +607,7 @@ def main() -> None:
     )
     parser.add_argument("--readme", type=Path, required=True)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if outdated")
-    parser.add_argument("--figures", action="store_true", help="redraw the figures of returns")
+    parser.add_argument("--figures", action="store_true", help="redraw the figures of returns and speed")
     args = parser.parse_args()
     try:
         text = args.readme.read_text()

@@ -39,7 +39,7 @@ from dreamer.checkpoint import (
     save_checkpoint,
     write_json,
 )
-from dreamer.envs import EnvFault, EnvSpec, VectorEnv
+from dreamer.envs import AgentEnv, EnvFault, EnvSpec
 from dreamer.evaluation import EVALUATION, EXPLORATION, evaluate, open_loop_error
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State
@@ -113,7 +113,7 @@ class Trainer:
             warnings.warn("no C++ compiler found: running without compile", stacklevel=3)
             config = dataclasses.replace(config, compile=False)
         self.env_spec, self.config, self.run_dir = env, config, run_dir
-        self.env = VectorEnv(env)
+        self.env = AgentEnv(env)
         sizes = self.env.obs_size, self.env.action_size
         self.agent = DreamerAgent(*sizes, self.env.discrete, config, device)
         self.replay = ReplayBuffer(config.capacity, *sizes)

@@ -141,7 +141,9 @@ def mode_onehot(log_probs: Tensor) -> Tensor:
 def lambda_return(
     reward: Tensor, value: Tensor, cont: Tensor, gamma: float, lam: float | Tensor
 ) -> Tensor:
-    """λ-returns `R_t = r_{t+1} + γ c_{t+1} ((1 - λ) v_{t+1} + λ R_{t+1})`, `R_H = v_H` (eq. 5).
+    """λ-returns `R_t = r_{t+1} + γ c_{t+1} ((1 - λ) v_{t+1} + λ R_{t+1})`, `R_H = v_H`.
+
+    Equation 5 of v2, which writes r_t, c_t and v_t for what arrives with state t + 1 here.
 
     reward (N, H): r_1..r_H, received on *arriving* at states 1..H; cont (N, H): c_1..c_H;
     value (N, H+1): v_0..v_H (v_0 is not used); lam: a number, or (N, H) for λ_1..λ_H.

@@ -17,7 +17,7 @@ from PIL import Image
 import dreamer.agent
 from dreamer import ablations, plots, results
 from dreamer.agent import DreamerAgent
-from dreamer.envs import VectorEnv
+from dreamer.envs import AgentEnv
 from dreamer.rssm import State, kl_losses
 from dreamer.training import train
 from dreamer.utils import make_rng
@@ -65,7 +65,7 @@ def both(idea):
 
 @pytest.fixture
 def package(variant):
-    """The package as the variant has it; behind the test it is as before."""
+    """The package as the variant has it; after the test it is as before."""
     with script.without(variant):
         yield
 
@@ -319,7 +319,7 @@ def test_without_the_slow_critic_its_weights_do_not_matter(variant, package):
 
 def rollout(spec, steps=300, seed=3):
     """obs (T, O) and reward (T,) of one fixed sequence of actions."""
-    env = VectorEnv(spec)
+    env = AgentEnv(spec)
     rng, rows, episode = np.random.default_rng(0), [], 0
     obs, reward = env.reset(seed), 0.0
     for _ in range(steps):

@@ -326,7 +326,7 @@ def loss_of_posteriors(parts, *weights):
 
 @pytest.mark.parametrize("guesses", [True, False])
 def test_what_cannot_be_foreseen_is_dreamed_as_often_as_it_happens(guesses, monkeypatch):
-    """Every third episode ends behind its first row, by chance, with a reward of -9. A posterior
+    """Every third episode ends after its first row, by chance, with a reward of -9. A posterior
     sees each end; guesses give it, on average, a probability of a third and a reward of -3.
     Without losses on guesses, as in the paper, it is half of that: the categoricals are drawn one
     by one, and hardly a guess looks like an end as the posterior shows it."""
@@ -376,7 +376,7 @@ def lambda_returns64(reward, value, cont, gamma, lam):
 @pytest.mark.parametrize("discrete", [True, False])
 def test_behaviour_losses_match_a_slow_reference(discrete, actor_grad):
     """Rewards, continues and values of states 1..H make the return of states 0..H-1; percentiles
-    of the returns scale the advantages; what lies behind an end does not count."""
+    of the returns scale the advantages; what lies after an end does not count."""
     settings = {"ent_coef": 0.1, "gamma": 0.9, "lam": 0.8, "slow_weight": 0.6}
     agent = make_agent(discrete, actor_grad=actor_grad, imag_starts=1000, **settings)
     with torch.no_grad():

@@ -12,7 +12,7 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 from dreamer import plots  # noqa: E402
 from dreamer.agent import Config, DreamerAgent  # noqa: E402
-from dreamer.envs import VectorEnv  # noqa: E402
+from dreamer.envs import AgentEnv  # noqa: E402
 
 ENVS = list(plots.OBS_NAMES)
 TINY = Config(deter=8, hidden=8, layers=1, categoricals=3, classes=4)
@@ -290,7 +290,7 @@ def test_dreamed_row_depends_on_the_actions_before_it(agent, row, first_changed)
 
 @pytest.mark.parametrize(("env_id", "terminal"), [("CartPole-v1", True), ("Pendulum-v1", False)])
 def test_played_rows_are_those_of_the_environment(env_id, terminal):
-    env = VectorEnv(env_id)
+    env = AgentEnv(env_id)
     episode = plots.play(env, plots.chance_chooses(env, hold=3, seed=5), seed=7)
     rows = len(episode["obs"])
     assert all(len(column) == rows for column in episode.values())
@@ -305,7 +305,7 @@ def test_played_rows_are_those_of_the_environment(env_id, terminal):
 
 
 def test_the_same_agent_plays_the_same_again(agent):
-    env = VectorEnv("CartPole-v1")
+    env = AgentEnv("CartPole-v1")
     episode = plots.play(env, plots.agent_chooses(agent, seed=1), seed=2)
     again = plots.play(env, plots.agent_chooses(agent, seed=1), seed=2)
     np.testing.assert_array_equal(episode["action"], again["action"])

@@ -282,7 +282,10 @@ def test_sample_efficiency_table_by_hand(compared):
         ["Pendulum-v1", "PPO", "not measured yet", *["-"] * 10],
         ["Pendulum-v1", "SAC", "not measured yet", *["-"] * 10],
     ]
-    assert "- CartPole-v1: by environment steps Dreamer 400, PPO 1,000; by minutes Dreamer" in text
+    assert (
+        "- CartPole-v1: by environment steps Dreamer 400, PPO (2 of 3 seeds) 1,000; by minutes "
+        "Dreamer 4.0, PPO (2 of 3 seeds) 10.0; final mean below the threshold: Dreamer, PPO.\n"
+    ) in text
     assert "assets/07_sample_efficiency.png" in text
 
 
@@ -290,8 +293,13 @@ def test_sample_efficiency_table_by_hand(compared):
     ("ours", "theirs", "sentence"),
     [
         (300, 9000, "by environment steps Dreamer 300, PPO 9,000; by minutes PPO 0.9, Dreamer 3.0"),
-        (None, 900, "by environment steps PPO 900; by minutes PPO 0.1; not held by Dreamer"),
-        (None, None, "not held by Dreamer, PPO"),
+        (
+            None,
+            900,
+            "by environment steps PPO 900; by minutes PPO 0.1; not held by Dreamer; "
+            "final mean below the threshold: Dreamer",
+        ),
+        (None, None, "not held by Dreamer, PPO; final mean below the threshold: Dreamer, PPO"),
     ],
 )
 def test_who_was_first_by_steps_and_by_minutes(ours, theirs, sentence):
@@ -303,7 +311,7 @@ def test_who_was_first_by_steps_and_by_minutes(ours, theirs, sentence):
             {"kind": "eval", "step": s, "minutes": s * seconds / 60, "return": value}
             for s in (step or 1, 10_000)
         ]
-        return {"threshold": 475, "runs": [{"diagnostics": rows}]}
+        return {"threshold": 475, "runs": [{"diagnostics": rows, "final_returns": [value]}]}
 
     methods = {"dreamer": measured(ours, 0.6), "ppo": measured(theirs, 0.006), "dqn": None}
     assert results.who_was_first(methods) == f"{sentence}."

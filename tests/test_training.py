@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import load_checkpoint
-from dreamer.envs import VectorEnv
+from dreamer.envs import AgentEnv
 from dreamer.evaluation import evaluate, random_returns
 from dreamer.networks import Decoder
 from dreamer.rssm import State
@@ -42,7 +42,7 @@ def same(xs: list[torch.Tensor], ys: list[torch.Tensor]) -> bool:
 
 
 def test_box_actions_are_rescaled_and_clipped_by_hand():
-    env = VectorEnv(walk("box"))  # bounds [-2, 2] and [0, 10]
+    env = AgentEnv(walk("box"))  # bounds [-2, 2] and [0, 10]
     for action, expected in [
         ([0, 0], [0, 5]),
         ([-1, 1], [-2, 10]),
@@ -53,8 +53,8 @@ def test_box_actions_are_rescaled_and_clipped_by_hand():
 
 
 def test_discrete_actions_are_counted_from_the_spaces_start():
-    assert VectorEnv(walk("discrete")).native_action(np.array([0.0, 0.0, 1.0])) == 2
-    assert VectorEnv(walk("discrete from 5")).native_action(np.array([0.0, 1.0])) == 6
+    assert AgentEnv(walk("discrete")).native_action(np.array([0.0, 0.0, 1.0])) == 2
+    assert AgentEnv(walk("discrete from 5")).native_action(np.array([0.0, 1.0])) == 6
 
 
 bounds = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
@@ -64,13 +64,13 @@ bounds = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
 def test_every_native_action_is_in_the_space(one, other, action):
     low, high = min(one, other), max(one, other)
     space = gym.spaces.Box(low, high, (1,), np.float32)
-    env = VectorEnv(lambda: Walk(space))
+    env = AgentEnv(lambda: Walk(space))
     assert space.contains(env.native_action(np.array([action], np.float32)))
 
 
 @pytest.mark.parametrize("kind", ACTION_SPACES)
 def test_random_actions_cover_the_space(kind):
-    env, rng = VectorEnv(walk(kind)), np.random.default_rng(0)
+    env, rng = AgentEnv(walk(kind)), np.random.default_rng(0)
     actions = np.stack([env.random_action(rng) for _ in range(300)])
     if env.discrete:
         assert (actions.sum(1) == 1).all() and (actions.sum(0) > 60).all()
@@ -164,7 +164,7 @@ def test_the_replay_holds_what_happened(kind, tmp_path):
     replay = load_checkpoint(tmp_path / "checkpoint.pt")["replay"]
     rows = {name: replay[name].numpy() for name in ("obs", "action", "reward")}
     flags = {name: replay[name].numpy() for name in ("is_first", "is_last", "is_terminal")}
-    env, t, ends = VectorEnv(walk(kind)), 0, []
+    env, t, ends = AgentEnv(walk(kind)), 0, []
     for i, event in enumerate(seen):
         if t == len(rows["reward"]):
             break  # the observation that the run ended with, not yet acted upon

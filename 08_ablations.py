@@ -20,7 +20,8 @@ were found for the plain task, as in 07_sample_efficiency.py; not where that is 
 
 Each run is a process of its own, and what is complete, here or in assets/results, is skipped: the
 same command again finishes what a crash, Ctrl-C or another machine left. A run takes minutes; one
-that was cut short begins anew.
+that was cut short begins anew. Results are known by their settings: who changes the code of the
+algorithm needs --fresh.
 """
 
 from __future__ import annotations
@@ -505,11 +506,14 @@ def collect(flags: argparse.Namespace) -> ablations.Results:
 
         order = [*itertools.product(TASKS, [*VARIANTS, *METHODS])]
         obs, _ = unseen_windows()
-        naive = error_by_length(obs, obs[:, CONTEXT - 1 : CONTEXT])
+        guesses = {
+            "last observation repeated": error_by_length(obs, obs[:, CONTEXT - 1 : CONTEXT]),
+            "mean of the data": error_by_length(obs, obs.mean((0, 1), keepdims=True)),
+        }
         data = {
             "ideas": {name: VARIANTS[name].removed for name in [*VARIANTS][1:]},
             "tasks": tasks,
-            "dreams": {"task": DREAMS, "naive": naive},
+            "dreams": {"task": DREAMS, "guesses": guesses},
             "scales": list(SCALES),
             "versions": results.versions(),
             "runs": sorted(
@@ -536,7 +540,7 @@ def draw(data: ablations.Results, assets: Path) -> None:
         "then the prior alone",
         errors.pop(FULL),
         errors,
-        np.array(data["dreams"]["naive"]),
+        data["dreams"]["guesses"],
         assets / "08_dreams.png",
     )
     print(f"Figures: {assets / '08_ablations.png'}, {assets / '08_dreams.png'}")

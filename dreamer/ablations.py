@@ -17,7 +17,7 @@ from scipy import stats
 
 FULL = "full"  # the variant from which nothing is removed
 DREAMS = "dreams"  # the effect on the error of dreams: above 0 where the idea is missed
-LENGTH = 50  # of the dreams in the table, steps
+LENGTH = 15  # of the dreams in the table, steps: as long as those that the actor learns from
 SEEDS = 5  # fewer prove nothing: n differences have all the same sign once in 2^(n-1) by chance
 
 Results = dict[str, Any]  # the content of assets/results/ablations.json
@@ -188,8 +188,9 @@ def note(data: Results) -> str:
         "threshold. Cells: its change when the idea is removed (first row: the full agent's own "
         f"score), mean over seeds, **bold** where its 95% interval (Student's t, {SEEDS} "
         f"paired seeds) excludes 0. Of {len(found)} intervals about {0.05 * len(found):.0f} would "
-        "do so by chance. Dream error: in the data's spread, lower is better. Empty: not run, as "
-        "the idea has no part in what makes that task hard. "
+        "do so by chance. Dream error: in the data's spread, lower is better; on episodes of "
+        "random actions, while each model has learned from its own agent's experience. Empty: not "
+        "run, as the idea has no part in what makes that task hard. "
         f"?: no result yet. {len(runs)} of {SEEDS * sum(planned)} runs, {hours:.1f} CPU hours "
         f"({'; '.join(cpus)}). The tasks, and the ideas chosen for them:"
     )

@@ -30,8 +30,8 @@ class AgentEnv:
     def __init__(self, spec: EnvSpec, **kwargs: Any):
         if isinstance(spec, gym.Env):
             raise ValueError(
-                f"{spec} is an environment; pass its id, or a function that makes one, as "
-                "evaluation needs several"
+                f"{spec} is an environment; pass its id, or a function that makes a new one each "
+                "time, as evaluation needs several"
             )
         self.env = gym.make(spec, **kwargs) if isinstance(spec, str) else spec(**kwargs)
         self.name = spec if isinstance(spec, str) else type(self.env.unwrapped).__name__
@@ -84,9 +84,12 @@ class AgentEnv:
         """The environment's own action for the agent's (A,)."""
         if self.discrete:
             return self.action_space.start + int(np.argmax(action))
-        low, high = self.action_space.low, self.action_space.high
-        scaled = low + (np.clip(action, -1, 1) + 1) / 2 * (high - low)
-        return np.clip(scaled, low, high).astype(self.action_space.dtype)  # rounding errors
+        space = self.action_space
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        scaled = low + (np.clip(action, -1, 1).astype(np.float64) + 1) / 2 * (high - low)
+        if np.issubdtype(space.dtype, np.integer):
+            scaled = np.rint(scaled)
+        return np.clip(scaled, low, high).astype(space.dtype)  # clip: rounding errors
 
     def random_action(self, rng: np.random.Generator) -> np.ndarray:
         """A uniformly drawn action (A,), as the agent would give it."""
@@ -120,3 +123,15 @@ class AgentEnv:
 
     def close(self) -> None:
         self.env.close()
+
+
+def make_envs(spec: EnvSpec, number: int, **kwargs: Any) -> list[AgentEnv]:
+    """That many environments. Raises ValueError if they are not all different ones: what one of
+    them goes through would then happen to the others too."""
+    envs = [AgentEnv(spec, **kwargs) for _ in range(number)]
+    if len({id(e.env.unwrapped) for e in envs}) < number:
+        raise ValueError(
+            f"{envs[0].name}: the function gave the same environment twice; it must make a new one "
+            "each time it is called"
+        )
+    return envs

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dreamer.agent import DreamerAgent
-from dreamer.envs import AgentEnv, EnvSpec
+from dreamer.envs import AgentEnv, EnvSpec, make_envs
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State, get_feat
 from dreamer.utils import derive_seed, make_rng
@@ -30,16 +30,16 @@ def evaluate(
 
     Episode i is reset with a seed derived from (seed, i), on a stream that training never uses;
     all episodes run side by side through one batched policy. Training is not touched: the random
-    numbers are the evaluation's own. Raises ValueError for an environment that does not fit the
-    agent, and without episodes. `details` adds how well the critic's values were calibrated:
+    numbers are the evaluation's own. `details` adds how well the critic's values were calibrated:
     `value_pred` and `value_real`, the mean predicted and achieved discounted return (after a time
-    limit: the critic's last value), and their
-    `value_corr`elation over states. env_options go to `gymnasium.make`, or to your own function:
-    with `render_mode="human"` you can watch (one episode, unless you want a window for each).
+    limit: the critic's last value), and their `value_corr`elation over states. env_options go to
+    `gymnasium.make`, or to your own function: with `render_mode="human"` you can watch (one
+    episode, unless you want a window for each). Raises ValueError for an environment that does not
+    fit the agent, for a function that does not make a new one each time, and without episodes.
     """
     if episodes < 1:
         raise ValueError(f"evaluate needs at least 1 episode, got {episodes}")
-    envs = [AgentEnv(env, **env_options) for _ in range(episodes)]
+    envs = make_envs(env, episodes, **env_options)
     theirs = envs[0].obs_size, envs[0].action_size, envs[0].discrete
     ours = agent.obs_size, agent.action_size, agent.discrete
     if theirs != ours:
@@ -118,9 +118,10 @@ def random_returns(env: EnvSpec, episodes: int = 100, seed: int = 0) -> np.ndarr
 def open_loop_error(
     agent: DreamerAgent, replay: ReplayBuffer, seed: int, context: int = 8
 ) -> dict[str, float]:
-    """How wrong the dream is about real windows: `context` observed rows, then the prior alone.
+    """How wrong the dream is about replayed windows: `context` observed rows, then the prior alone.
 
-    Mean absolute errors in normalised units (obs) and raw units (reward), and obs error of the
+    The model has learned from these windows: what it knows by heart is no error here. Mean absolute
+    errors in normalised units (obs) and raw units (reward), and obs error of the
     naive guess that the last observed row repeats. Rows after an episode's end do not count.
     """
     steps = min(context + agent.config.imag_horizon, len(replay))

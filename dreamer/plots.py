@@ -250,7 +250,7 @@ def training_figure(
     finish(ax[4], "critic: correlation with achieved return", steps, "over states", legend=False)
     draw_seeds(ax[5], runs, "eval", "naive_obs_error", NAIVE, "last observation repeated")
     draw_seeds(ax[5], runs, "eval", "dream_obs_error", DREAM, "dream")
-    finish(ax[5], "dream: error on real windows", steps, "mean |error|, normalised")
+    finish(ax[5], "dream: error on replayed windows", steps, "mean |error|, normalised")
     if ax[5].has_data():
         ax[5].set_ylim(bottom=0)
     if len(runs) > 1:
@@ -351,7 +351,7 @@ def sample_efficiency_figure(
         ax.set_axis_off()
     fig.supxlabel(
         "lines: interquartile mean over seeds of the mean of 20 greedy episodes; bands: its 95% "
-        "bootstrap interval; what lies far below the random policy is cut off",
+        "bootstrap interval, too narrow for 5 seeds; what lies far below chance is cut off",
         fontsize=8.5,
     )
     save(fig, path)
@@ -732,14 +732,14 @@ def ablation_dreams_figure(
     title: str,
     full: np.ndarray,
     others: dict[str, np.ndarray],
-    naive: np.ndarray,
+    guesses: dict[str, list[float]],
     path: Path | str,
 ) -> None:
     """Error of dreams against their length, a panel for each idea removed.
 
     full (seeds, H): the full agent's, in every panel; others: (seeds, H) of each variant, empty
-    where there is no result yet; naive (H,): of the last observation repeated. Lines are means over
-    seeds, bands reach from the smallest to the largest.
+    where there is no result yet; guesses: (H,) of each guess that needs no model. Lines are means
+    over seeds, bands reach from the smallest to the largest.
     """
     columns = 4
     count = math.ceil(len(others) / columns)
@@ -747,15 +747,14 @@ def ablation_dreams_figure(
     fig.suptitle(title, fontsize=12)
     axes = list(fig.subplots(count, columns, sharex=True, sharey=True, squeeze=False).flat)
     for ax, (name, errors) in zip(axes, others.items(), strict=False):
+        note = "" if len(errors) else " (no result yet)"
         for values, color, label in ((full, REAL, "full agent"), (errors, DREAM, "without it")):
             if len(values):
                 length = np.arange(1, values.shape[1] + 1)
                 ax.fill_between(length, values.min(0), values.max(0), color=color, alpha=0.2, lw=0)
                 ax.plot(length, values.mean(0), color=color, label=label)
-        if len(naive):
-            label = "last observation repeated"
-            ax.plot(np.arange(1, len(naive) + 1), naive, color=NAIVE, ls="--", label=label)
-        note = "" if len(errors) else " (no result yet)"
+        for (label, errors), color in zip(guesses.items(), (NAIVE, RANDOM), strict=True):
+            ax.plot(np.arange(1, len(errors) + 1), errors, color=color, ls="--", label=label)
         finish(ax, f"without {name}{note}", "", legend=False)
         ax.set_ylim(bottom=0)
     for ax in axes[len(others) :]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -57,6 +58,7 @@ BASELINES = {  # what a user would pick instead, task by task (07_sample_efficie
 }
 Comparison = dict[str, dict[str, dict[str, Any] | None]]  # task -> method -> its results file
 AIMS = [("matched", ["1"], 1.3), ("matched", ["2"], 1.4), ("default", ["1", "2"], 1.6)]
+TIE = 1.2  # steps that differ by less are nearer than two of the baselines' evaluations
 REPORT_ROWS = 50  # of a run's report rows, kept in its results file
 
 
@@ -381,7 +383,8 @@ def sample_efficiency_table(compared: Comparison) -> str:
     note = (
         '"Held from": the first of two consecutive evaluations (20 greedy episodes each) with a '
         "mean at or above the threshold; the baselines are evaluated at steps a constant factor "
-        "apart, as on the figure's axis. Both of the median seed, one that never held as last; "
+        "apart, as on the figure's axis (≈: nearer than two evaluations are). Both of the "
+        "median seed, one that never held as last; "
         '"below it later" are the evaluations from there on that fell below the threshold; '
         "the means are of the final evaluation (100 greedy episodes). Evaluations take part in "
         "Dreamer's minutes, not in the baselines'; minutes on different hardware compare roughly."
@@ -429,7 +432,10 @@ def who_was_first(methods: dict[str, dict[str, Any] | None]) -> str:
     if held_by:
         by_steps = sorted(held_by, key=lambda name: when[name][0])
         by_minutes = sorted(held_by, key=lambda name: when[name][1])
-        steps = ", ".join(f"{name} {when[name][0]:,}" for name in by_steps)
+        steps = f"{by_steps[0]} {when[by_steps[0]][0]:,}"
+        for before, name in itertools.pairwise(by_steps):
+            near = when[name][0] <= TIE * when[before][0]
+            steps += f"{' ≈' if near else ','} {name} {when[name][0]:,}"
         minutes = ", ".join(f"{name} {when[name][1]:.1f}" for name in by_minutes)
         parts += [f"by environment steps {steps}", f"by minutes {minutes}"]
     if never:
@@ -607,7 +613,9 @@ def main() -> None:
     )
     parser.add_argument("--readme", type=Path, required=True)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if outdated")
-    parser.add_argument("--figures", action="store_true", help="redraw the figures of returns and speed")
+    parser.add_argument(
+        "--figures", action="store_true", help="redraw the figures of returns and speed"
+    )
     args = parser.parse_args()
     try:
         text = args.readme.read_text()

@@ -39,11 +39,11 @@ from dreamer.checkpoint import (
     save_checkpoint,
     write_json,
 )
-from dreamer.envs import AgentEnv, EnvFault, EnvSpec
+from dreamer.envs import EnvFault, EnvSpec, make_envs
 from dreamer.evaluation import EVALUATION, EXPLORATION, evaluate, open_loop_error
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State
-from dreamer.utils import derive_seed, has_cpp_compiler, pick_device, tune_cpu
+from dreamer.utils import derive_seed, has_cpp_compiler, pick_device, symlog, tune_cpu
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints: what a kill can cost
 REPORTS = 200  # rows of metrics in the log of a run
@@ -113,7 +113,9 @@ class Trainer:
             warnings.warn("no C++ compiler found: running without compile", stacklevel=3)
             config = dataclasses.replace(config, compile=False)
         self.env_spec, self.config, self.run_dir = env, config, run_dir
-        self.env = AgentEnv(env)
+        self.env, *spare = make_envs(env, 2 if config.evals else 1)
+        for other in spare:  # made to see that evaluation will not disturb training
+            other.close()
         sizes = self.env.obs_size, self.env.action_size
         self.agent = DreamerAgent(*sizes, self.env.discrete, config, device)
         self.replay = ReplayBuffer(config.capacity, *sizes)
@@ -212,8 +214,23 @@ class Trainer:
             return self.updates
         return c.updates_after(self.step)
 
+    def warn_of_faint_observations(self) -> None:
+        """Numbers that `ObsNorm` cannot make large enough to be noticed."""
+        obs = symlog(torch.from_numpy(self.replay.rows["obs"][: len(self.replay)]).double())
+        spread, moves = obs.std(0), obs.amax(0) > obs.amin(0)
+        faint = moves & (spread < self.agent.encoder.norm.min_std / 3)
+        if faint.any():
+            warnings.warn(
+                f"{self.env.name}: numbers {faint.nonzero().flatten().tolist()} of the observation "
+                "hardly vary for their size, so that the agent hardly sees them; if they matter, "
+                "subtract what they have in common and divide by their spread",
+                stacklevel=2,
+            )
+
     def learn(self) -> None:
         c = self.config
+        if self.updates == 0:
+            self.warn_of_faint_observations()
         batch = self.replay.sample(c.batch_size, c.seq_len, self.replay_rng, c.recency)
         self.metrics = metrics = self.agent.update(batch)
         self.updates += 1
@@ -309,7 +326,8 @@ class Trainer:
     def load(self) -> dict[str, Any]:
         """The checkpoint, if this run can go on from it; raises CheckpointError if not.
 
-        It must be of the same environment, device and config; only `steps` may be another.
+        It must be of the same environment, device and config; only `steps` may be another. Of an
+        environment only name and sizes can be compared.
         """
         path, c = self.checkpoint, self.config
         saved = load_checkpoint(path)
@@ -372,7 +390,7 @@ class Trainer:
         self.env.steps = self.step - len(actions)
         if obs is None:
             return
-        repeats = self.repeat(actions, obs.numpy())
+        repeats = self.repeat(actions, obs.numpy(), saved["last"][0])
         self.reward, self.ret, self.is_first = saved["last"]
         if not repeats:
             warnings.warn(
@@ -386,15 +404,15 @@ class Trainer:
                 self.end_episode(terminated=False)
             self.obs = None
 
-    def repeat(self, actions: np.ndarray, obs: np.ndarray) -> bool:
-        """Take the current episode's actions again; whether that leads to `obs`."""
+    def repeat(self, actions: np.ndarray, obs: np.ndarray, reward: float) -> bool:
+        """Take the current episode's actions again; whether that leads to `obs` and `reward`."""
         self.start_episode()
         for action in actions:
-            self.obs, _, terminated, truncated = self.env.step(action)
+            self.obs, self.reward, terminated, truncated = self.env.step(action)
             self.episode_actions.append(action)
             if terminated or truncated:
                 return False
-        return np.array_equal(self.obs, obs)
+        return np.array_equal(self.obs, obs) and self.reward == reward
 
     def close(self) -> None:
         self.log.close()

@@ -143,11 +143,8 @@ def test_pathwise_loss_reaches_the_actor_alone(discrete):
     assert reached(agent, metrics["actor_loss"]) == {"actor"}
 
 
-@pytest.mark.parametrize("discrete", [True, False])
-def test_pathwise_gradient_flows_through_the_world_model(discrete, monkeypatch):
-    """A world that feels actions passes the returns' gradient to every action of a dream; in one
-    that does not, the actor gets none."""
-    agent = make_agent(discrete, ent_coef=0.0, actor_grad="pathwise")
+def record_actions(agent: DreamerAgent, monkeypatch) -> list[torch.Tensor]:
+    """A list that receives every dreamed action, as part of the dream's graph."""
     imagine, actions = agent.rssm.imagine, []
 
     def recorded(start, policy, horizon, rng):
@@ -158,6 +155,15 @@ def test_pathwise_gradient_flows_through_the_world_model(discrete, monkeypatch):
         return imagine(start, record, horizon, rng)
 
     monkeypatch.setattr(agent.rssm, "imagine", recorded)
+    return actions
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_pathwise_gradient_flows_through_the_world_model(discrete, monkeypatch):
+    """A world that feels actions passes the returns' gradient to every action of a dream; in one
+    that does not, the actor gets none."""
+    agent = make_agent(discrete, ent_coef=0.0, actor_grad="pathwise")
+    actions = record_actions(agent, monkeypatch)
     *_, ret, _ = dreamed(agent, discrete)
     grads = torch.autograd.grad(ret.sum(), actions, retain_graph=True)
     assert len(grads) == 4 and all(grad.abs().max() > 1e-6 for grad in grads)
@@ -176,11 +182,58 @@ def test_the_dreams_critic_loss_reaches_the_critic_alone(actor_grad):
     assert reached(agent, metrics["critic_loss"]) == {"critic"}
 
 
+@pytest.mark.parametrize("discrete", [True, False])
+def test_pathwise_entropy_does_not_reach_back_into_the_dream(discrete, monkeypatch):
+    """The entropy of a state's policy is raised there, not by going to states of more entropy."""
+    agent = make_agent(discrete, ent_coef=0.1, actor_grad="pathwise")
+    actions, entropies = record_actions(agent, monkeypatch), []
+
+    def recorded(ret, ret_scale, entropy, weight, ent_coef):
+        entropies.append(entropy)
+        return pathwise_loss(ret, ret_scale, entropy, weight, ent_coef)
+
+    monkeypatch.setattr("dreamer.agent.pathwise_loss", recorded)
+    dreamed(agent, discrete)
+    grads = torch.autograd.grad(entropies[0].sum(), actions, allow_unused=True)
+    assert grads == (None,) * 4
+
+
 def test_replay_value_loss_reaches_the_critic_alone():
     agent = make_agent()
     batch, _, feat, _, starts, *_, ret, _ = dreamed(agent)
     loss = agent.replay_value_loss(batch, feat, starts, ret[:, 0].detach())
     assert reached(agent, loss) == {"critic"}
+
+
+def test_an_update_knows_ends_from_time_limits_and_anchors_where_it_dreamed(monkeypatch):
+    """What `update` hands on: a start has no future where the task ended, but has one at a time
+    limit; the replayed values lean on the return of the dream's first state."""
+    agent = make_agent()
+    batch = make_batch(agent.config)
+    batch["is_last"][:2, 3], batch["is_terminal"][:2, 3] = True, [True, False]
+    batch["is_first"][:2, 4] = True
+    learn_behaviour, replay_value_loss, seen = agent.learn_behaviour, agent.replay_value_loss, {}
+
+    def behaviour(dream, start_cont):
+        loss, ret, metrics = learn_behaviour(dream, start_cont)
+        seen.update(start_cont=start_cont, ret=ret)
+        return loss, ret, metrics
+
+    def replay(batch, feat, starts, imag_return):
+        seen.update(starts=starts, imag_return=imag_return)
+        return replay_value_loss(batch, feat, starts, imag_return)
+
+    monkeypatch.setattr(agent, "learn_behaviour", behaviour)
+    monkeypatch.setattr(agent, "replay_value_loss", replay)
+    seen_ends = set()
+    for _ in range(20):  # until both ends were among the random starts
+        agent.update(batch)
+        for start, cont in zip(seen["starts"].tolist(), seen["start_cont"].tolist(), strict=True):
+            row = divmod(start, batch["reward"].shape[1])
+            assert cont == 1 - batch["is_terminal"][row]
+            seen_ends.add((bool(batch["is_last"][row]), cont))
+        assert torch.equal(seen["imag_return"], seen["ret"][:, 0])
+    assert {(True, 0.0), (True, 1.0), (False, 1.0)} <= seen_ends
 
 
 @pytest.mark.parametrize("actor_grad", ["reinforce", "pathwise"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import signal
+import warnings
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -15,13 +16,16 @@ from conftest import ACTION_SPACES, Walk, tiny_config, walk
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dreamer import evaluation
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import load_checkpoint
 from dreamer.envs import AgentEnv
 from dreamer.evaluation import evaluate, random_returns
 from dreamer.networks import Decoder
+from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State
 from dreamer.training import PREFILL_HOLD, Trainer, load_agent, train
+from dreamer.utils import derive_seed
 
 CPU = torch.device("cpu")
 
@@ -66,6 +70,23 @@ def test_every_native_action_is_in_the_space(one, other, action):
     space = gym.spaces.Box(low, high, (1,), np.float32)
     env = AgentEnv(lambda: Walk(space))
     assert space.contains(env.native_action(np.array([action], np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "natives"),
+    [
+        (-100, 100, np.int8, [-100, 0, 50, 100]),
+        (0, 3, np.int64, [0, 2, 2, 3]),  # 1.5 is rounded to the even number
+        (-2_000_000_000, 2_000_000_000, np.int32, [-2e9, 0, 1e9, 2e9]),
+        (-3e38, 3e38, np.float32, [-3e38, 0, 1.5e38, 3e38]),
+    ],
+)
+def test_actions_of_every_type_and_size_reach_their_whole_range(low, high, dtype, natives):
+    env = AgentEnv(lambda: Walk(gym.spaces.Box(low, high, (1,), dtype)))
+    for action, native in zip([-1, 0, 0.5, 1], natives, strict=True):
+        found = env.native_action(np.float32([action]))
+        assert found.dtype == dtype and env.action_space.contains(found)
+        assert float(found[0]) == pytest.approx(native, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ACTION_SPACES)
@@ -338,13 +359,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
         return loss(self, feat, obs) * (float("nan") if len(calls) >= 5 else 1)
 
     monkeypatch.setattr(Decoder, "loss", failing)
+    monkeypatch.setattr("dreamer.training.CHECKPOINT_SECONDS", 0.0)
     with pytest.raises(FloatingPointError, match=r"Walk: update 5 at step \d+ .*loss"):
         run(walk(), run_dir=tmp_path)
     assert len(calls) == 5
-    checkpoint = tmp_path / "checkpoint.pt"
-    assert not checkpoint.exists() or all(
-        p.isfinite().all() for p in weights(load_agent(checkpoint))
-    )
+    saved = weights(load_agent(tmp_path / "checkpoint.pt"))
+    assert all(p.isfinite().all() for p in saved)
 
 
 # ---------------------------------------------------------------- evaluation
@@ -402,6 +422,94 @@ class Echo:
             assert not is_first.any()
             assert torch.equal(state.deter, names) and torch.equal(state.stoch[:, 0], names)
         return obs / 500 - 1, State(names, names[:, None], names)
+
+
+def test_open_loop_error_by_hand(monkeypatch):
+    """A world of one number: each action is added to it, and is the reward. The dream of a model
+    that knows this is right on every row of an episode, first to last; rows of the next episode,
+    which starts anew from -50, do not count."""
+    replay, number, reward = ReplayBuffer(200, 1, 1), 0.0, 0.0
+    rng = np.random.default_rng(0)
+    for t in range(200):
+        first, last = t % 10 == 0, t % 10 == 9
+        if first:
+            number, reward = -50.0, 0.0
+        action = float(rng.integers(1, 4))
+        replay.add(np.array([number]), np.array([action]), reward, first, last, last)
+        number, reward = number + action, action
+
+    class Knowing:
+        config, device = SimpleNamespace(imag_horizon=4), CPU
+        rssm = reward = decoder = property(lambda self: self)
+
+        def encoder(self, obs):
+            return obs
+
+        encoder.norm = lambda obs: obs
+
+        def observe(self, embed, action, is_first, rng):
+            return None, embed[:, -1]
+
+        def imagine(self, state, policy, horizon, rng):
+            rows = [torch.cat([state, torch.zeros_like(state)], 1)]
+            for t in range(horizon):
+                action = policy(None, t)
+                rows.append(torch.cat([rows[-1][:, :1] + action, action], 1))
+            return torch.stack(rows, 1)  # (N, H+1, 2): number and reward
+
+        def __call__(self, feat):
+            return feat[..., :1]
+
+        def predict(self, feat):
+            return feat[..., 1]
+
+    monkeypatch.setattr(evaluation, "get_feat", lambda dream: dream)
+    error = evaluation.open_loop_error(Knowing(), replay, seed=3, context=2)
+    assert error["dream_obs_error"] == 0 and error["dream_reward_error"] == 0
+
+    probe = np.random.default_rng(derive_seed(3, evaluation.PROBE))
+    moved = []
+    for obs, is_last in zip(*map(replay.sample(64, 6, probe).get, ("obs", "is_last")), strict=True):
+        for t in range(2, 6):
+            if is_last[t - 1]:
+                break
+            moved.append(abs(obs[t, 0] - obs[1, 0]))
+    assert len(moved) < 64 * 4  # some windows cross an end
+    assert error["naive_obs_error"] == pytest.approx(np.mean(moved))
+
+
+def test_a_function_that_gives_the_same_environment_twice_is_refused():
+    env, message = walk()(), "Walk: .*must make a new one each"
+    with pytest.raises(ValueError, match=message):
+        evaluate(DreamerAgent(2, 3, True, tiny_config()), lambda: env, 2)
+    with pytest.raises(ValueError, match=message):
+        run(lambda: env, tiny_config(evals=2))
+
+
+@pytest.mark.parametrize(
+    ("offset", "spread", "warned"),
+    [(101_325, 50, True), (0, 1e-3, True), (0, 1, False), (7, 0, False)],
+)
+def test_numbers_too_faint_to_be_seen_are_named(offset, spread, warned):
+    """The second number: of a pressure the agent would see nothing; a constant says nothing."""
+
+    class Faint(Walk):
+        def step(self, action):
+            obs, *rest = super().step(action)
+            return self.seen_as(obs), *rest
+
+        def reset(self, **kwargs):
+            obs, info = super().reset(**kwargs)
+            return self.seen_as(obs), info
+
+        def seen_as(self, obs):
+            return np.array([obs[0], offset + spread * obs[1]], np.float32)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(lambda: Faint(ACTION_SPACES["discrete"]()))
+    found = [str(w.message) for w in caught if "hardly" in str(w.message)]
+    assert len(found) == warned and all("Faint: numbers [1] of" in text for text in found)
 
 
 def test_evaluation_keeps_observations_actions_and_states_of_episodes_together():

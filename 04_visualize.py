@@ -122,7 +122,7 @@ def watch(
 ) -> tuple[list[plots.Episode], list[plots.Episode]]:
     """Real episodes of at least `steps` steps in all: of the greedy agent, and of held random
     actions, which show it what it does not do itself."""
-    env, groups = AgentEnv(task.env_id), []
+    env, groups = AgentEnv(task.env_id, agent.config.action_repeat), []
     for kind in range(2):
         episodes: list[plots.Episode] = []
         while sum(len(episode["reward"]) - 1 for episode in episodes) < steps:

@@ -33,14 +33,15 @@ class Config:
 
     # The run
     steps: int = 10_000  # environment steps in all, prefill included
-    train_ratio: float = 128.0  # replayed steps per environment step
+    train_ratio: float = 128.0  # replayed rows per environment step
+    action_repeat: int = 1  # environment steps that each action is held for (authors, Atari: 4)
     seed: int = 0  # of weights, environment, sampling and noise
 
     # Experience
     capacity: int = 200_000  # replay rows
     prefill: int = 1_000  # first steps, random, before any learning (at most half of all)
     explore: float = 0.05  # share of later steps with random actions
-    explore_hold: int = 256  # a random action is held for up to this many steps
+    explore_hold: int = 256  # a random action is held for up to this many rows
     batch_size: int = 16  # B, windows per update (authors: 16)
     seq_len: int = 16  # T, rows per window (authors: 64)
     recency: float = 2.0  # 1: all windows equally likely; 2: the newer the likelier, 1/sqrt(age)
@@ -63,7 +64,7 @@ class Config:
     # Dreams
     imag_starts: int = 64  # N, dreams per update, from random replayed states (authors: all B*T)
     imag_horizon: int = 15  # H, steps of a dream (v1 and v2)
-    gamma: float = 0.99  # γ, discount per environment step (v1 and v2: 0.997)
+    gamma: float = 0.99  # γ, discount from row to row (v1 and v2: 0.997)
     lam: float = 0.95  # λ of the returns (v1 and v2)
 
     # Actor and critic
@@ -122,6 +123,7 @@ class Config:
 RANGES: dict[str, tuple[float, float]] = {
     "steps": (1, 10**9),
     "train_ratio": (0, 10**6),
+    "action_repeat": (1, 1000),
     "seed": (0, 2**31 - 1),
     "capacity": (2, 10**8),
     "prefill": (0, 10**9),

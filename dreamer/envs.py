@@ -22,12 +22,13 @@ class AgentEnv:
     """One Gymnasium environment (not a batch of them) with float32 vectors in and scaled actions.
 
     Actions go in as the agent makes them: one-hot for `Discrete`, in [-1, 1] (clipped, then
-    rescaled to the space's bounds) for `Box`. Raises ValueError naming the space where the
-    environment is not a `Box` vector in, `Discrete` or bounded `Box` vector out, and EnvFault
-    when the environment fails. `steps` counts the steps taken.
+    rescaled to the space's bounds) for `Box`. Each is held for `action_repeat` steps of the
+    environment. Raises ValueError naming the space where the environment is not a `Box` vector in,
+    `Discrete` or bounded `Box` vector out, and EnvFault when the environment fails. `steps` and
+    `episode_steps` count the environment's own steps.
     """
 
-    def __init__(self, spec: EnvSpec, **kwargs: Any):
+    def __init__(self, spec: EnvSpec, action_repeat: int = 1, **kwargs: Any):
         if isinstance(spec, gym.Env):
             raise ValueError(
                 f"{spec} is an environment; pass its id, or a function that makes a new one each "
@@ -52,7 +53,7 @@ class AgentEnv:
                 f"{self.name}: action space {action_space} is not supported; "
                 "Discrete, or a bounded Box of one dimension, is"
             )
-        self.action_space = action_space
+        self.action_space, self.action_repeat = action_space, action_repeat
         self.obs_size = obs_space.shape[0]
         self.action_size = int(action_space.n) if self.discrete else action_space.shape[0]
         self.steps = self.episode_steps = 0
@@ -64,10 +65,21 @@ class AgentEnv:
         return self._number("observation", obs, (self.obs_size,))
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
-        """action (A,) -> obs (O,), reward, terminated, truncated."""
+        """action (A,) -> obs (O,), reward, terminated, truncated: what the last of the steps that
+        the action is held for gives, the reward summed over all of them. An end cuts them short.
+        """
+        native, total = self.native_action(action), 0.0
+        for _ in range(self.action_repeat):
+            obs, reward, terminated, truncated = self._step(native)
+            total += reward
+            if terminated or truncated:
+                break
+        return obs, total, terminated, truncated
+
+    def _step(self, native: Any) -> tuple[np.ndarray, float, bool, bool]:
+        """One step of the environment."""
         self.steps += 1
         self.episode_steps += 1
-        native = self.native_action(action)
         obs, reward, terminated, truncated, _ = self._call("step", lambda: self.env.step(native))
         obs = self._number("observation", obs, (self.obs_size,))
         reward = self._number("reward", reward, ())
@@ -125,10 +137,12 @@ class AgentEnv:
         self.env.close()
 
 
-def make_envs(spec: EnvSpec, number: int, **kwargs: Any) -> list[AgentEnv]:
+def make_envs(
+    spec: EnvSpec, number: int, action_repeat: int = 1, **kwargs: Any
+) -> list[AgentEnv]:
     """That many environments. Raises ValueError if they are not all different ones: what one of
     them goes through would then happen to the others too."""
-    envs = [AgentEnv(spec, **kwargs) for _ in range(number)]
+    envs = [AgentEnv(spec, action_repeat, **kwargs) for _ in range(number)]
     if len({id(e.env.unwrapped) for e in envs}) < number:
         raise ValueError(
             f"{envs[0].name}: the function gave the same environment twice; it must make a new one "

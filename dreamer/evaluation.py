@@ -39,7 +39,7 @@ def evaluate(
     """
     if episodes < 1:
         raise ValueError(f"evaluate needs at least 1 episode, got {episodes}")
-    envs = make_envs(env, episodes, **env_options)
+    envs = make_envs(env, episodes, agent.config.action_repeat, **env_options)
     theirs = envs[0].obs_size, envs[0].action_size, envs[0].discrete
     ours = agent.obs_size, agent.action_size, agent.discrete
     if theirs != ours:

@@ -47,7 +47,7 @@ from dreamer.utils import derive_seed, has_cpp_compiler, pick_device, symlog, tu
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints: what a kill can cost
 REPORTS = 200  # rows of metrics in the log of a run
-PREFILL_HOLD = 16  # steps for which the prefill holds a random action at most
+PREFILL_HOLD = 16  # rows for which the prefill holds a random action at most
 
 # Streams of random numbers that `derive_seed` tells apart; others are in evaluation.py.
 REPLAY, EPISODES = 2, 10
@@ -113,7 +113,7 @@ class Trainer:
             warnings.warn("no C++ compiler found: running without compile", stacklevel=3)
             config = dataclasses.replace(config, compile=False)
         self.env_spec, self.config, self.run_dir = env, config, run_dir
-        self.env, *spare = make_envs(env, 2 if config.evals else 1)
+        self.env, *spare = make_envs(env, 2 if config.evals else 1, config.action_repeat)
         for other in spare:  # made to see that evaluation will not disturb training
             other.close()
         sizes = self.env.obs_size, self.env.action_size
@@ -142,7 +142,7 @@ class Trainer:
         self.episode_actions = []
 
     def env_step(self) -> None:
-        """One environment step: choose an action, take it, add the row, keep what comes back.
+        """Choose an action, take it, add the row, keep what comes back.
 
         If the environment fails, all is as before the step, which can then be taken again.
         """
@@ -151,6 +151,7 @@ class Trainer:
         if self.chosen is None:
             self.chosen = self.choose()
         action, state = self.chosen
+        before = self.env.steps
         obs, reward, terminated, truncated = self.env.step(action)
 
         self.replay.add(self.obs, action, self.reward, self.is_first, False, False)
@@ -158,9 +159,9 @@ class Trainer:
         self.obs, self.reward, self.is_first = obs, reward, False
         self.episode_actions.append(action)
         self.ret += reward
-        self.step += 1
+        self.step += self.env.steps - before
         if terminated or truncated:
-            length = len(self.episode_actions)
+            length = self.env.episode_steps
             self.log.write("episode", self.step, **{"return": self.ret, "length": length})
             self.end_episode(terminated)
 
@@ -197,7 +198,7 @@ class Trainer:
         return bool(self.explore_rng.random() < start)
 
     def explore(self) -> np.ndarray:
-        """A random action, held for 1 to PREFILL_HOLD or later `explore_hold` steps, log-uniformly:
+        """A random action, held for 1 to PREFILL_HOLD or later `explore_hold` rows, log-uniformly:
         such pushes reach far more of a world than trembling does."""
         if self.held_steps == 0:
             self.held_action = self.env.random_action(self.explore_rng)
@@ -352,7 +353,7 @@ class Trainer:
                 f"{path} is of another config, with {values}: resume with that config, choose "
                 "another folder, or start anew without resume"
             )
-        if saved["counters"][0] > c.steps:
+        if saved["counters"][0] >= c.steps + c.action_repeat:  # a last action may go beyond
             raise CheckpointError(
                 f"{path} is of step {saved['counters'][0]}, beyond Config.steps={c.steps}: resume "
                 "with more steps"
@@ -387,7 +388,7 @@ class Trainer:
             self.chosen = action.numpy(), State(*(x.to(device) for x in state))
 
         actions, obs = saved["episode_actions"].numpy(), saved["obs"]
-        self.env.steps = self.step - len(actions)
+        self.env.steps = self.step - len(actions) * self.config.action_repeat
         if obs is None:
             return
         repeats = self.repeat(actions, obs.numpy(), saved["last"][0])
@@ -512,7 +513,7 @@ def run_loop(trainer: Trainer, progress: bool, tensorboard: bool) -> None:
                 ret = f"{scalars['return']:.1f}"
             elif trainer.step < config.steps:
                 trainer.env_step()
-                bar.update(1)
+                bar.update(trainer.step - bar.n)
             else:
                 break
 

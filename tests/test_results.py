@@ -165,7 +165,7 @@ def test_finish_marks_the_run_and_tells_the_truth(tmp_path, mean, verdict):
 def readme(tmp_path, monkeypatch):
     """A README with one task of two seeds: means 400 and 500, so std 100 / sqrt(2) = 70.7."""
     monkeypatch.setattr(results, "BLOCKS", {"results": results.table})
-    run = {"env_steps": 10_000, "config": {"train_ratio": 96.0}}
+    run = {"env_steps": 10_000, "config": {"train_ratio": 96.0, "action_repeat": 2}}
 
     def evals(*returns):  # an evaluation every 100 steps and half minute
         rows = enumerate(returns, 1)
@@ -209,6 +209,7 @@ def test_table_by_hand(readme):
         "CartPole-v1",
         "10,000",
         "96",
+        "2",
         "0, 4",
         "450.0",
         "70.7",

@@ -100,6 +100,26 @@ def test_random_actions_cover_the_space(kind):
         assert np.abs(actions).max() <= 1
 
 
+def test_an_action_is_held_for_as_many_steps_as_asked():
+    """Nine steps in threes of 4, 4 and 1: the time limit cuts the last one short."""
+    seen: list[dict] = []
+    env = AgentEnv(walk(seen=seen, drift=0.01), action_repeat=4)
+    env.reset(seed=0)
+    actions = np.eye(3, dtype=np.float32)
+    answers = [env.step(action) for action in actions]
+    taken = seen[1:]
+    assert [e["action"] for e in taken] == [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    for (obs, reward, terminated, truncated), part in zip(
+        answers, (taken[:4], taken[4:8], taken[8:]), strict=True
+    ):
+        np.testing.assert_array_equal(obs, part[-1]["obs"])
+        assert reward == pytest.approx(sum(e["reward"] for e in part))
+        assert not terminated and truncated == (part[-1] is taken[-1])
+    assert env.steps == env.episode_steps == 9
+    env.reset(seed=1)
+    assert (env.steps, env.episode_steps) == (9, 0)
+
+
 SPACES = gym.spaces
 UNSUPPORTED_ACTIONS = [
     SPACES.MultiDiscrete([3, 2]),
@@ -278,6 +298,51 @@ def test_updates_follow_the_train_ratio_and_wait_for_the_prefill():
     assert [row["update"] for row in reports] == [step * 6 // 18 for step in range(20, 61)]
 
 
+def test_with_repeated_actions_a_row_is_a_choice_and_a_step_is_the_environments(tmp_path):
+    """Rows hold what the last of 4 steps gave and the sum of their rewards; steps, lengths of
+    episodes, updates and reports are counted in the environment's own steps."""
+    seen: list[dict] = []
+    config = tiny_config(action_repeat=4, train_ratio=6, batch_size=3, seq_len=6)
+    result = run(walk("discrete", seen), config, tmp_path)
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")
+    steps, updates, *_ = saved["counters"]
+    taken = [event for event in seen if event["event"] == "step"]
+    assert steps == len(taken) and 60 <= steps < 64
+    assert updates == steps * 6 // 18
+
+    rows, held = [], []  # (obs, reward, is_last) of every row, by hand
+    for event in seen:
+        if event["event"] == "reset":
+            rows.append((event["obs"], 0.0, False))
+            continue
+        held.append(event)
+        last = event["terminated"] or event["truncated"]
+        if last or len(held) == 4:
+            assert len({e["action"] for e in held}) == 1
+            rows.append((event["obs"], sum(e["reward"] for e in held), last))
+            held = []
+    replay = saved["replay"]
+    assert 0 <= len(rows) - len(replay["reward"]) <= 1  # the last one is not yet acted upon
+    for t, (obs, reward, last) in enumerate(rows[: len(replay["reward"])]):
+        np.testing.assert_array_equal(replay["obs"][t].numpy(), obs)
+        assert replay["reward"][t].item() == pytest.approx(reward, rel=1e-6)
+        assert replay["is_last"][t].item() == last
+
+    ends = [i + 1 for i, event in enumerate(taken) if event["terminated"] or event["truncated"]]
+    assert [row["step"] for row in result.episodes] == ends
+    assert [row["length"] for row in result.episodes] == np.diff([0, *ends]).tolist()
+
+
+def test_evaluation_holds_actions_as_training_did():
+    seen: list[dict] = []
+    agent = DreamerAgent(2, 3, True, tiny_config(action_repeat=4))
+    (total,) = evaluate(agent, walk(seen=seen, drift=0.01), 1, seed=1, greedy=False)
+    actions = [event["action"] for event in seen[1:]]
+    assert len(actions) == 9
+    assert all(len(set(actions[i : i + 4])) == 1 for i in (0, 4)) and len(set(actions)) > 1
+    assert total == pytest.approx(sum(event["reward"] for event in seen[1:]))
+
+
 def random_pushes(folder, count: int, **settings) -> list[int]:
     """Lengths of the random actions among so many choices of action, as they are held."""
     trainer = Trainer(walk("box"), Config(**settings), folder, torch.device("cpu"))
@@ -411,7 +476,7 @@ class Echo:
     """In the agent's place: its action repeats the observation, and its state must come back
     with the rows of the same episodes."""
 
-    device = CPU
+    config, device = tiny_config(), CPU
     obs_size, action_size, discrete = 2, 2, False
 
     def act(self, obs, is_first, state, greedy, rng):
@@ -601,21 +666,28 @@ def interrupted_walk(kind: str, at: list[int]):
     return make, clock
 
 
-@pytest.mark.parametrize("kind", ["discrete", "box"])
-def test_a_resumed_run_equals_an_uninterrupted_one(kind, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "repeat", "alarms"),
+    [
+        ("discrete", 1, [13, 32, 33, 51]),
+        ("box", 1, [13, 32, 33, 51]),
+        ("discrete", 3, [13, 29, 36, 51]),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(kind, repeat, alarms, tmp_path):
     """Ctrl-C within the prefill, in mid-episode, and again soon after: weights, optimiser, replay,
     generators and log are those of a run that was never stopped, number for number."""
     # An update every 4.5 steps, a report every step: some stops fall between updates.
-    config = tiny_config(evals=3, explore=0.3, explore_hold=6)
+    config = tiny_config(evals=3, explore=0.3, explore_hold=6, action_repeat=repeat)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(walk(kind), config, whole)
-    make, clock = interrupted_walk(kind, [13, 32, 33, 51])
+    make, clock = interrupted_walk(kind, alarms)
     offset = stops = mid_episode = 0
     while clock.alarms:
         with pytest.raises(KeyboardInterrupt):
             run(make(offset), config, parts, resume=True)
         saved = load_checkpoint(parts / "checkpoint.pt")
-        again = len(saved["episode_actions"])  # steps that the next `train` takes again
+        again = repeat * len(saved["episode_actions"])  # steps that the next `train` takes again
         offset = saved["counters"][0] - again
         stops += 1
         mid_episode += again > 0
@@ -660,9 +732,11 @@ def test_without_resume_a_run_starts_anew(tmp_path):
     assert same(weights(first.agent), weights(again.agent))
 
 
-def test_a_finished_run_is_not_trained_on(tmp_path):
-    first = run(walk(), run_dir=tmp_path)
-    again = run(walk(), run_dir=tmp_path, resume=True)
+@pytest.mark.parametrize("repeat", [1, 7])  # 7: the last action goes beyond `steps`
+def test_a_finished_run_is_not_trained_on(repeat, tmp_path):
+    config = tiny_config(action_repeat=repeat)
+    first = run(walk(), config, tmp_path)
+    again = run(walk(), config, tmp_path, resume=True)
     assert same(weights(first.agent), weights(again.agent))
     assert first.episodes == again.episodes
     assert again.minutes == pytest.approx(first.minutes, abs=0.01) and again.minutes > 0

@@ -32,7 +32,7 @@ class Config:
     """
 
     # The run
-    steps: int = 10_000  # environment steps in all, prefill included
+    steps: int = 10_000  # environment steps in all, prefill included: choices x action_repeat
     train_ratio: float = 128.0  # replayed rows per environment step
     action_repeat: int = 1  # environment steps that each action is held for (authors, Atari: 4)
     seed: int = 0  # of weights, environment, sampling and noise

@@ -24,8 +24,9 @@ class AgentEnv:
     Actions go in as the agent makes them: one-hot for `Discrete`, in [-1, 1] (clipped, then
     rescaled to the space's bounds) for `Box`. Each is held for `action_repeat` steps of the
     environment. Raises ValueError naming the space where the environment is not a `Box` vector in,
-    `Discrete` or bounded `Box` vector out, and EnvFault when the environment fails. `steps` and
-    `episode_steps` count the environment's own steps.
+    `Discrete` or bounded `Box` vector out, and EnvFault when the environment fails. `steps` counts
+    `action_repeat` for each action, also for one that an end cuts short (as the authors do);
+    `episode_steps` counts what the environment has really taken.
     """
 
     def __init__(self, spec: EnvSpec, action_repeat: int = 1, **kwargs: Any):
@@ -68,6 +69,7 @@ class AgentEnv:
         """action (A,) -> obs (O,), reward, terminated, truncated: what the last of the steps that
         the action is held for gives, the reward summed over all of them. An end cuts them short.
         """
+        self.steps += self.action_repeat
         native, total = self.native_action(action), 0.0
         for _ in range(self.action_repeat):
             obs, reward, terminated, truncated = self._step(native)
@@ -78,7 +80,6 @@ class AgentEnv:
 
     def _step(self, native: Any) -> tuple[np.ndarray, float, bool, bool]:
         """One step of the environment."""
-        self.steps += 1
         self.episode_steps += 1
         obs, reward, terminated, truncated, _ = self._call("step", lambda: self.env.step(native))
         obs = self._number("observation", obs, (self.obs_size,))
@@ -137,9 +138,7 @@ class AgentEnv:
         self.env.close()
 
 
-def make_envs(
-    spec: EnvSpec, number: int, action_repeat: int = 1, **kwargs: Any
-) -> list[AgentEnv]:
+def make_envs(spec: EnvSpec, number: int, action_repeat: int = 1, **kwargs: Any) -> list[AgentEnv]:
     """That many environments. Raises ValueError if they are not all different ones: what one of
     them goes through would then happen to the others too."""
     envs = [AgentEnv(spec, action_repeat, **kwargs) for _ in range(number)]

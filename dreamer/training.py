@@ -151,7 +151,6 @@ class Trainer:
         if self.chosen is None:
             self.chosen = self.choose()
         action, state = self.chosen
-        before = self.env.steps
         obs, reward, terminated, truncated = self.env.step(action)
 
         self.replay.add(self.obs, action, self.reward, self.is_first, False, False)
@@ -159,7 +158,7 @@ class Trainer:
         self.obs, self.reward, self.is_first = obs, reward, False
         self.episode_actions.append(action)
         self.ret += reward
-        self.step += self.env.steps - before
+        self.step += self.config.action_repeat
         if terminated or truncated:
             length = self.env.episode_steps
             self.log.write("episode", self.step, **{"return": self.ret, "length": length})

@@ -115,9 +115,9 @@ def test_an_action_is_held_for_as_many_steps_as_asked():
         np.testing.assert_array_equal(obs, part[-1]["obs"])
         assert reward == pytest.approx(sum(e["reward"] for e in part))
         assert not terminated and truncated == (part[-1] is taken[-1])
-    assert env.steps == env.episode_steps == 9
+    assert (env.steps, env.episode_steps) == (12, 9)
     env.reset(seed=1)
-    assert (env.steps, env.episode_steps) == (9, 0)
+    assert (env.steps, env.episode_steps) == (12, 0)
 
 
 SPACES = gym.spaces
@@ -298,29 +298,33 @@ def test_updates_follow_the_train_ratio_and_wait_for_the_prefill():
     assert [row["update"] for row in reports] == [step * 6 // 18 for step in range(20, 61)]
 
 
-def test_with_repeated_actions_a_row_is_a_choice_and_a_step_is_the_environments(tmp_path):
-    """Rows hold what the last of 4 steps gave and the sum of their rewards; steps, lengths of
-    episodes, updates and reports are counted in the environment's own steps."""
+@pytest.mark.parametrize("steps", [60, 58])
+def test_with_repeated_actions_a_row_is_a_choice_and_counts_as_its_steps(steps, tmp_path):
+    """Rows hold what the last of 4 steps gave and the sum of their rewards. 60 steps are 15
+    choices, and as many updates and evaluations as without repeats; 58 are no fewer choices."""
     seen: list[dict] = []
-    config = tiny_config(action_repeat=4, train_ratio=6, batch_size=3, seq_len=6)
+    config = tiny_config(steps=steps, action_repeat=4, train_ratio=6, batch_size=3, seq_len=6)
     result = run(walk("discrete", seen), config, tmp_path)
     saved = load_checkpoint(tmp_path / "checkpoint.pt")
-    steps, updates, *_ = saved["counters"]
-    taken = [event for event in seen if event["event"] == "step"]
-    assert steps == len(taken) and 60 <= steps < 64
-    assert updates == steps * 6 // 18
+    assert saved["counters"][:2] == [60, 60 * 6 // 18]
 
-    rows, held = [], []  # (obs, reward, is_last) of every row, by hand
+    rows, held, ends = [], [], []  # (obs, reward, is_last) of every row, by hand
+    choices = length = 0
     for event in seen:
         if event["event"] == "reset":
             rows.append((event["obs"], 0.0, False))
             continue
         held.append(event)
+        length += 1
         last = event["terminated"] or event["truncated"]
         if last or len(held) == 4:
             assert len({e["action"] for e in held}) == 1
             rows.append((event["obs"], sum(e["reward"] for e in held), last))
-            held = []
+            held, choices = [], choices + 1
+        if last:
+            ends.append((4 * choices, length))
+            length = 0
+    assert choices == 15
     replay = saved["replay"]
     assert 0 <= len(rows) - len(replay["reward"]) <= 1  # the last one is not yet acted upon
     for t, (obs, reward, last) in enumerate(rows[: len(replay["reward"])]):
@@ -328,9 +332,8 @@ def test_with_repeated_actions_a_row_is_a_choice_and_a_step_is_the_environments(
         assert replay["reward"][t].item() == pytest.approx(reward, rel=1e-6)
         assert replay["is_last"][t].item() == last
 
-    ends = [i + 1 for i, event in enumerate(taken) if event["terminated"] or event["truncated"]]
-    assert [row["step"] for row in result.episodes] == ends
-    assert [row["length"] for row in result.episodes] == np.diff([0, *ends]).tolist()
+    assert [(row["step"], row["length"]) for row in result.episodes] == ends
+    assert any(length % 4 for _, length in ends)
 
 
 def test_evaluation_holds_actions_as_training_did():

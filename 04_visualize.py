@@ -48,7 +48,7 @@ class Task(NamedTuple):
     quantity: str  # what the third map is coloured by
     measure: Callable[[np.ndarray], np.ndarray]  # obs (T, O) -> that quantity (T,)
     cmap: str
-    gif_steps: int
+    gif_steps: int  # as many choices of an action
 
 
 TASKS = [
@@ -86,7 +86,7 @@ TASKS = [
         "altitude (1 = half the screen)",
         lambda obs: obs[:, 1],
         "viridis",
-        200,
+        75,
     ),
 ]
 
@@ -192,6 +192,7 @@ def short_dreams(
 def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, float]:
     """All pictures of one task. Returns how good the dreams were."""
     seed, horizon = args.seed, 10 if args.smoke else HORIZON
+    held = agent.config.action_repeat
     points = 100 if args.smoke else POINTS
     own, others = watch(agent, task, seed, points // 2)
     stem = f"04_{task.name}"
@@ -212,6 +213,7 @@ def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, floa
         dreams,
         args.assets / f"{stem}_dreams.png",
         scatter=(reward.flatten(), dreamed["reward"].flatten()),
+        step="environment step" if held == 1 else f"step (an action, held for {held})",
     )
     size = animate(agent, task, own[0], args)
 
@@ -232,7 +234,7 @@ def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, floa
 
 def animate(agent: DreamerAgent, task: Task, episode: plots.Episode, args: cli.Args) -> int:
     """The episode beside one dream of it that takes the same actions. Returns the file's size."""
-    steps = 20 if args.smoke else task.gif_steps
+    steps, held = 20 if args.smoke else task.gif_steps, agent.config.action_repeat
     obs, action = (episode[name][None, : CONTEXT + steps] for name in ("obs", "action"))
     dream = plots.open_loop(agent, obs, action, CONTEXT, args.seed)
     dreamed = np.concatenate([obs[0, :CONTEXT], dream["obs"][0]])  # what it saw, then its dream
@@ -240,7 +242,10 @@ def animate(agent: DreamerAgent, task: Task, episode: plots.Episode, args: cli.A
     skip = max(1, round(len(dreamed) / 100))  # about 100 pictures
     shown = np.arange(0, len(dreamed), skip)
     captions = [
-        (f"real, step {t}", "observing" if t < CONTEXT else "dreamed (prior alone, same actions)")
+        (
+            f"real, step {t * held}",
+            "observing" if t < CONTEXT else "dreamed (prior alone, same actions)",
+        )
         for t in shown
     ]
     seed = derive_seed(args.seed, VISUALIZE, 0, 0)  # of the episode's reset

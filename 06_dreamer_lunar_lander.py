@@ -4,6 +4,10 @@ Eight numbers to observe, four actions, shaped rewards, +100 for landing and -10
 returns run over hundreds, so the percentile scale of returns and the two-hot critic earn their
 keep. Hovering is safe and burns fuel; the agent has to find out that landing pays.
 
+The lander is simulated 50 times a second, and one step changes less than the latents can resolve:
+a model of single steps dreams no better than "nothing changes". So each action is held for four
+steps, as the authors do on Atari; a dream of 15 choices then reaches over more than a second.
+
 You will see assets/06_lunar_lander_training.png: the greedy return against environment steps, the
 losses, and how good the dreams are. What was measured (return, seeds, environment steps, minutes,
 CPU) is in the README's results table, made from assets/results/lunar_lander.json.

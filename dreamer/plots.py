@@ -462,12 +462,13 @@ def dream_figure(
     dreams: Episode,
     path: Path | str,
     scatter: tuple[np.ndarray, np.ndarray] | None = None,
+    step: str = "environment step",
 ) -> None:
     """Imagined against real, one panel per observation dimension, for reward and for continue.
 
     names: of the O dimensions. real: rows 0..T-1 of an episode, obs (T, O), reward (T,), cont
     (T,); dreams: K dreams of rows context..T-1, obs (K, T - context, O) and so on. scatter: real
-    and dreamed rewards (M,) of many other dreams, for a panel of their own.
+    and dreamed rewards (M,) of many other dreams, for a panel of their own. step: what a row is.
     """
     panels = [(name, real["obs"][:, i], dreams["obs"][..., i]) for i, name in enumerate(names)]
     reward = np.concatenate([[np.nan], real["reward"][1:]])  # a first row has none
@@ -501,7 +502,7 @@ def dream_figure(
             bottom, top = ax.get_ylim()
             margin = max(0.0, 0.05 - (top - bottom) / 2)
             ax.set_ylim(bottom - margin, top + margin)
-        finish(ax, name, "environment step", legend=False)
+        finish(ax, name, step, legend=False)
     if scatter is not None:
         draw_reward_scatter(axes[len(panels)], *scatter)
     for ax in axes[total:]:

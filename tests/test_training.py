@@ -301,7 +301,7 @@ def test_updates_follow_the_train_ratio_and_wait_for_the_prefill():
 @pytest.mark.parametrize("steps", [60, 58])
 def test_with_repeated_actions_a_row_is_a_choice_and_counts_as_its_steps(steps, tmp_path):
     """Rows hold what the last of 4 steps gave and the sum of their rewards. 60 steps are 15
-    choices, and as many updates and evaluations as without repeats; 58 are no fewer choices."""
+    choices, and as many updates as without repeats; 58 are no fewer choices."""
     seen: list[dict] = []
     config = tiny_config(steps=steps, action_repeat=4, train_ratio=6, batch_size=3, seq_len=6)
     result = run(walk("discrete", seen), config, tmp_path)

@@ -120,7 +120,7 @@ def find_agent(task: Task, args: cli.Args) -> DreamerAgent | None:
 def watch(
     agent: DreamerAgent, task: Task, seed: int, steps: int
 ) -> tuple[list[plots.Episode], list[plots.Episode]]:
-    """Real episodes of at least `steps` steps in all: of the greedy agent, and of held random
+    """Real episodes of at least `steps` actions in all: of the greedy agent, and of held random
     actions, which show it what it does not do itself."""
     env, groups = AgentEnv(task.env_id, agent.config.action_repeat), []
     for kind in range(2):
@@ -181,7 +181,8 @@ def short_dreams(
     windows = [
         {name: rows[start : start + length] for name, rows in episode.items()}
         for episode in episodes
-        for start in range(0, len(episode["obs"]) - length + 1, length)
+        if (last := len(episode["obs"]) - length) >= 0
+        for start in sorted({*range(0, last, length), last})  # the episode's end included
     ]
     if not windows:
         raise ValueError(f"no episode is as long as {length} steps, the least for a dream")

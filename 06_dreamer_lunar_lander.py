@@ -20,7 +20,7 @@ from dreamer.agent import Config
 from dreamer.training import evaluate, save_agent, train
 
 ENV, THRESHOLD = "LunarLander-v3", 200  # the environment's own reward_threshold
-CONFIG = Config(steps=60_000, train_ratio=32, action_repeat=4)
+CONFIG = Config(steps=60_000, train_ratio=32, action_repeat=4)  # each row is replayed 128 times
 
 
 def main(args: cli.Args) -> None:

@@ -25,21 +25,21 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Config:
-    """The numbers of the algorithm, the same for all tasks; scripts set steps and train_ratio.
+    """The numbers of the algorithm, the same for all tasks; scripts set the first three.
 
     v1 and v2 are the two versions of arXiv 2301.04104, "authors" is their code.
     Raises ValueError naming field, value and range for anything out of range or of a wrong type.
     """
 
     # The run
-    steps: int = 10_000  # environment steps in all, prefill included: choices x action_repeat
+    steps: int = 10_000  # environment steps in all, prefill included: actions x action_repeat
     train_ratio: float = 128.0  # replayed rows per environment step
-    action_repeat: int = 1  # environment steps that each action is held for (authors, Atari: 4)
+    action_repeat: int = 1  # environment steps of one row, as long as an action is held (Atari: 4)
     seed: int = 0  # of weights, environment, sampling and noise
 
     # Experience
     capacity: int = 200_000  # replay rows
-    prefill: int = 1_000  # first steps, random, before any learning (at most half of all)
+    prefill: int = 1_000  # first environment steps: random, no learning (at most half of all)
     explore: float = 0.05  # share of later steps with random actions
     explore_hold: int = 256  # a random action is held for up to this many rows
     batch_size: int = 16  # B, windows per update (authors: 16)
@@ -63,7 +63,7 @@ class Config:
 
     # Dreams
     imag_starts: int = 64  # N, dreams per update, from random replayed states (authors: all B*T)
-    imag_horizon: int = 15  # H, steps of a dream (v1 and v2)
+    imag_horizon: int = 15  # H, actions of a dream (v1 and v2)
     gamma: float = 0.99  # γ, discount from row to row (v1 and v2: 0.997)
     lam: float = 0.95  # λ of the returns (v1 and v2)
 
@@ -72,7 +72,7 @@ class Config:
     ent_coef: float = 3e-4  # η, weight of the policy's entropy (v2)
     actor_lr: float = 1e-3  # Adam's rate at first
     critic_lr: float = 2e-3  # Adam's rate at first
-    slow_rate: float = 0.1  # step of the slow critic per update (v1, v2: 0.02; tuning.md, C1)
+    slow_rate: float = 0.1  # step of the slow critic per update (v1 and v2: 0.02)
     slow_weight: float = 1.0  # weight of the loss that holds the critic near the slow one (v2)
     replay_value_weight: float = 0.3  # weight of the critic's loss on real returns (v2)
     grad_clip: float = 100.0  # largest gradient norm of model, actor and critic, each
@@ -104,6 +104,11 @@ class Config:
                 raise ValueError(f"Config.{field.name} must be {allowed}, got {value!r}")
             if kind in (int, float):  # NumPy's numbers go into no JSON and no checkpoint
                 object.__setattr__(self, field.name, kind(value))
+        if self.steps % self.action_repeat:
+            raise ValueError(
+                f"Config.steps must be a multiple of action_repeat ({self.action_repeat}), "
+                f"got {self.steps}"
+            )
         if self.seq_len > self.capacity:
             raise ValueError(
                 f"Config.seq_len must be at most capacity ({self.capacity}), got {self.seq_len}"

@@ -69,18 +69,20 @@ class AgentEnv:
         """action (A,) -> obs (O,), reward, terminated, truncated: what the last of the steps that
         the action is held for gives, the reward summed over all of them. An end cuts them short.
         """
-        self.steps += self.action_repeat
-        native, total = self.native_action(action), 0.0
+        counted, total = self.steps + self.action_repeat, 0.0
         for _ in range(self.action_repeat):
-            obs, reward, terminated, truncated = self._step(native)
+            obs, reward, terminated, truncated = self._step(action)
             total += reward
             if terminated or truncated:
                 break
-        return obs, total, terminated, truncated
+        self.steps = counted
+        return obs, float(self._number("reward", total, ())), terminated, truncated
 
-    def _step(self, native: Any) -> tuple[np.ndarray, float, bool, bool]:
+    def _step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         """One step of the environment."""
+        self.steps += 1
         self.episode_steps += 1
+        native = self.native_action(action)  # anew each time: environments may change it
         obs, reward, terminated, truncated, _ = self._call("step", lambda: self.env.step(native))
         obs = self._number("observation", obs, (self.obs_size,))
         reward = self._number("reward", reward, ())
@@ -89,7 +91,7 @@ class AgentEnv:
             warnings.warn(
                 f"{self.name}: an episode that did not end in {MAX_EPISODE_STEPS} steps was cut "
                 "there, as by a time limit",
-                stacklevel=2,
+                stacklevel=3,
             )
         return obs, float(reward), bool(terminated), bool(truncated)
 

@@ -32,8 +32,8 @@ def evaluate(
     all episodes run side by side through one batched policy. Training is not touched: the random
     numbers are the evaluation's own. `details` adds how well the critic's values were calibrated:
     `value_pred` and `value_real`, the mean predicted and achieved discounted return (after a time
-    limit: the critic's last value), and their `value_corr`elation over states. env_options go to
-    `gymnasium.make`, or to your own function: with `render_mode="human"` you can watch (one
+    limit: the critic's last value), and `value_corr`, their correlation over states. env_options
+    go to `gymnasium.make`, or to your own function: with `render_mode="human"` you can watch (one
     episode, unless you want a window for each). Raises ValueError for an environment that does not
     fit the agent, for a function that does not make a new one each time, and without episodes.
     """

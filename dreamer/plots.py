@@ -101,7 +101,7 @@ def agent_chooses(agent: DreamerAgent, seed: int) -> Callable[[np.ndarray, bool]
 
 
 def chance_chooses(env: AgentEnv, hold: int, seed: int) -> Callable[[np.ndarray, bool], np.ndarray]:
-    """For `play`: random actions, each held for 1 to `hold` steps."""
+    """For `play`: random actions, each chosen for 1 to `hold` rows in turn."""
     rng, action, left = np.random.default_rng(seed), None, 0
 
     def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:

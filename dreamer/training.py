@@ -144,7 +144,8 @@ class Trainer:
     def env_step(self) -> None:
         """Choose an action, take it, add the row, keep what comes back.
 
-        If the environment fails, all is as before the step, which can then be taken again.
+        If the environment fails, all that a checkpoint holds is as before: a resumed run takes the
+        action again.
         """
         if self.obs is None:
             self.start_episode()
@@ -174,7 +175,7 @@ class Trainer:
         return (action if self.env.discrete else np.clip(action, -1, 1)), state
 
     def end_episode(self, terminated: bool) -> None:
-        """Add the final observation's row; the next step starts another episode, nothing held."""
+        """Add the final observation's row; the next one starts another episode, nothing held."""
         nothing = np.zeros(self.env.action_size, np.float32)
         self.replay.add(self.obs, nothing, self.reward, False, True, terminated)
         self.episode += 1
@@ -182,7 +183,7 @@ class Trainer:
         self.obs, self.episode_actions = None, []
 
     def explores(self) -> bool:
-        """Whether this step's action is random: all are in the prefill, a share `explore` of them
+        """Whether this row's action is random: all are in the prefill, a share `explore` of them
         later on, less what an episode's end cuts off. Then the policy goes on from wherever such a
         push has led, and the data shows what lies beside its path, and what it has given up trying
         (temporally extended ε-greedy; Dabney et al., arXiv 2006.01782).
@@ -352,7 +353,7 @@ class Trainer:
                 f"{path} is of another config, with {values}: resume with that config, choose "
                 "another folder, or start anew without resume"
             )
-        if saved["counters"][0] >= c.steps + c.action_repeat:  # a last action may go beyond
+        if saved["counters"][0] > c.steps:
             raise CheckpointError(
                 f"{path} is of step {saved['counters'][0]}, beyond Config.steps={c.steps}: resume "
                 "with more steps"

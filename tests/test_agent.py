@@ -818,6 +818,11 @@ def test_a_window_longer_than_the_buffer_is_refused():
         Config(capacity=10, seq_len=11)
 
 
+def test_steps_that_are_no_multiple_of_action_repeat_are_refused():
+    with pytest.raises(ValueError, match=r"Config.steps must be a multiple of action_repeat \(4\)"):
+        Config(steps=58, action_repeat=4)
+
+
 def test_an_unknown_field_and_a_change_are_refused():
     with pytest.raises(TypeError, match="imag_horizn"):
         Config(imag_horizn=3)

@@ -476,10 +476,12 @@ def endless(obs, reward, *_):
     return obs, reward, False, False
 
 
-def test_an_endless_episode_is_cut_in_training_and_evaluation(tmp_path, monkeypatch):
+@pytest.mark.parametrize("repeat", [1, 4])  # 25 is no multiple of 4
+def test_an_endless_episode_is_cut_in_training_and_evaluation(tmp_path, monkeypatch, repeat):
     monkeypatch.setattr(envs, "MAX_EPISODE_STEPS", 25)
+    config = tiny_config(evals=1, action_repeat=repeat)
     with pytest.warns(UserWarning, match="Odd: an episode that did not end in 25 steps was cut"):
-        run = train(lambda: Odd(endless), tiny_config(evals=1), tmp_path, progress=False)
+        run = train(lambda: Odd(endless), config, tmp_path, progress=False)
     assert [row["length"] for row in run.episodes] == [25, 25]
     replay = load_checkpoint(tmp_path / "checkpoint.pt")["replay"]
     assert replay["is_last"].sum() == 2 and not replay["is_terminal"].any()
@@ -544,6 +546,39 @@ def test_a_faulty_environment_stops_the_run_at_its_last_good_state(tmp_path, cha
     train(mended, config, tmp_path / "run", True, "cpu", progress=False)
     train(mended, config, tmp_path / "whole", device="cpu", progress=False)
     assert_same_runs(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("since", [33, 34, 35, 36])
+def test_a_fault_while_an_action_is_held_loses_nothing_either(tmp_path, since):
+    """One of these is the first of the four steps of an action, and one the last."""
+    config, change = tiny_config(action_repeat=4), failing(ZeroDivisionError("no gravity"))
+    with pytest.raises(EnvFault, match="no gravity"):
+        train(lambda: Odd(change, since), config, tmp_path / "run", device="cpu", progress=False)
+    mended = lambda: Odd(change, 10**9)  # noqa: E731
+    train(mended, config, tmp_path / "run", True, "cpu", progress=False)
+    train(mended, config, tmp_path / "whole", device="cpu", progress=False)
+    assert_same_runs(tmp_path / "whole", tmp_path / "run")
+
+
+def test_the_sum_of_a_held_actions_rewards_must_be_finite():
+    rows = lambda obs, *_: (obs, 2e38, False, False)  # noqa: E731
+    with pytest.raises(EnvFault, match="reward at step 4 is not finite in float32: 7.9+.*e\\+38"):
+        train(lambda: Odd(rows), tiny_config(action_repeat=4), progress=False)
+
+
+def test_an_action_that_the_environment_changes_is_held_all_the_same():
+    seen: list[float] = []
+
+    class Greedy(Walk):
+        def step(self, action):
+            seen.append(float(action[0]))
+            action *= 0.5
+            return super().step(action)
+
+    env = envs.AgentEnv(lambda: Greedy(ACTION_SPACES["box"](), drift=0.01), action_repeat=3)
+    env.reset(seed=0)
+    env.step(np.float32([1, 1]))
+    assert seen == [2.0, 2.0, 2.0]
 
 
 def test_a_fault_in_reset_or_in_an_evaluation_loses_nothing_either(tmp_path):

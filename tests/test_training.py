@@ -298,28 +298,28 @@ def test_updates_follow_the_train_ratio_and_wait_for_the_prefill():
     assert [row["update"] for row in reports] == [step * 6 // 18 for step in range(20, 61)]
 
 
-@pytest.mark.parametrize("steps", [60, 58])
-def test_with_repeated_actions_a_row_is_a_choice_and_counts_as_its_steps(steps, tmp_path):
+def test_with_repeated_actions_a_row_is_a_choice_and_counts_as_its_steps(tmp_path):
     """Rows hold what the last of 4 steps gave and the sum of their rewards. 60 steps are 15
-    choices, and as many updates as without repeats; 58 are no fewer choices."""
+    choices, and as many updates as without repeats."""
     seen: list[dict] = []
-    config = tiny_config(steps=steps, action_repeat=4, train_ratio=6, batch_size=3, seq_len=6)
+    config = tiny_config(action_repeat=4, train_ratio=6, batch_size=3, seq_len=6)
     result = run(walk("discrete", seen), config, tmp_path)
     saved = load_checkpoint(tmp_path / "checkpoint.pt")
     assert saved["counters"][:2] == [60, 60 * 6 // 18]
 
-    rows, held, ends = [], [], []  # (obs, reward, is_last) of every row, by hand
+    rows, held, ends = [], [], []  # (obs, reward, is_first, is_last, is_terminal), by hand
     choices = length = 0
     for event in seen:
         if event["event"] == "reset":
-            rows.append((event["obs"], 0.0, False))
+            rows.append((event["obs"], 0.0, True, False, False))
             continue
         held.append(event)
         length += 1
         last = event["terminated"] or event["truncated"]
         if last or len(held) == 4:
             assert len({e["action"] for e in held}) == 1
-            rows.append((event["obs"], sum(e["reward"] for e in held), last))
+            reward = sum(e["reward"] for e in held)
+            rows.append((event["obs"], reward, False, last, event["terminated"]))
             held, choices = [], choices + 1
         if last:
             ends.append((4 * choices, length))
@@ -327,13 +327,26 @@ def test_with_repeated_actions_a_row_is_a_choice_and_counts_as_its_steps(steps, 
     assert choices == 15
     replay = saved["replay"]
     assert 0 <= len(rows) - len(replay["reward"]) <= 1  # the last one is not yet acted upon
-    for t, (obs, reward, last) in enumerate(rows[: len(replay["reward"])]):
+    for t, (obs, reward, *flags) in enumerate(rows[: len(replay["reward"])]):
         np.testing.assert_array_equal(replay["obs"][t].numpy(), obs)
         assert replay["reward"][t].item() == pytest.approx(reward, rel=1e-6)
-        assert replay["is_last"][t].item() == last
+        names = ("is_first", "is_last", "is_terminal")
+        assert [replay[name][t].item() for name in names] == flags
+    assert any(row[-1] for row in rows) and any(row[-2] > row[-1] for row in rows)
 
     assert [(row["step"], row["length"]) for row in result.episodes] == ends
     assert any(length % 4 for _, length in ends)
+
+
+def test_the_prefill_is_counted_in_steps_of_the_environment(tmp_path):
+    trainer = Trainer(walk("box"), tiny_config(action_repeat=4, explore=0), tmp_path, CPU)
+    random = []
+    for trainer.step in range(0, 60, 4):  # before each choice
+        random.append(trainer.explores())
+        if random[-1]:
+            trainer.explore()
+            trainer.held_steps = 0
+    assert random == [True] * 5 + [False] * 10  # 20 steps
 
 
 def test_evaluation_holds_actions_as_training_did():
@@ -630,6 +643,14 @@ def test_calibration_by_hand(terminated):
     assert details["value_corr"] == 0.0  # a constant correlates with nothing
 
 
+def test_calibration_discounts_from_choice_to_choice():
+    """Three rewards of 1, of which the first two come with one choice; γ = 0.5."""
+    agent = DreamerAgent(1, 2, True, tiny_config(gamma=0.5, action_repeat=2))
+    returns, details = evaluate(agent, lambda: Clock(True), 2, 0, details=True)
+    assert returns.tolist() == [3.0, 3.0]
+    assert details["value_real"] == pytest.approx(np.mean([2.5, 1.0]))
+
+
 def test_random_returns_are_those_of_whole_episodes():
     assert random_returns(lambda: Clock(True), 4).tolist() == [3.0] * 4
     mean = random_returns("CartPole-v1", 200).mean()
@@ -640,8 +661,8 @@ def test_random_returns_are_those_of_whole_episodes():
 
 
 def interrupted_walk(kind: str, at: list[int]):
-    """A `walk` that gets a Ctrl-C at these steps, counted over the whole run; and each time is
-    made anew by a later `train`, which takes the steps of the present episode again."""
+    """A `walk` that gets a Ctrl-C at about these steps of the run; and each time is made anew by a
+    later `train`, which takes the steps of the present episode again."""
     clock = SimpleNamespace(alarms=list(at))
 
     class Interrupted(Walk):
@@ -735,11 +756,9 @@ def test_without_resume_a_run_starts_anew(tmp_path):
     assert same(weights(first.agent), weights(again.agent))
 
 
-@pytest.mark.parametrize("repeat", [1, 7])  # 7: the last action goes beyond `steps`
-def test_a_finished_run_is_not_trained_on(repeat, tmp_path):
-    config = tiny_config(action_repeat=repeat)
-    first = run(walk(), config, tmp_path)
-    again = run(walk(), config, tmp_path, resume=True)
+def test_a_finished_run_is_not_trained_on(tmp_path):
+    first = run(walk(), run_dir=tmp_path)
+    again = run(walk(), run_dir=tmp_path, resume=True)
     assert same(weights(first.agent), weights(again.agent))
     assert first.episodes == again.episodes
     assert again.minutes == pytest.approx(first.minutes, abs=0.01) and again.minutes > 0

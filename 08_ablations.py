@@ -163,7 +163,7 @@ VARIANTS = {
         replaced={"dreamer.networks.symlog": as_it_is, "dreamer.networks.symexp": as_it_is},
     ),
     "two-hot": Variant(
-        "rewards and values are single numbers, fitted by squared error",
+        "rewards and values are single numbers in raw units, fitted by squared error",
         replaced={
             "dreamer.agent.RewardHead": SquaredErrorHead,
             "dreamer.agent.Critic": SquaredErrorHead,

@@ -188,7 +188,7 @@ def note(data: Results) -> str:
         "threshold. Cells: its change when the idea is removed (first row: the full agent's own "
         f"score), mean over seeds, **bold** where its 95% interval (Student's t, {SEEDS} "
         f"paired seeds) excludes 0. Of {len(found)} intervals about {0.05 * len(found):.0f} would "
-        "do so by chance. Dream error: in the data's spread, lower is better; on episodes of "
+        "do so by chance. Dream error: in the data's spread, + is worse; on episodes of "
         "random actions, while each model has learned from its own agent's experience. Empty: not "
         "run, as the idea has no part in what makes that task hard. "
         f"?: no result yet. {len(runs)} of {SEEDS * sum(planned)} runs, {hours:.1f} CPU hours "

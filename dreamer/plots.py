@@ -351,7 +351,7 @@ def sample_efficiency_figure(
         ax.set_axis_off()
     fig.supxlabel(
         "lines: interquartile mean over seeds of the mean of 20 greedy episodes; bands: its 95% "
-        "bootstrap interval, too narrow for 5 seeds; what lies far below chance is cut off",
+        "bootstrap interval, too narrow for 5 seeds\nwhat lies far below chance is cut off",
         fontsize=8.5,
     )
     save(fig, path)

@@ -531,13 +531,11 @@ def ablations_table(results_dir: Path) -> str:
     for told in data["tasks"].values():
         titles.setdefault(told["why"], []).append(told["title"])
     tasks = "\n".join(f"- {'; '.join(names)}: {why}." for why, names in titles.items())
-    figures = (
-        "![What becomes of the learning curve without an idea](assets/08_ablations.png)\n"
-        "![Error of dreams against their length, without an idea](assets/08_dreams.png)"
-    )
+    curves = "![What becomes of the learning curve without an idea](assets/08_ablations.png)"
+    dreams = "![Error of dreams against their length, without an idea](assets/08_dreams.png)"
     table = markdown([head, ["---"] * len(head), *rest])
     return "\n\n".join(
-        [table, ablations.note(data), tasks, scales_table(data, results_dir), figures]
+        [curves, table, ablations.note(data), tasks, dreams, scales_table(data, results_dir)]
     )
 
 
@@ -554,7 +552,8 @@ def scales_table(data: ablations.Results, results_dir: Path) -> str:
         "Pendulum again, with all rewards multiplied: greedy return at the end, in units of the "
         "plain task, mean over seeds (worst seed). One configuration each: Dreamer after "
         f"{data['tasks'][data['scales'][0]]['config']['steps']:,} steps (last evaluation); PPO "
-        "and SAC with the hyperparameters and steps that were found for the plain task."
+        "and SAC with the hyperparameters and steps that were found for the plain task, where "
+        "rewards are not normalised."
     )
     return f"{sentence}\n\n{markdown([head, ['---'] * len(head), *rest])}"
 

@@ -29,12 +29,13 @@ def evaluate(
     """Undiscounted returns (episodes,) of whole episodes on fresh environments.
 
     Episode i is reset with a seed derived from (seed, i), on a stream that training never uses;
-    all episodes run side by side through one batched policy. Training is not touched: the random
-    numbers are the evaluation's own. `details` adds how well the critic's values were calibrated:
-    `value_pred` and `value_real`, the mean predicted and achieved discounted return (after a time
-    limit: the critic's last value), and `value_corr`, their correlation over states. env_options
-    go to `gymnasium.make`, or to your own function: with `render_mode="human"` you can watch (one
-    episode, unless you want a window for each). Raises ValueError for an environment that does not
+    all episodes run side by side through one batched policy, which holds its actions as in training
+    (`Config.action_repeat`). Training is not touched: the random numbers are the evaluation's own.
+    `details` adds how well the critic's values were calibrated: `value_pred` and `value_real`, the
+    mean predicted and achieved discounted return (after a time limit: the critic's last value), and
+    `value_corr`, their correlation over states. env_options go to `gymnasium.make`, or to your own
+    function: with `render_mode="human"` you can watch (one episode, unless you want a window for
+    each). Raises ValueError for an environment that does not
     fit the agent, for a function that does not make a new one each time, and without episodes.
     """
     if episodes < 1:
@@ -100,7 +101,7 @@ def evaluate(
 
 
 def random_returns(env: EnvSpec, episodes: int = 100, seed: int = 0) -> np.ndarray:
-    """Returns (episodes,) of uniformly random actions: what learning must beat."""
+    """Returns (episodes,) of uniformly random actions, one a step: what learning must beat."""
     world, rng = AgentEnv(env), np.random.default_rng(derive_seed(seed, EXPLORATION))
     returns = np.zeros(episodes)
     for i in range(episodes):

@@ -214,7 +214,15 @@ def scale_rows(data: Results, plain: dict[str, list[float]]) -> Iterator[list[st
                 found if told["methods"] else plain[variant]
                 for found, (_, told) in zip(ends, tasks, strict=True)
             ]
-        yield [name, *(f"{np.mean(e):.0f} ({min(e):.0f})" if e else "?" for e in ends)]
+        yield [name, *map(ends_of_seeds, ends)]
+
+
+def ends_of_seeds(values: list[float]) -> str:
+    """Mean and worst seed; how many they are, where some are missing."""
+    if not values:
+        return "?"
+    missing = f", {len(values)} of {SEEDS} seeds" if len(values) < SEEDS else ""
+    return f"{np.mean(values):.0f} ({min(values):.0f}{missing})"
 
 
 def mean_of(values: dict[int, float]) -> str:

@@ -577,11 +577,11 @@ def test_table_of_scales_by_hand():
     data["tasks"]["b"] |= {"scale": 10_000.0, "methods": ["ppo"]}
     data["runs"] += [run("b", "ppo", 0, [-4.0]), run("b", "ppo", 1, [-6.0])]
     data["runs"][0]["curve"]["return"] = [50]  # broke down
-    assert list(ablations.scale_rows(data, {"ppo": [90.0, 80.0], "sac": []})) == [
+    assert list(ablations.scale_rows(data, {"ppo": [80.0, 70.0, 80.0, 80.0, 80.0], "sac": []})) == [
         ["Rewards", "x 1", "x 10,000"],
-        ["Dreamer", "50 (0)", "0 (0)"],
-        ["Dreamer without memory", "49 (48)", "10 (10)"],
-        ["PPO", "85 (80)", "-5 (-6)"],
+        ["Dreamer", "50 (0, 2 of 5 seeds)", "0 (0, 2 of 5 seeds)"],
+        ["Dreamer without memory", "49 (48, 2 of 5 seeds)", "10 (10, 2 of 5 seeds)"],
+        ["PPO", "78 (70)", "-5 (-6, 2 of 5 seeds)"],
         ["SAC", "?", "?"],
     ]
     assert ablations.scores(data, "b", "full") == {0: 0.5, 1: 0.5}  # its own curves alone count

@@ -35,8 +35,8 @@ def evaluate(
     mean predicted and achieved discounted return (after a time limit: the critic's last value), and
     `value_corr`, their correlation over states. env_options go to `gymnasium.make`, or to your own
     function: with `render_mode="human"` you can watch (one episode, unless you want a window for
-    each). Raises ValueError for an environment that does not
-    fit the agent, for a function that does not make a new one each time, and without episodes.
+    each). Raises ValueError for an environment that does not fit the agent, for a function that
+    does not make a new one each time, and without episodes.
     """
     if episodes < 1:
         raise ValueError(f"evaluate needs at least 1 episode, got {episodes}")

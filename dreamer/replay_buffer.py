@@ -12,11 +12,11 @@ The time diagram that the whole package relies on:
 
                        R_t = r_{t+1} + γ c_{t+1} [(1 - λ) v_{t+1} + λ R_{t+1}]
 
-A step t is one choice of an action, `action_repeat` steps of the environment. The final
-observation of an episode has a row of its own; its action is zeros and nothing learns
-from it. The continue target c_t is `1 - is_terminal_t`: a time limit (truncation) ends the
-episode but not the task, and what would follow it still has value. The next row is the first of
-the next episode. A window may start in mid-episode and may cross episodes: no padding, no masks.
+A step t is one choice of an action, `action_repeat` steps of the environment. The final observation
+of an episode has a row of its own; its action is zeros and nothing learns from it. The continue
+target c_t is `1 - is_terminal_t`: a time limit (truncation) ends the episode but not the task, and
+what would follow it still has value. The next row is the first of the next episode. A window may
+start in mid-episode and may cross episodes: no padding, no masks.
 """
 
 from __future__ import annotations

@@ -171,19 +171,35 @@ def map_latents(
 def short_dreams(
     agent: DreamerAgent, episodes: list[plots.Episode]
 ) -> tuple[plots.Episode, plots.Episode]:
-    """Dreams of `imag_horizon` steps, as in training, all along the episodes: (real rows, dreams),
-    leading shape (N, context + horizon) and (N, horizon)."""
-    length = CONTEXT + agent.config.imag_horizon
+    """Dreams of `imag_horizon` steps, as in training, or as long as the longest episode allows,
+    all along the episodes: (real rows, dreams), leading shape (N, context + horizon) and
+    (N, horizon)."""
+    longest = max(len(episode["obs"]) for episode in episodes)
+    if longest <= CONTEXT:
+        raise ValueError(f"no episode has more than {CONTEXT} rows: nothing is left to dream of")
+    length = min(CONTEXT + agent.config.imag_horizon, longest)
     windows = [
         {name: rows[start : start + length] for name, rows in episode.items()}
         for episode in episodes
         if (last := len(episode["obs"]) - length) >= 0
         for start in sorted({*range(0, last, length), last})  # the episode's end included
     ]
-    if not windows:
-        raise ValueError(f"no episode is as long as {length} steps, the least for a dream")
     real = {name: np.stack([w[name] for w in windows]) for name in windows[0]}
     return real, plots.open_loop(agent, real["obs"], real["action"], CONTEXT, seed=0)
+
+
+def to_draw(
+    groups: tuple[list[plots.Episode], ...], rows: int, seed: int
+) -> tuple[plots.Episode, int]:
+    """The first episode of so many rows, the agent's own before the others, else the longest (an
+    untrained agent's are over at once); and the seed of its reset, which `watch` gave it."""
+    episodes = [
+        (episode, derive_seed(seed, VISUALIZE, kind, number))
+        for kind, group in enumerate(groups)
+        for number, episode in enumerate(group)
+    ]
+    enough = (found for found in episodes if len(found[0]["obs"]) >= rows)
+    return next(enough, max(episodes, key=lambda found: len(found[0]["obs"])))
 
 
 def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, float]:
@@ -195,11 +211,12 @@ def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, floa
     stem = f"04_{task.name}"
     map_latents(agent, task, (own, others), points, args.assets / f"{stem}_latents.png")
 
-    # Dreams ahead of the start of one episode of the agent, and short ones of all episodes.
-    real = {name: rows[: CONTEXT + horizon] for name, rows in own[0].items()}
+    # Short dreams of all episodes, and long ones ahead of the start of one.
+    truth, dreamed = short_dreams(agent, own + others)
+    episode, reset_seed = to_draw((own, others), CONTEXT + agent.config.imag_horizon, seed)
+    real = {name: rows[: CONTEXT + horizon] for name, rows in episode.items()}
     window = (np.repeat(real[name][None], 32, 0) for name in ("obs", "action"))
     dreams = plots.open_loop(agent, *window, CONTEXT, seed)
-    truth, dreamed = short_dreams(agent, own + others)
     reward = truth["reward"][:, CONTEXT:]
     plots.dream_figure(
         f"{task.env_id}: {CONTEXT} observed steps, then dreamed from the prior alone, "
@@ -212,7 +229,7 @@ def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, floa
         scatter=(reward.flatten(), dreamed["reward"].flatten()),
         step="environment step" if held == 1 else f"step (an action, held for {held})",
     )
-    size = animate(agent, task, own[0], args)
+    size = animate(agent, task, episode, reset_seed, args)
 
     spread = truth["obs"].std((0, 1))
     moves = spread > 1e-3  # a dimension that never moved tells nothing
@@ -232,7 +249,9 @@ def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, floa
     }
 
 
-def animate(agent: DreamerAgent, task: Task, episode: plots.Episode, args: cli.Args) -> int:
+def animate(
+    agent: DreamerAgent, task: Task, episode: plots.Episode, reset_seed: int, args: cli.Args
+) -> int:
     """The episode beside one dream of it that takes the same actions. Returns the file's size."""
     steps, held = 20 if args.smoke else GIF_STEPS, agent.config.action_repeat
     obs, action = (episode[name][None, : CONTEXT + steps] for name in ("obs", "action"))
@@ -246,8 +265,7 @@ def animate(agent: DreamerAgent, task: Task, episode: plots.Episode, args: cli.A
         )
         for t in range(len(dreamed))
     ]
-    seed = derive_seed(args.seed, VISUALIZE, 0, 0)  # of the episode's reset
-    pictures = (plots.render_observations(task.env_id, x, seed) for x in (obs[0], dreamed))
+    pictures = (plots.render_observations(task.env_id, x, reset_seed) for x in (obs[0], dreamed))
     return plots.write_gif(*pictures, captions, args.assets / f"04_{task.name}.gif")
 
 

@@ -1,6 +1,7 @@
 """The numbered scripts and train_all.py, as a user runs them: from another folder, in a process."""
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
@@ -17,12 +18,14 @@ import pytest
 import torch
 
 from dreamer import cli, results
-from dreamer.agent import Config
+from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import load_checkpoint
 from dreamer.evaluation import evaluate
 from dreamer.training import load_agent, read_log
+from dreamer.utils import derive_seed
 
 REPO = Path(__file__).resolve().parents[1]
+visualize = importlib.import_module("04_visualize")
 SCRIPTS = sorted(REPO.glob("0[0-9]_*.py"), key=lambda path: ("visualize" in path.name, path.name))
 CARTPOLE = REPO / "02_dreamer_cartpole.py"
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -72,6 +75,37 @@ def test_smoke_runs_every_stage_and_touches_no_assets(script, out, tmp_path):
         assert load_agent(run_dir / "agent.pt", "cpu").config.hidden == cli.SMOKE["hidden"]
 
 
+def test_what_is_drawn_is_the_agents_first_episode_that_is_long_enough():
+    groups = [[{"obs": np.zeros((rows, 1))} for rows in group] for group in ([5, 30, 9], [60, 12])]
+
+    def drawn(rows):
+        episode, seed = visualize.to_draw(groups, rows, 7)
+        where = {
+            derive_seed(7, visualize.VISUALIZE, k, n): (k, n) for k in (0, 1) for n in range(3)
+        }
+        kind, number = where[seed]
+        assert episode is groups[kind][number]
+        return kind, number
+
+    assert [drawn(rows) for rows in (5, 6, 30, 31, 99)] == [(0, 0), (0, 1), (0, 1), (1, 0), (1, 0)]
+
+
+def test_dreams_of_agents_that_fail_at_once_are_as_long_as_their_longest_episode():
+    agent = DreamerAgent(4, 2, True, Config(deter=8, hidden=8, imag_horizon=15))
+    episodes = [
+        {
+            "obs": np.zeros((rows, 4), np.float32),
+            "action": np.eye(2, dtype=np.float32)[np.zeros(rows, int)],
+            "reward": np.ones(rows, np.float32),
+        }
+        for rows in (5, 8)
+    ]
+    real, dream = visualize.short_dreams(agent, episodes)
+    assert real["obs"].shape == (1, 8, 4) and dream["reward"].shape == (1, 8 - visualize.CONTEXT)
+    with pytest.raises(ValueError, match="no episode has more than 5 rows"):
+        visualize.short_dreams(agent, episodes[:1])
+
+
 def test_a_finished_run_is_not_trained_again(out, tmp_path):
     run_dir = out / "runs" / CARTPOLE.stem / "seed0"
     if not (run_dir / "result.json").exists():
@@ -91,7 +125,7 @@ def test_a_finished_run_is_not_trained_again(out, tmp_path):
 
 
 def test_ctrl_c_saves_and_tells_how_to_resume(tmp_path):
-    words = ["--smoke", "--steps", "600", "--seed", "3", "--out", str(tmp_path / "my out")]
+    words = ["--smoke", "--steps", "800", "--seed", "3", "--out", str(tmp_path / "my out")]
     run_dir = tmp_path / "my out" / "runs" / CARTPOLE.stem / "seed3"
     process = subprocess.Popen(
         [sys.executable, str(CARTPOLE), *words], env=ENV, stdout=subprocess.PIPE, text=True
@@ -104,7 +138,7 @@ def test_ctrl_c_saves_and_tells_how_to_resume(tmp_path):
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     saved = load_checkpoint(run_dir / "checkpoint.pt")
-    assert 100 <= saved["counters"][0] < 600
+    assert 100 <= saved["counters"][0] < 800
     assert not (run_dir / "result.json").exists()
 
     # The command that was printed goes on from there and ends the run.
@@ -113,7 +147,7 @@ def test_ctrl_c_saves_and_tells_how_to_resume(tmp_path):
     resumed = call(tmp_path, *command)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     steps = [row["step"] for row in read_log(log, "report")]
-    assert steps == [100, *range(102, 601, 3)]  # every one once, before and after
+    assert steps == [*range(100, 801, 4)]  # every one once, before and after
 
 
 # ---------------------------------------------------------------- comparisons

@@ -231,44 +231,46 @@ def draw_figures(assets: Path) -> None:
 
 
 def table(results_dir: Path) -> str:
-    """The results table in Markdown, a row for each task that has a results file."""
-    head = [
+    """Two tables in Markdown, what came of the runs and how they were made, with a row for each
+    task that has a results file."""
+    found = [
         "Task",
         "Environment steps",
-        "`train_ratio`",
-        "`action_repeat`",
-        "Seeds",
         "Mean of seeds",
         "Std over seeds",
         "Worst seed",
-        "Random policy",
         "Threshold",
+        "Random policy",
         "Minutes per seed",
         "Held from",
         "Below it later",
-        "Hardware",
-        "Command",
     ]
-    rows = [head, ["---"] * len(head)]
+    made = ["Task", "`train_ratio`", "`action_repeat`", "Seeds", "Hardware", "Command"]
+    found_rows, made_rows = ([head, ["---"] * len(head)] for head in (found, made))
     for task, data in load(results_dir).items():
         means = np.array([np.mean(run["final_returns"]) for run in data["runs"]])
         steps = max(run["env_steps"] for run in data["runs"])
         minutes = np.mean([run["minutes"] for run in data["runs"]])
-        rows.append(
+        found_rows.append(
             [
                 data["env_id"],
                 f"{steps:,}",
-                f"{data['runs'][0]['config']['train_ratio']:g}",
-                str(data["runs"][0]["config"]["action_repeat"]),
-                ", ".join(str(run["seed"]) for run in data["runs"]),
                 f"{means.mean():.1f}",
                 f"{means.std(ddof=1):.1f}" if len(means) > 1 else "-",
                 f"{means.min():.1f}",
-                f"{data['random_return']:.1f}",
                 f"{data['threshold']:g}",
+                f"{data['random_return']:.1f}",
                 f"{minutes:.1f}",
                 held_from(data),
                 below_later(data),
+            ]
+        )
+        made_rows.append(
+            [
+                data["env_id"],
+                f"{data['runs'][0]['config']['train_ratio']:g}",
+                str(data["runs"][0]["config"]["action_repeat"]),
+                ", ".join(str(run["seed"]) for run in data["runs"]),
                 data["cpu"],
                 f"`python {SCRIPTS[task]}.py --seed K`",
             ]
@@ -276,9 +278,10 @@ def table(results_dir: Path) -> str:
     note = (
         '"Held from": the first of two consecutive evaluations (20 greedy episodes each) with a '
         "mean at or above the threshold; median over seeds, a seed that never held counting as "
-        'last. "Below it later": how many of the evaluations from there on fell below it.'
+        'last. "Below it later": how many of the evaluations from there on fell below it. How the '
+        "runs were made:"
     )
-    return markdown(rows) + "\n\n" + note
+    return "\n\n".join([markdown(found_rows), note, markdown(made_rows)])
 
 
 def held_from(data: dict[str, Any]) -> str:

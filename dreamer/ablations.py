@@ -128,7 +128,7 @@ def sentence(data: Results, idea: str) -> str:
     found = effects(data, idea)
     judged = {name: e for name, e in found.items() if e and e.seeds >= SEEDS}
     if not judged:
-        return f"Not measured yet with {SEEDS} seeds."
+        return f"not measured yet with {SEEDS} seeds."
     titles = {task: told["title"] for task, told in data["tasks"].items()}
     titles[DREAMS] = f"the error of {LENGTH}-step dreams"
 
@@ -143,9 +143,9 @@ def sentence(data: Results, idea: str) -> str:
     parts = [f"costs {listed(costs)}"] if costs else []
     parts += [f"gains {listed(gains)}"] if gains else []
     silent = len(judged) - len(costs) - len(gains)
-    parts = [f"Removing it {'; '.join(parts)}"] if parts else []
+    parts = [f"removing it {'; '.join(parts)}"] if parts else []
     if silent:
-        parts.append("nothing measurable in the rest" if parts else "Nothing measurable here")
+        parts.append("nothing measurable in the rest" if parts else "nothing measurable here")
     if len(judged) < len(found):
         parts.append(f"{len(found) - len(judged)} of {len(found)} not measured yet")
     return "; ".join(parts) + "."
@@ -161,19 +161,23 @@ def rows(data: Results) -> Iterator[list[str]]:
     tasks = data["tasks"]
     yield [
         "Idea",
-        "What is removed",
         *(told["title"] for told in tasks.values()),
         f"Dream error, {LENGTH} steps",
-        "What the intervals say",
     ]
     full = [mean_of(scores(data, task, FULL)) for task in tasks]
     errors = dream_errors(data, FULL)
     full.append(mean_of({seed: error[:LENGTH][-1] for seed, error in errors.items()}))
-    yield ["(full agent: its own numbers)", "nothing", *full, ""]
-    for idea, removed in data["ideas"].items():
+    yield ["(full agent: its own numbers)", *full]
+    for idea in data["ideas"]:
         found = effects(data, idea)
         cells = [cell(found[name]) if name in found else "" for name in (*tasks, DREAMS)]
-        yield [idea, removed, *cells, sentence(data, idea)]
+        yield [idea, *cells]
+
+
+def sentences(data: Results) -> Iterator[str]:
+    """For each idea what stands in its place when it is removed, and what was measured then."""
+    for idea, removed in data["ideas"].items():
+        yield f"**{idea}** ({removed}): {sentence(data, idea)}"
 
 
 def note(data: Results) -> str:

@@ -541,33 +541,33 @@ def test_only_seeds_of_both_are_compared():
 def test_sentences_say_what_the_intervals_say():
     data = make_data()
     assert ablations.sentence(data, "memory") == (
-        "Removing it costs 0.52 on Task A and 0.22 on the error of 15-step dreams; "
+        "removing it costs 0.52 on Task A and 0.22 on the error of 15-step dreams; "
         "gains 1.10 on Task B."
     )
-    assert ablations.sentence(data, "symlog") == "Nothing measurable here."
+    assert ablations.sentence(data, "symlog") == "nothing measurable here."
     for r in data["runs"]:  # worse without symlog on A, dreams as good as before
         if (r["task"], r["variant"]) == ("a", "symlog"):
             r["curve"]["return"] = [40, 80 + r["seed"]]
     assert ablations.sentence(data, "symlog") == (
-        "Removing it costs 0.14 on Task A; nothing measurable in the rest."
+        "removing it costs 0.14 on Task A; nothing measurable in the rest."
     )
     data["runs"] = [r for r in data["runs"] if (r["task"], r["variant"]) != ("b", "memory")]
     assert ablations.sentence(data, "memory") == (
-        "Removing it costs 0.52 on Task A and 0.22 on the error of 15-step dreams; "
+        "removing it costs 0.52 on Task A and 0.22 on the error of 15-step dreams; "
         "1 of 3 not measured yet."
     )
     for seeds in (0, 1, 4):
-        assert ablations.sentence(make_data(seeds), "memory") == "Not measured yet with 5 seeds."
+        assert ablations.sentence(make_data(seeds), "memory") == "not measured yet with 5 seeds."
 
 
 def test_table_by_hand():
     head, full, symlog, memory = ablations.rows(make_data())
-    assert head[:4] == ["Idea", "What is removed", "Task A", "Task B"]
-    assert full[2:] == ["0.75", "0.50", "0.10", ""]
-    assert symlog[:5] == ["symlog", "no symlog", "+0.02", "", "+0.00"]
-    assert memory[:5] == ["memory", "no memory", "**-0.52**", "**+1.10**", "**+0.22**"]
+    assert head == ["Idea", "Task A", "Task B", "Dream error, 15 steps"]
+    assert full[1:] == ["0.75", "0.50", "0.10"]
+    assert symlog == ["symlog", "+0.02", "", "+0.00"]
+    assert memory == ["memory", "**-0.52**", "**+1.10**", "**+0.22**"]
     for row in list(ablations.rows(make_data(0)))[1:]:
-        assert set(row[2:5]) <= {"?", ""}
+        assert set(row[1:]) <= {"?", ""}
     note = ablations.note(make_data())
     assert "25 of 25 runs, 1.2 CPU hours (Some CPU)" in note and "Of 5 intervals" in note
 
@@ -592,7 +592,8 @@ def test_readme_part_without_and_with_results(tmp_path):
     (tmp_path / "ablations.json").write_text(json.dumps(make_data(2)))
     text = results.ablations_table(tmp_path)
     assert (
-        "| memory | no memory | -0.51 |" in text
+        "| memory | -0.51 |" in text
+        and "- **symlog** (no symlog): not measured yet with 5 seeds." in text
         and "| SAC | ? | ? |" in text
         and "- Task A; Task B: so." in text
     )

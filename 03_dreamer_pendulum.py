@@ -2,8 +2,8 @@
 
 A torque too weak to lift the pendulum in one go, so it must be swung up. The policy is now a
 normal distribution instead of a categorical one; the rest of the algorithm, and every number of
-`Config`, is as it was for CartPole. The reward is negative, a cost of angle, speed and torque,
-and the environment names no threshold: -200 is ours.
+`Config` but the first three, is as it was for CartPole. The reward is negative, a cost of angle,
+speed and torque, and the environment names no threshold: -200 is ours.
 
 You will see assets/03_pendulum_training.png: the greedy return against environment steps, the
 losses, and how good the dreams are. What was measured (return, seeds, environment steps, minutes,

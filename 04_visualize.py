@@ -113,6 +113,11 @@ def find_agent(task: Task, args: cli.Args) -> DreamerAgent | None:
     return None
 
 
+def episode_seed(seed: int, kind: int, number: int) -> int:
+    """Of an episode that `watch` plays: of the agent (kind 0) or of random actions (1)."""
+    return derive_seed(seed, VISUALIZE, kind, number)
+
+
 def watch(
     agent: DreamerAgent, task: Task, seed: int, steps: int
 ) -> tuple[list[plots.Episode], list[plots.Episode]]:
@@ -122,7 +127,7 @@ def watch(
     for kind in range(2):
         episodes: list[plots.Episode] = []
         while sum(len(episode["reward"]) - 1 for episode in episodes) < steps:
-            stream = derive_seed(seed, VISUALIZE, kind, len(episodes))
+            stream = episode_seed(seed, kind, len(episodes))
             greedy = plots.agent_chooses(agent, stream)
             choose = plots.chance_chooses(env, 8, stream) if kind else greedy
             episodes.append(plots.play(env, choose, stream))
@@ -172,11 +177,9 @@ def short_dreams(
     agent: DreamerAgent, episodes: list[plots.Episode]
 ) -> tuple[plots.Episode, plots.Episode]:
     """Dreams of `imag_horizon` steps, as in training, or as long as the longest episode allows,
-    all along the episodes: (real rows, dreams), leading shape (N, context + horizon) and
-    (N, horizon)."""
+    all along the episodes that are that long: (real rows, dreams), leading shape
+    (N, context + horizon) and (N, horizon)."""
     longest = max(len(episode["obs"]) for episode in episodes)
-    if longest <= CONTEXT:
-        raise ValueError(f"no episode has more than {CONTEXT} rows: nothing is left to dream of")
     length = min(CONTEXT + agent.config.imag_horizon, longest)
     windows = [
         {name: rows[start : start + length] for name, rows in episode.items()}
@@ -188,35 +191,30 @@ def short_dreams(
     return real, plots.open_loop(agent, real["obs"], real["action"], CONTEXT, seed=0)
 
 
-def to_draw(
-    groups: tuple[list[plots.Episode], ...], rows: int, seed: int
-) -> tuple[plots.Episode, int]:
-    """The first episode of so many rows, the agent's own before the others, else the longest (an
-    untrained agent's are over at once); and the seed of its reset, which `watch` gave it."""
-    episodes = [
-        (episode, derive_seed(seed, VISUALIZE, kind, number))
-        for kind, group in enumerate(groups)
-        for number, episode in enumerate(group)
-    ]
-    enough = (found for found in episodes if len(found[0]["obs"]) >= rows)
-    return next(enough, max(episodes, key=lambda found: len(found[0]["obs"])))
+def to_draw(own: list[plots.Episode], rows: int) -> int:
+    """Which episode to draw: the first of so many rows, or the longest if none is as long."""
+    lengths = [len(episode["obs"]) for episode in own]
+    return next((i for i, length in enumerate(lengths) if length >= rows), int(np.argmax(lengths)))
 
 
-def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, float]:
-    """All pictures of one task. Returns how good the dreams were."""
+def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, float] | None:
+    """All pictures of one task. Returns how good the dreams were; None, and no pictures, where the
+    agent's episodes are over before a dream could begin."""
     seed, horizon = args.seed, 10 if args.smoke else HORIZON
     held = agent.config.action_repeat
     points = 100 if args.smoke else POINTS
     own, others = watch(agent, task, seed, points // 2)
+    chosen = to_draw(own, CONTEXT + agent.config.imag_horizon)
+    if len(own[chosen]["obs"]) <= CONTEXT:
+        return None
     stem = f"04_{task.name}"
     map_latents(agent, task, (own, others), points, args.assets / f"{stem}_latents.png")
 
-    # Short dreams of all episodes, and long ones ahead of the start of one.
-    truth, dreamed = short_dreams(agent, own + others)
-    episode, reset_seed = to_draw((own, others), CONTEXT + agent.config.imag_horizon, seed)
-    real = {name: rows[: CONTEXT + horizon] for name, rows in episode.items()}
+    # Dreams ahead of the start of one episode of the agent, and short ones of all episodes.
+    real = {name: rows[: CONTEXT + horizon] for name, rows in own[chosen].items()}
     window = (np.repeat(real[name][None], 32, 0) for name in ("obs", "action"))
     dreams = plots.open_loop(agent, *window, CONTEXT, seed)
+    truth, dreamed = short_dreams(agent, own + others)
     reward = truth["reward"][:, CONTEXT:]
     plots.dream_figure(
         f"{task.env_id}: {CONTEXT} observed steps, then dreamed from the prior alone, "
@@ -229,7 +227,7 @@ def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, floa
         scatter=(reward.flatten(), dreamed["reward"].flatten()),
         step="environment step" if held == 1 else f"step (an action, held for {held})",
     )
-    size = animate(agent, task, episode, reset_seed, args)
+    size = animate(agent, task, own[chosen], episode_seed(seed, 0, chosen), args)
 
     spread = truth["obs"].std((0, 1))
     moves = spread > 1e-3  # a dimension that never moved tells nothing
@@ -277,7 +275,11 @@ def main(args: cli.Args) -> None:
     for task in TASKS:
         agent = find_agent(task, args)
         if agent is not None:
-            numbers[task.name] = row = visualize(agent, task, args)
+            row = visualize(agent, task, args)
+            if row is None:
+                print(f"    no pictures: its episodes end within {CONTEXT} choices")
+                continue
+            numbers[task.name] = row
             print(
                 f"    error of {row['dream_steps']}-step dreams {row['obs_error']:.2f} of the "
                 f"data's spread (nothing changes: {row['naive_obs_error']:.2f}); "

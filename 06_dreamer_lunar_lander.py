@@ -1,8 +1,8 @@
 """LunarLander: the hardest of the four.
 
 Eight numbers to observe, four actions, shaped rewards, +100 for landing and -100 for crashing:
-returns run over hundreds, so the percentile scale of returns and the two-hot critic earn their
-keep. Hovering is safe and burns fuel; the agent has to find out that landing pays.
+returns run over hundreds, which is what the percentile scale of returns and the two-hot critic are
+made for. Hovering is safe and burns fuel; the agent has to find out that landing pays.
 
 The lander is simulated 50 times a second, and one step changes less than the latents can resolve:
 a model of single steps dreams no better than "nothing changes". So each action is held for four

@@ -304,7 +304,7 @@ TASKS = {
     },
     **{
         f"pendulum-x{scale:g}": Task(
-            f"Pendulum, rewards x {scale:,g}",
+            f"Pendulum (rewards x {scale:,g})",
             "the ideas that are to make rewards of every size alike",
             scaled(PENDULUM.ENV, scale),
             PENDULUM,
@@ -316,7 +316,7 @@ TASKS = {
         for scale in (0.01, 100, 10_000)
     },
     "cartpole-glitches": Task(
-        "CartPole, 1% of readings x 1,000",
+        "CartPole (1% of readings x 1,000)",
         "the idea that is to bear observations of every size",
         glitching(CARTPOLE.ENV),
         CARTPOLE,
@@ -328,8 +328,8 @@ SCALES = ("pendulum-x0.01", "pendulum", "pendulum-x100", "pendulum-x10000")  # o
 
 
 def config_of(task: str, variant: str, seed: int, smoke: bool = False) -> Config:
-    """The config of a run of ours: the task's own, but that each step is a choice (CartPole is so
-    learned more slowly, which leaves an idea more to show), and what the variant changes in it."""
+    """The config of a run of ours: the task's own, but that each step is a choice (CartPole's were,
+    when these runs were made), and what the variant changes in it."""
     chosen = TASKS[task]
     config = replace(chosen.script.CONFIG, steps=chosen.steps, action_repeat=1, seed=seed)
     if smoke:

@@ -130,21 +130,17 @@ def sentence(data: Results, idea: str) -> str:
     if not judged:
         return f"not measured yet with {SEEDS} seeds."
     titles = {task: told["title"] for task, told in data["tasks"].items()}
-    titles[DREAMS] = f"the error of {LENGTH}-step dreams"
-
-    def those(worse: bool) -> list[str]:
-        return [
-            f"{abs(e.mean):.2f} on {titles[name]}"
-            for name, e in judged.items()
-            if e.sign and ((e.sign > 0) == (name == DREAMS)) == worse
-        ]
-
-    costs, gains = those(worse=True), those(worse=False)
-    parts = [f"costs {listed(costs)}"] if costs else []
-    parts += [f"gains {listed(gains)}"] if gains else []
-    silent = len(judged) - len(costs) - len(gains)
+    signs = {"costs": [], "gains": [], "raises": [], "lowers": []}
+    for name, e in judged.items():
+        if e.sign and name == DREAMS:
+            change = f"the error of {LENGTH}-step dreams by {abs(e.mean):.2f}"
+            signs["raises" if e.sign > 0 else "lowers"].append(change)
+        elif e.sign:
+            change = f"{abs(e.mean):.2f} on {titles[name]}"
+            signs["gains" if e.sign > 0 else "costs"].append(change)
+    parts = [f"{verb} {listed(changes)}" for verb, changes in signs.items() if changes]
     parts = [f"removing it {'; '.join(parts)}"] if parts else []
-    if silent:
+    if sum(map(len, signs.values())) < len(judged):
         parts.append("nothing measurable in the rest" if parts else "nothing measurable here")
     if len(judged) < len(found):
         parts.append(f"{len(found) - len(judged)} of {len(found)} not measured yet")

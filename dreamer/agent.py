@@ -52,7 +52,7 @@ class Config:
     layers: int = 2  # blocks of every MLP
     categoricals: int = 16  # S, number of categoricals in a latent
     classes: int = 16  # K, classes of each
-    unimix: float = 0.01  # uniform share in latents and discrete policy (v2)
+    unimix: float = 0.01  # uniform share in latents (v2) and discrete policy (v1)
 
     # World model
     beta_obs: float = 3.0  # weight of the decoder's squared error (v2: 1/2 in these units)
@@ -333,7 +333,7 @@ class DreamerAgent(nn.Module):
         starts = self.choose_starts(feat.shape[0] * feat.shape[1])
         dream = self.imagine(post, starts)
 
-        # Learn to act from the dreams alone, and to judge from them first of all.
+        # The actor learns from dreams alone, the critic mainly from them.
         start_cont = 1 - batch["is_terminal"].flatten()[starts].float()
         loss_behaviour, ret, dream_metrics = self.learn_behaviour(dream, start_cont)
 
@@ -368,8 +368,9 @@ class DreamerAgent(nn.Module):
         Reward and continuation are predicted twice, from the posterior as in the paper, and from
         what the prior guesses in its place. The heads are used in dreams alone, where all states
         are such guesses. The prior draws each categorical by itself: if an episode ends with a
-        probability of a third, a third of the categoricals show it, a mixture that no posterior
-        ever was. Gradients of these losses reach the prior and the GRU too.
+        probability of a third, about a third of the categoricals are drawn as "ends", the others
+        as "goes on", a mixture that no posterior shows. Gradients of these losses reach the prior
+        and the GRU too.
         """
         c = self.config
         self.encoder.norm.update(batch["obs"])
@@ -474,8 +475,9 @@ class DreamerAgent(nn.Module):
         """The critic's loss on replayed windows (v2, "Critic learning").
 
         λ-returns over real rewards; they bootstrap on the imagined return of a state where one
-        was dreamed (imag_return (N,) at `starts`), else on the critic. A time limit cuts the
-        mixing but still bootstraps; a row with is_last has no successor and no loss.
+        was dreamed (imag_return (N,) at `starts`), else on the critic. At an episode's end λ is 0;
+        after a time limit the value there still counts. A row with is_last has no successor
+        and no loss.
 
         In the authors' code this loss also shapes the world model. Ours is cut off from it: next
         to the squared error of a few observed numbers the value's cross-entropy is so large that

@@ -13,7 +13,7 @@ The time diagram that the whole package relies on:
                        R_t = r_{t+1} + γ c_{t+1} [(1 - λ) v_{t+1} + λ R_{t+1}]
 
 A step t is one choice of an action, `action_repeat` steps of the environment. The final observation
-of an episode has a row of its own; its action is zeros and nothing learns from it. The continue
+of an episode has a row of its own, whose action is zeros and is never used. The continue
 target c_t is `1 - is_terminal_t`: a time limit (truncation) ends the episode but not the task, and
 what would follow it still has value. The next row is the first of the next episode. A window may
 start in mid-episode and may cross episodes: no padding, no masks.
@@ -83,10 +83,10 @@ class ReplayBuffer:
     ) -> dict[str, np.ndarray]:
         """Randomly drawn windows: every field with leading shape (B, T).
 
-        A window's age is the buffer's times u^recency, u uniform from 0 to 1: with 1 all windows
-        are equally likely, with 2 they are so by 1/sqrt(age). No window crosses the write head,
-        where the newest row meets the oldest. Raises ValueError when the buffer holds fewer than
-        `seq_len` rows.
+        A window's age is the oldest one's times u^recency, u uniform from 0 to 1: with 1 all
+        windows are equally likely, with 2 the likelihood falls as 1/sqrt(age). No window crosses
+        the write head, where the newest row meets the oldest. Raises ValueError when the buffer
+        holds fewer than `seq_len` rows.
         """
         if self.size < seq_len:
             raise ValueError(

@@ -233,7 +233,7 @@ def draw_figures(assets: Path) -> None:
 def table(results_dir: Path) -> str:
     """Two tables in Markdown, what came of the runs and how they were made, with a row for each
     task that has a results file."""
-    found = [
+    found_head = [
         "Task",
         "Environment steps",
         "Mean of seeds",
@@ -245,8 +245,8 @@ def table(results_dir: Path) -> str:
         "Held from",
         "Below it later",
     ]
-    made = ["Task", "`train_ratio`", "`action_repeat`", "Seeds", "Hardware", "Command"]
-    found_rows, made_rows = ([head, ["---"] * len(head)] for head in (found, made))
+    made_head = ["Task", "`train_ratio`", "`action_repeat`", "Seeds", "Hardware", "Command"]
+    found_rows, made_rows = ([head, ["---"] * len(head)] for head in (found_head, made_head))
     for task, data in load(results_dir).items():
         means = np.array([np.mean(run["final_returns"]) for run in data["runs"]])
         steps = max(run["env_steps"] for run in data["runs"])
@@ -278,10 +278,11 @@ def table(results_dir: Path) -> str:
     note = (
         '"Held from": the first of two consecutive evaluations (20 greedy episodes each) with a '
         "mean at or above the threshold; median over seeds, a seed that never held counting as "
-        'last. "Below it later": how many of the evaluations from there on fell below it. How the '
-        "runs were made:"
+        'last. "Below it later": how many of the evaluations from there on fell below it. Minutes '
+        "on different hardware do not compare."
     )
-    return "\n\n".join([markdown(found_rows), note, markdown(made_rows)])
+    made = f"How the runs were made:\n\n{markdown(made_rows)}"
+    return "\n\n".join([markdown(found_rows), note, made])
 
 
 def held_from(data: dict[str, Any]) -> str:
@@ -421,7 +422,7 @@ def comparison_cells(data: dict[str, Any]) -> list[str]:
 def who_was_first(methods: dict[str, dict[str, Any] | None]) -> str:
     """A task's methods by environment steps, and by minutes, until the threshold was held, with
     the seeds that got there where not all did, and whose final mean is below the threshold."""
-    when, below = {}, []
+    when, below, hardware = {}, [], set()
     for method, data in methods.items():
         if data:
             name, seeds = plots.METHODS[method].name, len(data["runs"])
@@ -431,6 +432,8 @@ def who_was_first(methods: dict[str, dict[str, Any] | None]) -> str:
             if 0 < seeds_that_held(data) < seeds:
                 name += f" ({seeds_that_held(data)} of {seeds} seeds)"
             when[name] = median_held(data)
+            if seeds_that_held(data):
+                hardware.add(data["cpu"])
     held_by = [name for name, (step, _) in when.items() if step < math.inf]
     never = [name for name in when if name not in held_by]
     parts = []
@@ -442,7 +445,8 @@ def who_was_first(methods: dict[str, dict[str, Any] | None]) -> str:
             near = when[name][0] <= TIE * when[before][0]
             steps += f"{' ≈' if near else ','} {name} {when[name][0]:,}"
         minutes = ", ".join(f"{name} {when[name][1]:.1f}" for name in by_minutes)
-        parts += [f"by environment steps {steps}", f"by minutes {minutes}"]
+        unlike = " (not on the same hardware)" if len(hardware) > 1 else ""
+        parts += [f"by environment steps {steps}", f"by minutes{unlike} {minutes}"]
     if never:
         parts.append(f"not held by {', '.join(never)}")
     if below:

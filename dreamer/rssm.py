@@ -91,7 +91,7 @@ class RSSM(nn.Module):
         self.post_out = init_linear(nn.Linear(hidden, latent))
         self.prior_mlp = MLP(deter, hidden, 1, latent)
         self.act = nn.SiLU()
-        self.learn_steps = self.observe_step, self.imagine_step  # or compiled ones: see `compile`
+        self.learn_steps = self.observe_step, self.imagine_step  # see `compile_steps`
 
     def compile_steps(self) -> None:
         """Compile the two single steps, for learning. Acting and evaluating, with batches of all

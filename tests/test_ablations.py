@@ -23,6 +23,7 @@ from dreamer.training import train
 from dreamer.utils import make_rng
 
 script = importlib.import_module("08_ablations")
+REPO = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 OBS, ACTION = 3, 2
 
@@ -361,11 +362,17 @@ def test_glitches_are_rare_large_and_repeatable():
     np.testing.assert_array_equal(rollout(spec, 2500)[0], obs)
 
 
-def test_settings_are_those_of_the_numbered_scripts_in_single_steps():
+def test_settings_are_those_of_the_committed_runs_and_of_the_numbered_scripts():
+    committed = json.loads((REPO / "assets" / "results" / "ablations.json").read_text())["runs"]
+    ours = [run for run in committed if run["variant"] in script.VARIANTS]
+    assert ours
+    for run in ours:
+        assert run["config"] == script.settings(run["task"], run["variant"], run["seed"], False)
     for name, task in script.TASKS.items():
-        config = script.config_of(name, "full", 3)
-        changed = {"steps": task.steps, "action_repeat": 1, "seed": 3}
-        assert config == dataclasses.replace(task.script.CONFIG, **changed)
+        config = dataclasses.asdict(script.config_of(name, "full", 3))
+        plain = dataclasses.asdict(task.script.CONFIG)
+        changed = {k for k in plain if plain[k] != config[k]}
+        assert {"steps", "seed"} <= changed <= {"steps", "seed", "action_repeat"}
         assert set(task.ideas) < set(script.VARIANTS)
     changed = dataclasses.asdict(script.config_of("pendulum", "free bits", 0))
     full = dataclasses.asdict(script.config_of("pendulum", "full", 0))
@@ -541,8 +548,8 @@ def test_only_seeds_of_both_are_compared():
 def test_sentences_say_what_the_intervals_say():
     data = make_data()
     assert ablations.sentence(data, "memory") == (
-        "removing it costs 0.52 on Task A and 0.22 on the error of 15-step dreams; "
-        "gains 1.10 on Task B."
+        "removing it costs 0.52 on Task A; gains 1.10 on Task B; "
+        "raises the error of 15-step dreams by 0.22."
     )
     assert ablations.sentence(data, "symlog") == "nothing measurable here."
     for r in data["runs"]:  # worse without symlog on A, dreams as good as before
@@ -553,7 +560,7 @@ def test_sentences_say_what_the_intervals_say():
     )
     data["runs"] = [r for r in data["runs"] if (r["task"], r["variant"]) != ("b", "memory")]
     assert ablations.sentence(data, "memory") == (
-        "removing it costs 0.52 on Task A and 0.22 on the error of 15-step dreams; "
+        "removing it costs 0.52 on Task A; raises the error of 15-step dreams by 0.22; "
         "1 of 3 not measured yet."
     )
     for seeds in (0, 1, 4):

@@ -20,9 +20,9 @@ import torch
 from dreamer import cli, results
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import load_checkpoint
+from dreamer.envs import AgentEnv
 from dreamer.evaluation import evaluate
 from dreamer.training import load_agent, read_log
-from dreamer.utils import derive_seed
 
 REPO = Path(__file__).resolve().parents[1]
 visualize = importlib.import_module("04_visualize")
@@ -75,35 +75,46 @@ def test_smoke_runs_every_stage_and_touches_no_assets(script, out, tmp_path):
         assert load_agent(run_dir / "agent.pt", "cpu").config.hidden == cli.SMOKE["hidden"]
 
 
-def test_what_is_drawn_is_the_agents_first_episode_that_is_long_enough():
-    groups = [[{"obs": np.zeros((rows, 1))} for rows in group] for group in ([5, 30, 9], [60, 12])]
-
-    def drawn(rows):
-        episode, seed = visualize.to_draw(groups, rows, 7)
-        where = {
-            derive_seed(7, visualize.VISUALIZE, k, n): (k, n) for k in (0, 1) for n in range(3)
-        }
-        kind, number = where[seed]
-        assert episode is groups[kind][number]
-        return kind, number
-
-    assert [drawn(rows) for rows in (5, 6, 30, 31, 99)] == [(0, 0), (0, 1), (0, 1), (1, 0), (1, 0)]
+def test_the_first_episode_that_is_long_enough_is_drawn_else_the_longest():
+    own = [{"obs": np.zeros((rows, 1))} for rows in (5, 30, 9, 60)]
+    assert [visualize.to_draw(own, rows) for rows in (5, 6, 30, 31, 99)] == [0, 1, 1, 3, 3]
 
 
-def test_dreams_of_agents_that_fail_at_once_are_as_long_as_their_longest_episode():
+def test_an_episode_is_watched_from_the_reset_that_its_seed_gives():
+    agent = DreamerAgent(4, 2, True, Config(deter=8, hidden=8, action_repeat=2))
+    cartpole = visualize.TASKS[0]
+    env = AgentEnv(cartpole.env_id, 2)
+    for kind, episodes in enumerate(visualize.watch(agent, cartpole, 7, steps=30)):
+        assert len(episodes) > 1
+        for number, episode in enumerate(episodes):
+            first = env.reset(visualize.episode_seed(7, kind, number))
+            np.testing.assert_array_equal(episode["obs"][0], first)
+
+
+def test_short_dreams_cover_the_episodes_that_are_long_enough():
     agent = DreamerAgent(4, 2, True, Config(deter=8, hidden=8, imag_horizon=15))
-    episodes = [
-        {
-            "obs": np.zeros((rows, 4), np.float32),
-            "action": np.eye(2, dtype=np.float32)[np.zeros(rows, int)],
-            "reward": np.ones(rows, np.float32),
-        }
-        for rows in (5, 8)
-    ]
-    real, dream = visualize.short_dreams(agent, episodes)
-    assert real["obs"].shape == (1, 8, 4) and dream["reward"].shape == (1, 8 - visualize.CONTEXT)
-    with pytest.raises(ValueError, match="no episode has more than 5 rows"):
-        visualize.short_dreams(agent, episodes[:1])
+
+    def episode(rows):
+        obs = np.arange(rows, dtype=np.float32)[:, None].repeat(4, 1)
+        return {"obs": obs, "action": np.ones((rows, 2), np.float32), "reward": obs[:, 0]}
+
+    def windows(*lengths):  # first and last row of each
+        real, dream = visualize.short_dreams(agent, [episode(rows) for rows in lengths])
+        assert dream["reward"].shape == (len(real["obs"]), real["obs"].shape[1] - visualize.CONTEXT)
+        np.testing.assert_array_equal(real["obs"][..., 0], real["reward"])
+        return [(row[0], row[-1]) for row in real["reward"]]
+
+    assert windows(45, 19, 20) == [(0, 19), (20, 39), (25, 44), (0, 19)]
+    assert windows(6, 8) == [(0, 7)]  # of agents that fail at once: as long as can be
+
+
+@pytest.mark.parametrize("task", results.SCRIPTS)
+def test_what_is_shipped_was_made_with_the_script_s_config(task):
+    config = dataclasses.asdict(importlib.import_module(results.SCRIPTS[task]).CONFIG)
+    runs = json.loads((REPO / "assets" / "results" / f"{task}.json").read_text())["runs"]
+    assert [run["config"] for run in runs] == [{**config, "seed": seed} for seed in range(5)]
+    agent = load_agent(REPO / "assets" / "agents" / f"{task}.pt", "cpu")
+    assert dataclasses.asdict(agent.config) in [run["config"] for run in runs]
 
 
 def test_a_finished_run_is_not_trained_again(out, tmp_path):

@@ -501,8 +501,8 @@ def speed_table(data: dict[str, Any]) -> str:
     replay = data["replay_sample_us"]
     facts = [
         "Aims, in units of the floor: " + "; ".join(aims(data)) + ".",
-        f"Acting in CartPole: {data['acting_steps_per_s']:.0f} environment steps per second, with a "
-        "choice at each.",
+        f"Acting in CartPole: {data['acting_steps_per_s']:.0f} environment steps per second, with "
+        "a choice at each.",
         "Sampling a batch from the replay: "
         + ", ".join(f"{us:.0f} μs from {int(rows_held):,} rows" for rows_held, us in replay.items())
         + ".",

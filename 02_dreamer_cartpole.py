@@ -5,8 +5,8 @@ two actions, a reward of 1 for every step that the pole stays up, 500 at most. T
 world model from what it lives through and improves its policy in dreams alone.
 
 The pole is pushed 50 times a second. Each push is held for two of these steps, so that a dream of
-15 choices and the discount reach twice as far. With single steps the threshold is held later, and
-one run in ten lost it again, by a slow drift of the cart (CD to CF in assets/results/tuning.md).
+15 choices and the discount reach twice as far. With single steps the threshold was held later,
+and lost again by one run, whose cart drifted off (CD to CF in assets/results/tuning.md).
 
 You will see assets/02_cartpole_training.png: the greedy return against environment steps, between
 the random policy's and the threshold, and below it the losses and how good the dreams are. What

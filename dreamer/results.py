@@ -542,10 +542,10 @@ def ablations_table(results_dir: Path) -> str:
     curves = "![What becomes of the learning curve without an idea](assets/08_ablations.png)"
     dreams = "![Error of dreams against their length, without an idea](assets/08_dreams.png)"
     table = markdown([head, ["---"] * len(head), *rest])
-    said = "\n".join(f"- {sentence}" for sentence in ablations.sentences(data))
-    said = f"What a run without the idea does, and what the intervals say of it:\n\n{said}"
+    said = "What a run without the idea does, and what the intervals say of it:"
+    ideas = "\n".join(f"- {sentence}" for sentence in ablations.sentences(data))
     scales = scales_table(data, results_dir)
-    return "\n\n".join([curves, table, ablations.note(data), tasks, said, dreams, scales])
+    return "\n\n".join([curves, table, ablations.note(data), tasks, said, ideas, dreams, scales])
 
 
 def scales_table(data: ablations.Results, results_dir: Path) -> str:

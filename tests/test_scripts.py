@@ -1,7 +1,6 @@
 """The numbered scripts and train_all.py, as a user runs them: from another folder, in a process."""
 
 import dataclasses
-import importlib
 import importlib.util
 import json
 import os

@@ -16,9 +16,9 @@ made from assets/results/cartpole.json.
     python 02_dreamer_cartpole.py
 """
 
-from dreamer import cli, plots, results
 from dreamer.agent import Config
 from dreamer.training import evaluate, save_agent, train
+from lab import cli, figures, results
 
 ENV, THRESHOLD = "CartPole-v1", 475  # the environment's own reward_threshold
 CONFIG = Config(steps=6_000, train_ratio=96, action_repeat=2)
@@ -37,7 +37,7 @@ def main(args: cli.Args) -> None:
     # Keep the numbers, and draw them beside those of the other seeds.
     figure = args.assets / "02_cartpole_training.png"
     with results.record(args.results / "cartpole.json", ENV, THRESHOLD, run, returns) as data:
-        plots.training_figure("CartPole", data["runs"], THRESHOLD, data["random_return"], figure)
+        figures.training_figure("CartPole", data["runs"], THRESHOLD, data["random_return"], figure)
     print(f"Figure: {figure}")
     print(results.finish(args.run_dir, ENV, THRESHOLD, run, returns))
 

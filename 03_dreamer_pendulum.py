@@ -12,9 +12,9 @@ CPU) is in the README's results table, made from assets/results/pendulum.json.
     python 03_dreamer_pendulum.py
 """
 
-from dreamer import cli, plots, results
 from dreamer.agent import Config
 from dreamer.training import evaluate, save_agent, train
+from lab import cli, figures, results
 
 ENV, THRESHOLD = "Pendulum-v1", -200  # ours: the environment has none
 CONFIG = Config(steps=10_000, train_ratio=80)
@@ -33,7 +33,7 @@ def main(args: cli.Args) -> None:
     # Keep the numbers, and draw them beside those of the other seeds.
     figure = args.assets / "03_pendulum_training.png"
     with results.record(args.results / "pendulum.json", ENV, THRESHOLD, run, returns) as data:
-        plots.training_figure("Pendulum", data["runs"], THRESHOLD, data["random_return"], figure)
+        figures.training_figure("Pendulum", data["runs"], THRESHOLD, data["random_return"], figure)
     print(f"Figure: {figure}")
     print(results.finish(args.run_dir, ENV, THRESHOLD, run, returns))
 

@@ -27,12 +27,12 @@ import numpy as np
 import torch
 from sklearn.manifold import TSNE
 
-from dreamer import cli, plots
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import CheckpointError, write_json
 from dreamer.envs import AgentEnv
 from dreamer.training import load_agent
 from dreamer.utils import derive_seed, pick_device, tune_cpu
+from lab import cli, figures
 
 CONFIG = Config()  # only its seed is used here: that of the agents and of what is drawn
 CONTEXT = 5  # observed steps before a dream
@@ -120,17 +120,17 @@ def episode_seed(seed: int, kind: int, number: int) -> int:
 
 def watch(
     agent: DreamerAgent, task: Task, seed: int, steps: int
-) -> tuple[list[plots.Episode], list[plots.Episode]]:
+) -> tuple[list[figures.Episode], list[figures.Episode]]:
     """Real episodes of at least `steps` actions in all: of the greedy agent, and of held random
     actions, which show it what it does not do itself."""
     env, groups = AgentEnv(task.env_id, agent.config.action_repeat), []
     for kind in range(2):
-        episodes: list[plots.Episode] = []
+        episodes: list[figures.Episode] = []
         while sum(len(episode["reward"]) - 1 for episode in episodes) < steps:
             stream = episode_seed(seed, kind, len(episodes))
-            greedy = plots.agent_chooses(agent, stream)
-            choose = plots.chance_chooses(env, 8, stream) if kind else greedy
-            episodes.append(plots.play(env, choose, stream))
+            greedy = figures.agent_chooses(agent, stream)
+            choose = figures.chance_chooses(env, 8, stream) if kind else greedy
+            episodes.append(figures.play(env, choose, stream))
         groups.append(episodes)
     env.close()
     return groups[0], groups[1]
@@ -139,7 +139,7 @@ def watch(
 def map_latents(
     agent: DreamerAgent,
     task: Task,
-    groups: tuple[list[plots.Episode], ...],
+    groups: tuple[list[figures.Episode], ...],
     points: int,
     path: Path,
 ) -> None:
@@ -147,7 +147,7 @@ def map_latents(
     rng = np.random.default_rng(0)
     feats, owns, rewards, quantities = [], [], [], []
     for own, episodes in zip((1.0, 0.0), groups, strict=True):  # no first rows: they have no reward
-        watched = [plots.filter_episode(agent, e, seed=0)[1:].cpu().numpy() for e in episodes]
+        watched = [figures.filter_episode(agent, e, seed=0)[1:].cpu().numpy() for e in episodes]
         feat = np.concatenate(watched)
         chosen = rng.permutation(len(feat))[: points // 2]
         feats.append(feat[chosen])
@@ -160,7 +160,7 @@ def map_latents(
     places = TSNE(perplexity=min(30, len(feat) // 4), init="pca", random_state=0).fit_transform(
         feat
     )
-    plots.latents_figure(
+    figures.latents_figure(
         f"{task.env_id}: t-SNE of {len(feat):,} latent states, coloured by",
         places,
         [
@@ -174,8 +174,8 @@ def map_latents(
 
 
 def short_dreams(
-    agent: DreamerAgent, episodes: list[plots.Episode]
-) -> tuple[plots.Episode, plots.Episode]:
+    agent: DreamerAgent, episodes: list[figures.Episode]
+) -> tuple[figures.Episode, figures.Episode]:
     """Dreams of `imag_horizon` steps, as in training, or as long as the longest episode allows,
     all along the episodes that are that long: (real rows, dreams), leading shape
     (N, context + horizon) and (N, horizon)."""
@@ -188,10 +188,10 @@ def short_dreams(
         for start in sorted({*range(0, last, length), last})  # the episode's end included
     ]
     real = {name: np.stack([w[name] for w in windows]) for name in windows[0]}
-    return real, plots.open_loop(agent, real["obs"], real["action"], CONTEXT, seed=0)
+    return real, figures.open_loop(agent, real["obs"], real["action"], CONTEXT, seed=0)
 
 
-def to_draw(own: list[plots.Episode], rows: int) -> int:
+def to_draw(own: list[figures.Episode], rows: int) -> int:
     """Which episode to draw: the first of so many rows, or the longest if none is as long."""
     lengths = [len(episode["obs"]) for episode in own]
     return next((i for i, length in enumerate(lengths) if length >= rows), int(np.argmax(lengths)))
@@ -213,13 +213,13 @@ def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, floa
     # Dreams ahead of the start of one episode of the agent, and short ones of all episodes.
     real = {name: rows[: CONTEXT + horizon] for name, rows in own[chosen].items()}
     window = (np.repeat(real[name][None], 32, 0) for name in ("obs", "action"))
-    dreams = plots.open_loop(agent, *window, CONTEXT, seed)
+    dreams = figures.open_loop(agent, *window, CONTEXT, seed)
     truth, dreamed = short_dreams(agent, own + others)
     reward = truth["reward"][:, CONTEXT:]
-    plots.dream_figure(
+    figures.dream_figure(
         f"{task.env_id}: {CONTEXT} observed steps, then dreamed from the prior alone, "
         "same actions as in reality",
-        plots.OBS_NAMES[task.env_id],
+        figures.OBS_NAMES[task.env_id],
         CONTEXT,
         real,
         dreams,
@@ -248,12 +248,12 @@ def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, floa
 
 
 def animate(
-    agent: DreamerAgent, task: Task, episode: plots.Episode, reset_seed: int, args: cli.Args
+    agent: DreamerAgent, task: Task, episode: figures.Episode, reset_seed: int, args: cli.Args
 ) -> int:
     """The episode beside one dream of it that takes the same actions. Returns the file's size."""
     steps, held = 20 if args.smoke else GIF_STEPS, agent.config.action_repeat
     obs, action = (episode[name][None, : CONTEXT + steps] for name in ("obs", "action"))
-    dream = plots.open_loop(agent, obs, action, CONTEXT, args.seed)
+    dream = figures.open_loop(agent, obs, action, CONTEXT, args.seed)
     dreamed = np.concatenate([obs[0, :CONTEXT], dream["obs"][0]])  # what it saw, then its dream
 
     captions = [
@@ -263,8 +263,8 @@ def animate(
         )
         for t in range(len(dreamed))
     ]
-    pictures = (plots.render_observations(task.env_id, x, reset_seed) for x in (obs[0], dreamed))
-    return plots.write_gif(*pictures, captions, args.assets / f"04_{task.name}.gif")
+    pictures = (figures.render_observations(task.env_id, x, reset_seed) for x in (obs[0], dreamed))
+    return figures.write_gif(*pictures, captions, args.assets / f"04_{task.name}.gif")
 
 
 def main(args: cli.Args) -> None:

@@ -12,9 +12,9 @@ CPU) is in the README's results table, made from assets/results/acrobot.json.
     python 05_dreamer_acrobot.py
 """
 
-from dreamer import cli, plots, results
 from dreamer.agent import Config
 from dreamer.training import evaluate, save_agent, train
+from lab import cli, figures, results
 
 ENV, THRESHOLD = "Acrobot-v1", -100  # the environment's own reward_threshold
 CONFIG = Config(steps=15_000, train_ratio=64)
@@ -33,7 +33,7 @@ def main(args: cli.Args) -> None:
     # Keep the numbers, and draw them beside those of the other seeds.
     figure = args.assets / "05_acrobot_training.png"
     with results.record(args.results / "acrobot.json", ENV, THRESHOLD, run, returns) as data:
-        plots.training_figure("Acrobot", data["runs"], THRESHOLD, data["random_return"], figure)
+        figures.training_figure("Acrobot", data["runs"], THRESHOLD, data["random_return"], figure)
     print(f"Figure: {figure}")
     print(results.finish(args.run_dir, ENV, THRESHOLD, run, returns))
 

@@ -15,9 +15,9 @@ CPU) is in the README's results table, made from assets/results/lunar_lander.jso
     python 06_dreamer_lunar_lander.py
 """
 
-from dreamer import cli, plots, results
 from dreamer.agent import Config
 from dreamer.training import evaluate, save_agent, train
+from lab import cli, figures, results
 
 ENV, THRESHOLD = "LunarLander-v3", 200  # the environment's own reward_threshold
 CONFIG = Config(steps=60_000, train_ratio=32, action_repeat=4)  # each row is replayed 128 times
@@ -36,7 +36,9 @@ def main(args: cli.Args) -> None:
     # Keep the numbers, and draw them beside those of the other seeds.
     figure = args.assets / "06_lunar_lander_training.png"
     with results.record(args.results / "lunar_lander.json", ENV, THRESHOLD, run, returns) as data:
-        plots.training_figure("LunarLander", data["runs"], THRESHOLD, data["random_return"], figure)
+        figures.training_figure(
+            "LunarLander", data["runs"], THRESHOLD, data["random_return"], figure
+        )
     print(f"Figure: {figure}")
     print(results.finish(args.run_dir, ENV, THRESHOLD, run, returns))
 

@@ -30,12 +30,12 @@ from typing import Any
 
 import numpy as np
 
-from dreamer import cli, plots, results
 from dreamer.checkpoint import write_json
-from dreamer.jobs import Job, result_of, run_jobs, summary
+from lab import cli, figures, results
+from lab.jobs import Job, result_of, run_jobs, summary
 
 with contextlib.suppress(ModuleNotFoundError):  # --plot-only does without Stable-Baselines3
-    from dreamer import baselines
+    from lab import baselines
 
 SCRIPT = Path(__file__).resolve()
 OURS = SCRIPT.parent / "assets" / "results"  # our own runs, which are never made here
@@ -143,7 +143,7 @@ def compare(folder: Path, figure: Path) -> None:
     if not results.any_baseline(compared):
         print("Nothing has been measured yet.")
         return
-    plots.sample_efficiency_figure(compared, figure)
+    figures.sample_efficiency_figure(compared, figure)
     print(results.sample_efficiency_table(compared))
     print(f"\nFigure: {figure}")
 

@@ -48,21 +48,21 @@ import torch
 from gymnasium.wrappers import TransformObservation, TransformReward
 from torch import Tensor
 
-from dreamer import ablations, cli, plots, results
-from dreamer.ablations import FULL
 from dreamer.agent import Config, DreamerAgent, Metrics, model_loss
 from dreamer.checkpoint import read_log, write_atomic, write_json
 from dreamer.envs import AgentEnv, EnvSpec
 from dreamer.evaluation import random_returns
-from dreamer.jobs import Job, result_of, run_jobs, summary
 from dreamer.networks import MLP, OneHotFeat, TwoHotHead
-from dreamer.results import significant
 from dreamer.rssm import RSSM, Dream, Posterior, State, get_feat
 from dreamer.training import PREFILL_HOLD, train
 from dreamer.utils import PercentileScale, derive_seed, mode_onehot, sample_onehot
+from lab import cli, effects, figures, results
+from lab.effects import FULL
+from lab.jobs import Job, result_of, run_jobs, summary
+from lab.results import significant
 
 try:
-    from dreamer import baselines
+    from lab import baselines
 except ModuleNotFoundError:  # all else goes on without Stable-Baselines3
     baselines = None
 
@@ -196,7 +196,7 @@ VARIANTS = {
             "dreamer.agent.RSSM": MemorylessRSSM,
             "dreamer.agent.get_feat": feat_without_memory,
             "dreamer.evaluation.get_feat": feat_without_memory,
-            "dreamer.plots.get_feat": feat_without_memory,
+            "lab.figures.get_feat": feat_without_memory,
             "dreamer.rssm.get_feat": feat_without_memory,
         },
     ),
@@ -362,8 +362,8 @@ def unseen_windows() -> tuple[np.ndarray, np.ndarray]:
     """obs (N, T, O) and action (N, T, A) of episodes of random actions, each held for 1 to
     PREFILL_HOLD steps. The same for all variants and seeds; no run ever trains on them."""
     env = AgentEnv(TASKS[DREAMS].env)
-    choose = plots.chance_chooses(env, PREFILL_HOLD, derive_seed(HELD_OUT))
-    episodes = [plots.play(env, choose, derive_seed(HELD_OUT, i)) for i in range(WINDOWS)]
+    choose = figures.chance_chooses(env, PREFILL_HOLD, derive_seed(HELD_OUT))
+    episodes = [figures.play(env, choose, derive_seed(HELD_OUT, i)) for i in range(WINDOWS)]
     rows = slice(0, CONTEXT + HORIZON)
     return tuple(np.stack([e[name][rows] for e in episodes]) for name in ("obs", "action"))
 
@@ -378,7 +378,7 @@ def error_by_length(obs: np.ndarray, guess: np.ndarray) -> list[float]:
 def dream_error(agent: DreamerAgent) -> list[float]:
     """Error of dreams, one for each window, against the number of dreamed steps (H,)."""
     obs, action = unseen_windows()
-    return error_by_length(obs, plots.open_loop(agent, obs, action, CONTEXT, seed=0)["obs"])
+    return error_by_length(obs, figures.open_loop(agent, obs, action, CONTEXT, seed=0)["obs"])
 
 
 def run_one(task: str, variant: str, config: Config) -> dict[str, Any]:
@@ -466,7 +466,7 @@ def make_cells(flags: argparse.Namespace, tasks: list[str], variants: list[str])
     return cells
 
 
-def collect(flags: argparse.Namespace) -> ablations.Results:
+def collect(flags: argparse.Namespace) -> effects.Results:
     """Bring all complete runs into the results file. What it holds stays, as far as it was made
     with the settings that a run would have today."""
     path = flags.base / "assets" / "results" / "ablations.json"
@@ -527,16 +527,16 @@ def collect(flags: argparse.Namespace) -> ablations.Results:
     return data
 
 
-def draw(data: ablations.Results, assets: Path) -> None:
+def draw(data: effects.Results, assets: Path) -> None:
     """Both figures, from the content of the results file."""
     titles = [told["title"] for told in data["tasks"].values()]
-    grid = ablations.grid(data)
-    plots.ablation_figure(list(data["ideas"]), titles, grid, assets / "08_ablations.png")
+    grid = effects.grid(data)
+    figures.ablation_figure(list(data["ideas"]), titles, grid, assets / "08_ablations.png")
     errors = {
-        variant: np.array(list(ablations.dream_errors(data, variant).values()))
+        variant: np.array(list(effects.dream_errors(data, variant).values()))
         for variant in (FULL, *data["ideas"])
     }
-    plots.ablation_dreams_figure(
+    figures.ablation_dreams_figure(
         f"How dreams of {data['tasks'][DREAMS]['title']} go wrong: {CONTEXT} observed steps, "
         "then the prior alone",
         errors.pop(FULL),

@@ -25,9 +25,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamer import cli, results
 from dreamer.checkpoint import write_atomic
-from dreamer.jobs import Job, run_jobs, summary
+from lab import cli, results
+from lab.jobs import Job, run_jobs, summary
 
 HERE = Path(__file__).resolve().parent
 LAST = "04"  # looks at what the others have learned

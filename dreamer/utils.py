@@ -214,7 +214,7 @@ def tune_cpu(threads: int = 1) -> None:
     """Settings that make small tensors fast on a CPU.
 
     One thread: a second one gains less than a second run beside this one would
-    (`python -m dreamer.benchmark`). Denormal numbers, slow to compute with,
+    (`python -m lab.benchmark`). Denormal numbers, slow to compute with,
     are flushed to zero. Freed memory is kept for the next update instead of being handed back to
     the system page by page (glibc only).
     """

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from conftest import tiny_config
 
-from dreamer import results, training
+from dreamer import training
 from dreamer.agent import DreamerAgent
 from dreamer.checkpoint import load_checkpoint, write_json
+from lab import results
 
 ENV = "CartPole-v1"
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer import baselines, results
-from dreamer.baselines import eval_schedule, evaluate, make_model, run, settings
+from lab import baselines, results
+from lab.baselines import eval_schedule, evaluate, make_model, run, settings
 
 PAIRS = [(env_id, method) for env_id, methods in baselines.ZOO.items() for method in methods]
 

@@ -11,9 +11,9 @@ import torch
 from conftest import tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamer import benchmark, results
 from dreamer.networks import FeatLinear, OneHotFeat, sum_rows
 from dreamer.rssm import State
+from lab import benchmark, results
 
 
 def test_dense_rows_equal_the_sum():

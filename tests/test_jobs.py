@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dreamer import jobs
-from dreamer.jobs import Job
+from lab import jobs
+from lab.jobs import Job
 
 
 def make_job(folder, source, name="work", seed=0, **fields):

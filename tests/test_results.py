@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dreamer import results
 from dreamer.agent import Config
 from dreamer.training import Run
+from lab import results
 
 RETURNS = np.array([1.0, 2.0, 6.0])
 
@@ -194,7 +194,7 @@ def readme(tmp_path, monkeypatch):
 
 
 def call(monkeypatch, *words):
-    """Exit status of `python -m dreamer.results WORDS`; a message counts as 1, as in a shell."""
+    """Exit status of `python -m lab.results WORDS`; a message counts as 1, as in a shell."""
     monkeypatch.setattr(sys, "argv", ["results", *map(str, words)])
     try:
         results.main()

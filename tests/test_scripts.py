@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer import cli, results
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import load_checkpoint
 from dreamer.envs import AgentEnv
 from dreamer.evaluation import evaluate
 from dreamer.training import load_agent, read_log
+from lab import cli, results
 
 REPO = Path(__file__).resolve().parents[1]
 visualize = importlib.import_module("04_visualize")

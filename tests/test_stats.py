@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dreamer.stats import bootstrap_interval, iqm
+from lab.stats import bootstrap_interval, iqm
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ the training figure).
 The files of the baselines, in its folder sample_efficiency, are alike: `config` are their settings,
 and of diagnostics there are the evaluation rows alone.
 
-    python -m dreamer.results --readme README.md            rewrite the README's generated parts
-    python -m dreamer.results --readme README.md --check    only say whether they are up to date
-    python -m dreamer.results --readme README.md --figures  redraw the figures too
+    python -m lab.results --readme README.md            rewrite the README's generated parts
+    python -m lab.results --readme README.md --check    only say whether they are up to date
+    python -m lab.results --readme README.md --figures  redraw the figures too
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from dreamer import ablations, plots
 from dreamer.checkpoint import write_atomic, write_json
 from dreamer.evaluation import random_returns
 from dreamer.training import Run
+from lab import effects, figures
 
 try:
     import fcntl
@@ -222,12 +222,12 @@ def draw_figures(assets: Path) -> None:
     for task, data in load(assets / "results").items():
         path = assets / f"{SCRIPTS[task][:2]}_{task}_training.png"
         title = data["env_id"].partition("-")[0]
-        plots.training_figure(title, data["runs"], data["threshold"], data["random_return"], path)
+        figures.training_figure(title, data["runs"], data["threshold"], data["random_return"], path)
     compared = comparison(assets / "results", assets / "results" / "sample_efficiency")
     if any_baseline(compared):
-        plots.sample_efficiency_figure(compared, assets / "07_sample_efficiency.png")
+        figures.sample_efficiency_figure(compared, assets / "07_sample_efficiency.png")
     if (path := assets / "results" / "benchmark.json").exists():
-        plots.benchmark_figures(json.loads(path.read_text()), assets)
+        figures.benchmark_figures(json.loads(path.read_text()), assets)
 
 
 def table(results_dir: Path) -> str:
@@ -380,7 +380,7 @@ def sample_efficiency_table(compared: Comparison) -> str:
     for methods in compared.values():
         env_id = methods["dreamer"]["env_id"]
         for method, data in methods.items():
-            name = plots.METHODS[method].name
+            name = figures.METHODS[method].name
             if data is None:
                 rows.append([env_id, name, "not measured yet", *["-"] * (len(head) - 3)])
                 continue
@@ -425,7 +425,7 @@ def who_was_first(methods: dict[str, dict[str, Any] | None]) -> str:
     when, below, hardware = {}, [], set()
     for method, data in methods.items():
         if data:
-            name, seeds = plots.METHODS[method].name, len(data["runs"])
+            name, seeds = figures.METHODS[method].name, len(data["runs"])
             final = np.mean([np.mean(run["final_returns"]) for run in data["runs"]])
             if final < data["threshold"]:
                 below.append(name)
@@ -458,13 +458,13 @@ def benchmark_table(results_dir: Path) -> str:
     """The benchmark's table in Markdown, from benchmark.json if that is there."""
     path = results_dir / "benchmark.json"
     if not path.exists():
-        command = "python -m dreamer.benchmark --json assets/results/benchmark.json"
+        command = "python -m lab.benchmark --json assets/results/benchmark.json"
         return f"Not measured yet: `{command}`."
     return speed_table(json.loads(path.read_text()))
 
 
 def speed_table(data: dict[str, Any]) -> str:
-    """What `python -m dreamer.benchmark` found, in Markdown: a table and a few sentences."""
+    """What `python -m lab.benchmark` found, in Markdown: a table and a few sentences."""
     head = [
         "Shape",
         "Threads",
@@ -534,7 +534,7 @@ def ablations_table(results_dir: Path) -> str:
     if not path.exists():
         return "Not measured yet: `python 08_ablations.py --jobs 2`."
     data = json.loads(path.read_text())
-    head, *rest = ablations.rows(data)
+    head, *rest = effects.rows(data)
     titles: dict[str, list[str]] = {}
     for told in data["tasks"].values():
         titles.setdefault(told["why"], []).append(told["title"])
@@ -543,12 +543,12 @@ def ablations_table(results_dir: Path) -> str:
     dreams = "![Error of dreams against their length, without an idea](assets/08_dreams.png)"
     table = markdown([head, ["---"] * len(head), *rest])
     said = "What a run without the idea does, and what the intervals say of it:"
-    ideas = "\n".join(f"- {sentence}" for sentence in ablations.sentences(data))
+    ideas = "\n".join(f"- {sentence}" for sentence in effects.sentences(data))
     scales = scales_table(data, results_dir)
-    return "\n\n".join([curves, table, ablations.note(data), tasks, said, ideas, dreams, scales])
+    return "\n\n".join([curves, table, effects.note(data), tasks, said, ideas, dreams, scales])
 
 
-def scales_table(data: ablations.Results, results_dir: Path) -> str:
+def scales_table(data: effects.Results, results_dir: Path) -> str:
     """Returns of one task with rewards of all sizes. On the plain task those of the model-free
     methods come from the other comparison."""
     plain = {}
@@ -556,7 +556,7 @@ def scales_table(data: ablations.Results, results_dir: Path) -> str:
         path = results_dir / "sample_efficiency" / f"pendulum_{method}.json"
         runs = json.loads(path.read_text())["runs"] if path.exists() else []
         plain[method] = [float(np.mean(run["final_returns"])) for run in runs]
-    head, *rest = ablations.scale_rows(data, plain)
+    head, *rest = effects.scale_rows(data, plain)
     sentence = (
         "Pendulum again, with all rewards multiplied: greedy return at the end, in units of the "
         "plain task, mean over seeds (worst seed). One configuration each: Dreamer after "
@@ -635,7 +635,7 @@ def main() -> None:
     if args.figures:
         draw_figures(args.readme.parent / "assets")
     if args.check and fresh != text:
-        sys.exit(f"{args.readme} is out of date: python -m dreamer.results --readme {args.readme}")
+        sys.exit(f"{args.readme} is out of date: python -m lab.results --readme {args.readme}")
     if fresh != text:
         write_atomic(args.readme, lambda temporary: temporary.write_text(fresh))
 

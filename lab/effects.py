@@ -110,7 +110,7 @@ def effects(data: Results, idea: str) -> dict[str, Effect | None]:
 
 
 def grid(data: Results) -> dict[str, np.ndarray]:
-    """The effects as arrays (ideas, tasks), as `plots.ablation_figure` takes them."""
+    """The effects as arrays (ideas, tasks), as `figures.ablation_figure` takes them."""
     table = [effects(data, idea) for idea in data["ideas"]]
     nothing = Effect(np.nan, np.nan, np.nan, 0)
     cells = [[found.get(task) or nothing for task in data["tasks"]] for found in table]

@@ -28,7 +28,7 @@ from dreamer.agent import DreamerAgent
 from dreamer.checkpoint import write_atomic
 from dreamer.envs import AgentEnv
 from dreamer.rssm import get_feat
-from dreamer.stats import bootstrap_interval, iqm
+from lab.stats import bootstrap_interval, iqm
 
 REAL, DREAM, NAIVE = "black", "#0072B2", "#E69F00"
 THRESHOLD, RANDOM, EXTRA = "#009E73", "#777777", "#CC79A7"
@@ -777,7 +777,7 @@ def ablation_dreams_figure(
 # ---------------------------------------------------------------- speed
 
 
-STAGES = {  # of an update, as `python -m dreamer.benchmark` times them -> colour
+STAGES = {  # of an update, as `python -m lab.benchmark` times them -> colour
     "world model": DREAM,
     "rollout": "#56B4E9",
     "heads": THRESHOLD,
@@ -790,7 +790,7 @@ STAGES = {  # of an update, as `python -m dreamer.benchmark` times them -> colou
 
 
 def benchmark_figures(data: dict[str, Any], assets: Path) -> None:
-    """Both figures of what `dreamer.benchmark` measured, into a folder."""
+    """Both figures of what `lab.benchmark` measured, into a folder."""
     benchmark_breakdown_figure(data, assets / "benchmark_breakdown.png")
     benchmark_growth_figure(data, assets / "benchmark_growth.png")
 
@@ -799,7 +799,7 @@ def benchmark_figures(data: dict[str, Any], assets: Path) -> None:
 def benchmark_breakdown_figure(data: dict[str, Any], path: Path | str) -> None:
     """Where the time of an eager update on one thread goes: a stacked bar for each shape.
 
-    data: what `dreamer.benchmark` measured. A bar is 100% of its update's time; beside its name
+    data: what `lab.benchmark` measured. A bar is 100% of its update's time; beside its name
     stands that time, inside each part the part's. The parts are timed one by one, which takes a
     little longer than the update as a whole. The dashed line is the floor: the time that the
     matrix products alone would take.
@@ -840,7 +840,7 @@ def benchmark_growth_figure(data: dict[str, Any], path: Path | str) -> None:
     """Time of an update against batch, window, starts, horizon and width, each varied alone, and
     of drawing a batch against the rows held; both axes logarithmic.
 
-    data: what `dreamer.benchmark` measured.
+    data: what `lab.benchmark` measured.
     """
     fig = Figure(figsize=(10, 4), layout="constrained")
     left, right = fig.subplots(1, 2)

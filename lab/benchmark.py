@@ -1,7 +1,7 @@
 """How fast one gradient update is, and how near to what the machine can do.
 
-    python -m dreamer.benchmark --json FILE --figures DIR      all of it, a few minutes
-    python -m dreamer.benchmark --quick                        fewer repetitions, no compile
+    python -m lab.benchmark --json FILE --figures DIR      all of it, a few minutes
+    python -m lab.benchmark --quick                        fewer repetitions, no compile
 
 Two shapes: `default`, our `Config`, and `matched`, of the size that other implementations are
 usually timed at. The yardstick is the *floor*: the floating-point operations of the update's
@@ -41,13 +41,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamer import networks, plots, rssm
+from dreamer import networks, rssm
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import write_json
 from dreamer.envs import AgentEnv
 from dreamer.replay_buffer import ReplayBuffer
-from dreamer.results import cpu_name, significant, speed_table, versions
 from dreamer.utils import has_cpp_compiler, tune_cpu
+from lab import figures
+from lab.results import cpu_name, significant, speed_table, versions
 
 SHAPES = {
     "default": Config(),
@@ -525,7 +526,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.json:
         write_json(args.json, result)
     if args.figures:
-        plots.benchmark_figures(result, args.figures)
+        figures.benchmark_figures(result, args.figures)
     print(speed_table(result))
     print(f"\nMeasured in {time.perf_counter() - started:.0f} seconds.")
 

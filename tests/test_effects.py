@@ -15,12 +15,12 @@ from conftest import tiny_config
 from PIL import Image
 
 import dreamer.agent
-from dreamer import ablations, plots, results
 from dreamer.agent import DreamerAgent
 from dreamer.envs import AgentEnv
 from dreamer.rssm import State, kl_losses
 from dreamer.training import train
 from dreamer.utils import make_rng
+from lab import effects, figures, results
 
 script = importlib.import_module("08_ablations")
 REPO = Path(__file__).resolve().parents[1]
@@ -103,7 +103,7 @@ def test_every_variant_learns_dreams_and_is_gone_afterwards(variant):
         moved = [p for p in agent.parameters() if p.requires_grad]
         assert any(not torch.equal(*pair) for pair in zip(weights, moved, strict=True))
         batch = make_batch(9)
-        dream = plots.open_loop(agent, batch["obs"], batch["action"], 2, seed=0)
+        dream = figures.open_loop(agent, batch["obs"], batch["action"], 2, seed=0)
         assert np.isfinite(dream["obs"]).all()
     assert package_contents() == before
 
@@ -253,7 +253,7 @@ def test_without_memory_no_module_reads_the_memory():
         readers = [
             name
             for name, module in sys.modules.items()
-            if name.startswith("dreamer.") and hasattr(module, "get_feat")
+            if name.startswith(("dreamer.", "lab.")) and hasattr(module, "get_feat")
         ]
         assert len(readers) >= 4
         for name in readers:
@@ -514,30 +514,30 @@ def make_data(seeds=5):
 
 def test_scores_by_hand():
     data = make_data(1)
-    assert ablations.scores(data, "a", "full") == {0: 0.75}
-    assert ablations.scores(data, "a", "memory") == {0: 0.25}
-    assert ablations.scores(data, "b", "full") == {0: 0.5}
-    assert ablations.scores(data, "b", "symlog") == {}
+    assert effects.scores(data, "a", "full") == {0: 0.75}
+    assert effects.scores(data, "a", "memory") == {0: 0.25}
+    assert effects.scores(data, "b", "full") == {0: 0.5}
+    assert effects.scores(data, "b", "symlog") == {}
     data["runs"][0]["curve"]["return"] = [50]  # broke down: the other half counts as random
-    assert ablations.scores(data, "a", "full") == {0: 0.25}
+    assert effects.scores(data, "a", "full") == {0: 0.25}
 
 
 def test_effects_by_hand():
-    found = ablations.effects(make_data(), "memory")
-    a, b, dreams = found["a"], found["b"], found[ablations.DREAMS]
+    found = effects.effects(make_data(), "memory")
+    a, b, dreams = found["a"], found["b"], found[effects.DREAMS]
     half = 2.776 * np.sqrt(0.00025 / 5)  # of -0.50 to -0.54: t for four degrees of freedom
     assert (a.low, a.high) == pytest.approx((-0.52 - half, -0.52 + half), abs=1e-5)
     assert a.mean == pytest.approx(-0.52) and a.seeds == 5
     assert b.mean == pytest.approx(1 / 2 + 0.6) and b.sign == 1
     assert dreams.mean == pytest.approx(0.22) and dreams.sign == 1
-    quiet = ablations.effects(make_data(), "symlog")
+    quiet = effects.effects(make_data(), "symlog")
     assert quiet["a"].sign == 0 and quiet["a"].low < 0 < quiet["a"].high and "b" not in quiet
 
 
 def test_only_seeds_of_both_are_compared():
     data = make_data()
     data["runs"] = [r for r in data["runs"] if (r["variant"], r["seed"]) != ("full", 3)]
-    effect = ablations.effects(data, "memory")["a"]
+    effect = effects.effects(data, "memory")["a"]
     assert effect.seeds == 4
     assert effect.mean == pytest.approx(-(0.5 + 0.51 + 0.52 + 0.54) / 4)
     assert effect.sign == 0  # too few to say
@@ -545,35 +545,35 @@ def test_only_seeds_of_both_are_compared():
 
 def test_sentences_say_what_the_intervals_say():
     data = make_data()
-    assert ablations.sentence(data, "memory") == (
+    assert effects.sentence(data, "memory") == (
         "removing it costs 0.52 on Task A; gains 1.10 on Task B; "
         "raises the error of 15-step dreams by 0.22."
     )
-    assert ablations.sentence(data, "symlog") == "nothing measurable here."
+    assert effects.sentence(data, "symlog") == "nothing measurable here."
     for r in data["runs"]:  # worse without symlog on A, dreams as good as before
         if (r["task"], r["variant"]) == ("a", "symlog"):
             r["curve"]["return"] = [40, 80 + r["seed"]]
-    assert ablations.sentence(data, "symlog") == (
+    assert effects.sentence(data, "symlog") == (
         "removing it costs 0.14 on Task A; nothing measurable in the rest."
     )
     data["runs"] = [r for r in data["runs"] if (r["task"], r["variant"]) != ("b", "memory")]
-    assert ablations.sentence(data, "memory") == (
+    assert effects.sentence(data, "memory") == (
         "removing it costs 0.52 on Task A; raises the error of 15-step dreams by 0.22; "
         "1 of 3 not measured yet."
     )
     for seeds in (0, 1, 4):
-        assert ablations.sentence(make_data(seeds), "memory") == "not measured yet with 5 seeds."
+        assert effects.sentence(make_data(seeds), "memory") == "not measured yet with 5 seeds."
 
 
 def test_table_by_hand():
-    head, full, symlog, memory = ablations.rows(make_data())
+    head, full, symlog, memory = effects.rows(make_data())
     assert head == ["Idea", "Task A", "Task B", "Dream error, 15 steps"]
     assert full[1:] == ["0.75", "0.50", "0.10"]
     assert symlog == ["symlog", "+0.02", "", "+0.00"]
     assert memory == ["memory", "**-0.52**", "**+1.10**", "**+0.22**"]
-    for row in list(ablations.rows(make_data(0)))[1:]:
+    for row in list(effects.rows(make_data(0)))[1:]:
         assert set(row[1:]) <= {"?", ""}
-    note = ablations.note(make_data())
+    note = effects.note(make_data())
     assert "25 of 25 runs, 1.2 CPU hours (Some CPU)" in note and "Of 5 intervals" in note
 
 
@@ -582,14 +582,14 @@ def test_table_of_scales_by_hand():
     data["tasks"]["b"] |= {"scale": 10_000.0, "methods": ["ppo"]}
     data["runs"] += [run("b", "ppo", 0, [-4.0]), run("b", "ppo", 1, [-6.0])]
     data["runs"][0]["curve"]["return"] = [50]  # broke down
-    assert list(ablations.scale_rows(data, {"ppo": [80.0, 70.0, 80.0, 80.0, 80.0], "sac": []})) == [
+    assert list(effects.scale_rows(data, {"ppo": [80.0, 70.0, 80.0, 80.0, 80.0], "sac": []})) == [
         ["Rewards", "x 1", "x 10,000"],
         ["Dreamer", "50 (0, 2 of 5 seeds)", "0 (0, 2 of 5 seeds)"],
         ["Dreamer without memory", "49 (48, 2 of 5 seeds)", "10 (10, 2 of 5 seeds)"],
         ["PPO", "78 (70)", "-5 (-6, 2 of 5 seeds)"],
         ["SAC", "?", "?"],
     ]
-    assert ablations.scores(data, "b", "full") == {0: 0.5, 1: 0.5}  # its own curves alone count
+    assert effects.scores(data, "b", "full") == {0: 0.5, 1: 0.5}  # its own curves alone count
 
 
 def test_readme_part_without_and_with_results(tmp_path):

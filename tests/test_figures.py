@@ -10,11 +10,11 @@ from PIL import Image
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
-from dreamer import plots  # noqa: E402
 from dreamer.agent import Config, DreamerAgent  # noqa: E402
 from dreamer.envs import AgentEnv  # noqa: E402
+from lab import figures  # noqa: E402
 
-ENVS = list(plots.OBS_NAMES)
+ENVS = list(figures.OBS_NAMES)
 TINY = Config(deter=8, hidden=8, layers=1, categoricals=3, classes=4)
 
 
@@ -52,14 +52,14 @@ def make_run(seed, diagnostics=True):
 @pytest.mark.parametrize("seeds", [1, 5])
 def test_training_figure(tmp_path, seeds):
     path = tmp_path / "new folder" / "figure.png"
-    plots.training_figure("CartPole", [make_run(s) for s in range(seeds)], 475, 22.0, path)
+    figures.training_figure("CartPole", [make_run(s) for s in range(seeds)], 475, 22.0, path)
     assert drawn(path)
 
 
 @pytest.mark.filterwarnings("error")
 def test_training_figure_without_any_record(tmp_path):
     run = {**make_run(0, diagnostics=False), "curve": {"env_steps": [], "return": []}}
-    plots.training_figure("CartPole", [run], 475, 22.0, tmp_path / "figure.png")
+    figures.training_figure("CartPole", [run], 475, 22.0, tmp_path / "figure.png")
     assert drawn(tmp_path / "figure.png")
 
 
@@ -71,16 +71,16 @@ def test_sample_efficiency_figure(tmp_path, tasks):
     many = {**ours, "runs": [make_run(seed) for seed in range(5)]}
     methods = {"dreamer": many, "ppo": {**ours, "runs": [make_run(7)]}, "dqn": None, "sac": many}
     path = tmp_path / "figure.png"
-    plots.sample_efficiency_figure({f"task {i}": methods for i in range(tasks)}, path)
+    figures.sample_efficiency_figure({f"task {i}": methods for i in range(tasks)}, path)
     assert drawn(path)
 
 
 def test_a_panel_says_what_is_drawn_and_what_is_missing():
-    ax = plots.Figure().subplots()
+    ax = figures.Figure().subplots()
     data = {"env_id": "Pendulum-v1", "threshold": -200, "random_return": -1200}
     returns = [[0, 100], [1, 200], [5, 600], [-9000, 9000]]  # middle two: 0.5 and 400
     runs = [{"curve": {"env_steps": [500, 5000], "return": values}} for values in returns]
-    plots.draw_methods(ax, {"dreamer": {**data, "runs": runs}, "ppo": None})
+    figures.draw_methods(ax, {"dreamer": {**data, "runs": runs}, "ppo": None})
     assert ax.get_xscale() == "log"
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[500, 0.5], [5000, 400]])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
@@ -93,27 +93,27 @@ def test_a_panel_says_what_is_drawn_and_what_is_missing():
 
 
 def test_methods_look_different():
-    for field in zip(*plots.METHODS.values(), strict=True):
-        assert len(set(field)) == len(plots.METHODS)
+    for field in zip(*figures.METHODS.values(), strict=True):
+        assert len(set(field)) == len(figures.METHODS)
 
 
 def test_only_steps_that_all_runs_share_are_compared():
     curves = [([1, 2, 3], [10, 20, 30]), ([2, 3, 4], [21, 31, 41])]
     runs = [{"curve": {"env_steps": steps, "return": values}} for steps, values in curves]
-    steps, returns = plots.same_steps(runs)
+    steps, returns = figures.same_steps(runs)
     np.testing.assert_array_equal(steps, [2, 3])
     np.testing.assert_array_equal(returns, [[20, 30], [21, 31]])
 
 
 def test_seed_curves_join_different_grids():
-    grid, values = plots.seed_curves([([0, 10], [0, 100]), ([5, 10, 20], [1, 2, 3])])
+    grid, values = figures.seed_curves([([0, 10], [0, 100]), ([5, 10, 20], [1, 2, 3])])
     assert grid.tolist() == [0, 5, 10, 20]
     np.testing.assert_array_equal(values, [[0, 50, 100, np.nan], [np.nan, 1, 2, 3]])
 
 
 def test_smooth_is_a_mean_that_shrinks_at_the_ends():
-    np.testing.assert_allclose(plots.smooth(np.array([0, 3, 6, 0.0]), 3), [1.5, 3, 3, 3])
-    np.testing.assert_allclose(plots.smooth(np.array([4.0]), 5), [4])
+    np.testing.assert_allclose(figures.smooth(np.array([0, 3, 6, 0.0]), 3), [1.5, 3, 3, 3])
+    np.testing.assert_allclose(figures.smooth(np.array([4.0]), 5), [4])
 
 
 @pytest.mark.filterwarnings("error")
@@ -126,19 +126,19 @@ def test_world_model_figure(tmp_path):
         for name in ("reward", "cont")
     }
     reports = make_run(0)["diagnostics"]
-    plots.world_model_figure("Title", reports, error, ends, tmp_path / "figure.png")
+    figures.world_model_figure("Title", reports, error, ends, tmp_path / "figure.png")
     assert drawn(tmp_path / "figure.png")
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("env_id", ENVS)
 def test_dream_figure(tmp_path, env_id):
-    rng, names = np.random.default_rng(0), plots.OBS_NAMES[env_id]
+    rng, names = np.random.default_rng(0), figures.OBS_NAMES[env_id]
     real = {"obs": rng.normal(size=(12, len(names))), "reward": np.ones(12), "cont": np.ones(12)}
     dreams = {"obs": rng.normal(size=(9, 8, len(names)))}
     dreams |= {name: rng.uniform(0, 1, (9, 8)) for name in ("reward", "cont")}
     scatter = rng.normal(size=50), rng.normal(size=50)
-    plots.dream_figure("Title", names, 4, real, dreams, tmp_path / "figure.png", scatter)
+    figures.dream_figure("Title", names, 4, real, dreams, tmp_path / "figure.png", scatter)
     assert drawn(tmp_path / "figure.png")
 
 
@@ -151,7 +151,7 @@ def test_latents_figure(tmp_path):
         ("value", rng.normal(size=300), "viridis"),
         ("angle", rng.normal(size=300), "coolwarm"),
     ]
-    plots.latents_figure("Title", points, colourings, tmp_path / "figure.png")
+    figures.latents_figure("Title", points, colourings, tmp_path / "figure.png")
     assert drawn(tmp_path / "figure.png")
 
 
@@ -159,7 +159,7 @@ def test_gif_holds_every_picture_side_by_side(tmp_path):
     real = [Image.new("RGB", (40, 30), (10 * i, 0, 0)) for i in range(5)]
     dream = [Image.new("RGB", (40, 30), (0, 0, 50 * i)) for i in range(5)]
     path = tmp_path / "dream.gif"
-    size = plots.write_gif(real, dream, [(f"real {i}", "dream") for i in range(5)], path)
+    size = figures.write_gif(real, dream, [(f"real {i}", "dream") for i in range(5)], path)
     assert size == path.stat().st_size
     with Image.open(path) as gif:
         assert gif.n_frames == 5
@@ -201,7 +201,7 @@ def test_state_set_from_an_observation_is_observed_as_such(env_id):
     other = gym.make(env_id)
     other.reset(seed=2)
     for obs in seen:
-        plots.set_state(other, obs)
+        figures.set_state(other, obs)
         np.testing.assert_allclose(own_observation(other), obs, atol=2e-5)
 
 
@@ -211,7 +211,7 @@ def test_dreamed_angles_need_not_lie_on_the_circle(env_id):
     obs, _ = env.reset(seed=3)
     dreamed = obs.copy()
     dreamed[: 2 if env_id == "Pendulum-v1" else 4] *= 0.7
-    plots.set_state(env, dreamed)
+    figures.set_state(env, dreamed)
     np.testing.assert_allclose(own_observation(env), obs, atol=1e-5)
 
 
@@ -219,7 +219,7 @@ def test_lander_keeps_its_legs():
     env = gym.make("LunarLander-v3")
     env.reset(seed=1)
     world = env.unwrapped
-    plots.set_state(env, np.array([0.3, 0.5, 0, 0, 0.8, 0, 0, 1]))
+    figures.set_state(env, np.array([0.3, 0.5, 0, 0, 0.8, 0, 0, 1]))
     for leg in world.legs:  # the joint's two ends are one point
         np.testing.assert_allclose(leg.joint.anchorA, leg.joint.anchorB, atol=1e-4)
         assert leg.joint.lowerLimit - 1e-4 <= leg.joint.angle <= leg.joint.upperLimit + 1e-4
@@ -230,7 +230,7 @@ def test_other_environments_are_refused():
     env = gym.make("MountainCar-v0")
     env.reset(seed=0)
     with pytest.raises(ValueError, match="MountainCarEnv"):
-        plots.set_state(env, np.zeros(2))
+        figures.set_state(env, np.zeros(2))
 
 
 @pytest.mark.parametrize("env_id", ENVS)
@@ -239,7 +239,9 @@ def test_pictures_follow_the_observation(env_id):
     first, _ = env.reset(seed=1)
     env.close()
     moved = first * 0.5 + 0.2
-    same, again, other = plots.render_observations(env_id, np.stack([first, first, moved]), 1, 100)
+    same, again, other = figures.render_observations(
+        env_id, np.stack([first, first, moved]), 1, 100
+    )
     assert same.width == 100
     np.testing.assert_array_equal(same, again)
     assert not np.array_equal(same, other)
@@ -262,17 +264,17 @@ def agent():
 
 def test_dreams_do_not_peek(agent):
     obs, action = random_window()
-    dream = plots.open_loop(agent, obs, action, context=4, seed=0)
+    dream = figures.open_loop(agent, obs, action, context=4, seed=0)
     assert dream["obs"].shape == (3, 6, 4)
     assert dream["reward"].shape == dream["cont"].shape == (3, 6)
     hidden = obs.copy()
     hidden[:, 4:] = np.nan
-    blind = plots.open_loop(agent, hidden, action, context=4, seed=0)
+    blind = figures.open_loop(agent, hidden, action, context=4, seed=0)
     for name in dream:
         np.testing.assert_array_equal(blind[name], dream[name])
     hidden = obs.copy()
     hidden[:, 3] += 5  # the last row that it may see
-    assert not np.array_equal(plots.open_loop(agent, hidden, action, 4, 0)["obs"], dream["obs"])
+    assert not np.array_equal(figures.open_loop(agent, hidden, action, 4, 0)["obs"], dream["obs"])
 
 
 @pytest.mark.parametrize(("row", "first_changed"), [(3, 0), (4, 1), (8, 5), (9, 6)])
@@ -281,8 +283,8 @@ def test_dreamed_row_depends_on_the_actions_before_it(agent, row, first_changed)
     obs, action = random_window()
     changed = action.copy()
     changed[:, row] = changed[:, row, ::-1]
-    before = plots.open_loop(agent, obs, action, 4, 0)["obs"]
-    after = plots.open_loop(agent, obs, changed, 4, 0)["obs"]
+    before = figures.open_loop(agent, obs, action, 4, 0)["obs"]
+    after = figures.open_loop(agent, obs, changed, 4, 0)["obs"]
     np.testing.assert_array_equal(after[:, :first_changed], before[:, :first_changed])
     if first_changed < 6:
         assert (after[:, first_changed] != before[:, first_changed]).any()
@@ -291,7 +293,7 @@ def test_dreamed_row_depends_on_the_actions_before_it(agent, row, first_changed)
 @pytest.mark.parametrize(("env_id", "terminal"), [("CartPole-v1", True), ("Pendulum-v1", False)])
 def test_played_rows_are_those_of_the_environment(env_id, terminal):
     env = AgentEnv(env_id)
-    episode = plots.play(env, plots.chance_chooses(env, hold=3, seed=5), seed=7)
+    episode = figures.play(env, figures.chance_chooses(env, hold=3, seed=5), seed=7)
     rows = len(episode["obs"])
     assert all(len(column) == rows for column in episode.values())
     assert episode["reward"][0] == 0 and (episode["action"][-1] == 0).all()
@@ -306,14 +308,14 @@ def test_played_rows_are_those_of_the_environment(env_id, terminal):
 
 def test_the_same_agent_plays_the_same_again(agent):
     env = AgentEnv("CartPole-v1")
-    episode = plots.play(env, plots.agent_chooses(agent, seed=1), seed=2)
-    again = plots.play(env, plots.agent_chooses(agent, seed=1), seed=2)
+    episode = figures.play(env, figures.agent_chooses(agent, seed=1), seed=2)
+    again = figures.play(env, figures.agent_chooses(agent, seed=1), seed=2)
     np.testing.assert_array_equal(episode["action"], again["action"])
-    assert plots.filter_episode(agent, episode, seed=0).shape == (len(episode["obs"]), 8 + 3 * 4)
+    assert figures.filter_episode(agent, episode, seed=0).shape == (len(episode["obs"]), 8 + 3 * 4)
 
 
 def test_a_figure_that_cannot_be_saved_only_warns(tmp_path):
     (tmp_path / "file").write_text("in the way")
     path = tmp_path / "file" / "figure.png"
     with pytest.warns(UserWarning, match="figure not saved: .*file"):
-        plots.save(plots.Figure(), path)
+        figures.save(figures.Figure(), path)

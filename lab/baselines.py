@@ -22,8 +22,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 
 from dreamer.envs import EnvSpec
 from dreamer.evaluation import EVALUATION
-from dreamer.results import cpu_name, significant
 from dreamer.utils import derive_seed, tune_cpu
+from lab.results import cpu_name, significant
 
 ALGORITHMS = {"ppo": PPO, "dqn": DQN, "sac": SAC}
 BASELINE = 40  # stream of random numbers for `derive_seed`: a baseline's whole training

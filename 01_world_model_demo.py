@@ -27,6 +27,7 @@ from tqdm import tqdm
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import Log, load_checkpoint, read_log, save_checkpoint, write_json
 from dreamer.envs import AgentEnv
+from dreamer.evaluation import Episode, chance_chooses, filter_episode, open_loop, play
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.training import agent_part, interrupts
 from dreamer.utils import derive_seed, pick_device, tune_cpu
@@ -43,12 +44,12 @@ HORIZON = 25  # steps of a dream
 TRAINING, TESTING = 30, 31  # streams of random numbers
 
 
-def random_episodes(seed: int, stream: int, hold: int) -> Iterator[figures.Episode]:
+def random_episodes(seed: int, stream: int, hold: int) -> Iterator[Episode]:
     """Endless CartPole with random actions."""
     env, number = AgentEnv(ENV), 0
-    choose = figures.chance_chooses(env, hold, derive_seed(seed, stream))
+    choose = chance_chooses(env, hold, derive_seed(seed, stream))
     while True:
-        yield figures.play(env, choose, derive_seed(seed, stream, number))
+        yield play(env, choose, derive_seed(seed, stream, number))
         number += 1
 
 
@@ -130,7 +131,7 @@ def fit(agent: DreamerAgent, replay: ReplayBuffer, run_dir: Path, resume: bool) 
     return minutes
 
 
-def stack(episodes: list[figures.Episode], rows: slice, length: int, pad: str) -> figures.Episode:
+def stack(episodes: list[Episode], rows: slice, length: int, pad: str) -> Episode:
     """The same rows of many episodes as (N, length, ...), NaN where an episode has none.
 
     pad: on which side rows are missing, "after" or "before".
@@ -145,7 +146,7 @@ def stack(episodes: list[figures.Episode], rows: slice, length: int, pad: str) -
     return stacked
 
 
-def test_dreams(agent: DreamerAgent, episodes: list[figures.Episode]) -> dict[str, np.ndarray]:
+def test_dreams(agent: DreamerAgent, episodes: list[Episode]) -> dict[str, np.ndarray]:
     """Absolute errors (N, H) of dreams and of the naive guess at each length of the dream.
 
     Each dimension in units of its standard deviation in these episodes, then averaged over
@@ -153,7 +154,7 @@ def test_dreams(agent: DreamerAgent, episodes: list[figures.Episode]) -> dict[st
     """
     spread = np.concatenate([episode["obs"] for episode in episodes]).std(0)
     real = stack(episodes, slice(0, CONTEXT + HORIZON), CONTEXT + HORIZON, "after")
-    dream = figures.open_loop(agent, real["obs"], np.nan_to_num(real["action"]), CONTEXT, seed=1)
+    dream = open_loop(agent, real["obs"], np.nan_to_num(real["action"]), CONTEXT, seed=1)
     truth, last = real["obs"][:, CONTEXT:], real["obs"][:, CONTEXT - 1 : CONTEXT]
     return {
         "dream": (np.abs(dream["obs"] - truth) / spread).mean(-1),
@@ -161,15 +162,15 @@ def test_dreams(agent: DreamerAgent, episodes: list[figures.Episode]) -> dict[st
     }
 
 
-def test_ends(agent: DreamerAgent, episodes: list[figures.Episode], last: int = 8):
+def test_ends(agent: DreamerAgent, episodes: list[Episode], last: int = 8):
     """Reward and continue over the last rows of episodes (N, last): real, predicted from the
     filtered state, and dreamed from a context that ends before those rows."""
     found = {name: {"real": [], "filtered": [], "dreamed": []} for name in ("reward", "cont")}
     for i, episode in enumerate(episodes):
-        feat = figures.filter_episode(agent, episode, seed=i)
+        feat = filter_episode(agent, episode, seed=i)
         context = len(episode["obs"]) - last
         window = (episode[name][None] for name in ("obs", "action"))
-        dream = figures.open_loop(agent, *window, context, seed=i)
+        dream = open_loop(agent, *window, context, seed=i)
         for name, head in (("reward", agent.reward), ("cont", agent.cont)):
             found[name]["real"].append(episode[name][-last:])
             with torch.inference_mode():
@@ -203,7 +204,7 @@ def main(args: cli.Args) -> None:
     shown = min(tested, key=lambda episode: abs(len(episode["obs"]) - CONTEXT - HORIZON))
     real = {name: rows[: CONTEXT + HORIZON] for name, rows in shown.items()}
     window = (np.repeat(real[name][None], 32, 0) for name in ("obs", "action"))
-    dreams = figures.open_loop(agent, *window, CONTEXT, seed=2)
+    dreams = open_loop(agent, *window, CONTEXT, seed=2)
     figures.dream_figure(
         f"Open loop: {CONTEXT} observed steps, then the prior alone (random {ENV}, unseen episode)",
         figures.OBS_NAMES[ENV],

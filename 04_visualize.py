@@ -30,9 +30,17 @@ from sklearn.manifold import TSNE
 from dreamer.agent import Config, DreamerAgent
 from dreamer.checkpoint import CheckpointError, write_json
 from dreamer.envs import AgentEnv
+from dreamer.evaluation import (
+    Episode,
+    agent_chooses,
+    chance_chooses,
+    filter_episode,
+    open_loop,
+    play,
+)
 from dreamer.training import load_agent
 from dreamer.utils import derive_seed, pick_device, tune_cpu
-from lab import cli, figures
+from lab import animations, cli, figures
 
 CONFIG = Config()  # only its seed is used here: that of the agents and of what is drawn
 CONTEXT = 5  # observed steps before a dream
@@ -120,17 +128,17 @@ def episode_seed(seed: int, kind: int, number: int) -> int:
 
 def watch(
     agent: DreamerAgent, task: Task, seed: int, steps: int
-) -> tuple[list[figures.Episode], list[figures.Episode]]:
+) -> tuple[list[Episode], list[Episode]]:
     """Real episodes of at least `steps` actions in all: of the greedy agent, and of held random
     actions, which show it what it does not do itself."""
     env, groups = AgentEnv(task.env_id, agent.config.action_repeat), []
     for kind in range(2):
-        episodes: list[figures.Episode] = []
+        episodes: list[Episode] = []
         while sum(len(episode["reward"]) - 1 for episode in episodes) < steps:
             stream = episode_seed(seed, kind, len(episodes))
-            greedy = figures.agent_chooses(agent, stream)
-            choose = figures.chance_chooses(env, 8, stream) if kind else greedy
-            episodes.append(figures.play(env, choose, stream))
+            greedy = agent_chooses(agent, stream)
+            choose = chance_chooses(env, 8, stream) if kind else greedy
+            episodes.append(play(env, choose, stream))
         groups.append(episodes)
     env.close()
     return groups[0], groups[1]
@@ -139,7 +147,7 @@ def watch(
 def map_latents(
     agent: DreamerAgent,
     task: Task,
-    groups: tuple[list[figures.Episode], ...],
+    groups: tuple[list[Episode], ...],
     points: int,
     path: Path,
 ) -> None:
@@ -147,7 +155,7 @@ def map_latents(
     rng = np.random.default_rng(0)
     feats, owns, rewards, quantities = [], [], [], []
     for own, episodes in zip((1.0, 0.0), groups, strict=True):  # no first rows: they have no reward
-        watched = [figures.filter_episode(agent, e, seed=0)[1:].cpu().numpy() for e in episodes]
+        watched = [filter_episode(agent, e, seed=0)[1:].cpu().numpy() for e in episodes]
         feat = np.concatenate(watched)
         chosen = rng.permutation(len(feat))[: points // 2]
         feats.append(feat[chosen])
@@ -173,9 +181,7 @@ def map_latents(
     )
 
 
-def short_dreams(
-    agent: DreamerAgent, episodes: list[figures.Episode]
-) -> tuple[figures.Episode, figures.Episode]:
+def short_dreams(agent: DreamerAgent, episodes: list[Episode]) -> tuple[Episode, Episode]:
     """Dreams of `imag_horizon` steps, as in training, or as long as the longest episode allows,
     all along the episodes that are that long: (real rows, dreams), leading shape
     (N, context + horizon) and (N, horizon)."""
@@ -188,10 +194,10 @@ def short_dreams(
         for start in sorted({*range(0, last, length), last})  # the episode's end included
     ]
     real = {name: np.stack([w[name] for w in windows]) for name in windows[0]}
-    return real, figures.open_loop(agent, real["obs"], real["action"], CONTEXT, seed=0)
+    return real, open_loop(agent, real["obs"], real["action"], CONTEXT, seed=0)
 
 
-def to_draw(own: list[figures.Episode], rows: int) -> int:
+def to_draw(own: list[Episode], rows: int) -> int:
     """Which episode to draw: the first of so many rows, or the longest if none is as long."""
     lengths = [len(episode["obs"]) for episode in own]
     return next((i for i, length in enumerate(lengths) if length >= rows), int(np.argmax(lengths)))
@@ -213,7 +219,7 @@ def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, floa
     # Dreams ahead of the start of one episode of the agent, and short ones of all episodes.
     real = {name: rows[: CONTEXT + horizon] for name, rows in own[chosen].items()}
     window = (np.repeat(real[name][None], 32, 0) for name in ("obs", "action"))
-    dreams = figures.open_loop(agent, *window, CONTEXT, seed)
+    dreams = open_loop(agent, *window, CONTEXT, seed)
     truth, dreamed = short_dreams(agent, own + others)
     reward = truth["reward"][:, CONTEXT:]
     figures.dream_figure(
@@ -248,12 +254,12 @@ def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, floa
 
 
 def animate(
-    agent: DreamerAgent, task: Task, episode: figures.Episode, reset_seed: int, args: cli.Args
+    agent: DreamerAgent, task: Task, episode: Episode, reset_seed: int, args: cli.Args
 ) -> int:
     """The episode beside one dream of it that takes the same actions. Returns the file's size."""
     steps, held = 20 if args.smoke else GIF_STEPS, agent.config.action_repeat
     obs, action = (episode[name][None, : CONTEXT + steps] for name in ("obs", "action"))
-    dream = figures.open_loop(agent, obs, action, CONTEXT, args.seed)
+    dream = open_loop(agent, obs, action, CONTEXT, args.seed)
     dreamed = np.concatenate([obs[0, :CONTEXT], dream["obs"][0]])  # what it saw, then its dream
 
     captions = [
@@ -263,8 +269,10 @@ def animate(
         )
         for t in range(len(dreamed))
     ]
-    pictures = (figures.render_observations(task.env_id, x, reset_seed) for x in (obs[0], dreamed))
-    return figures.write_gif(*pictures, captions, args.assets / f"04_{task.name}.gif")
+    pictures = (
+        animations.render_observations(task.env_id, x, reset_seed) for x in (obs[0], dreamed)
+    )
+    return animations.write_gif(*pictures, captions, args.assets / f"04_{task.name}.gif")
 
 
 def main(args: cli.Args) -> None:

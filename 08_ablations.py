@@ -51,7 +51,7 @@ from torch import Tensor
 from dreamer.agent import Config, DreamerAgent, Metrics, model_loss
 from dreamer.checkpoint import read_log, write_atomic, write_json
 from dreamer.envs import AgentEnv, EnvSpec
-from dreamer.evaluation import random_returns
+from dreamer.evaluation import chance_chooses, open_loop, play, random_returns
 from dreamer.networks import MLP, OneHotFeat, TwoHotHead
 from dreamer.rssm import RSSM, Dream, Posterior, State, get_feat
 from dreamer.training import PREFILL_HOLD, train
@@ -196,7 +196,6 @@ VARIANTS = {
             "dreamer.agent.RSSM": MemorylessRSSM,
             "dreamer.agent.get_feat": feat_without_memory,
             "dreamer.evaluation.get_feat": feat_without_memory,
-            "lab.figures.get_feat": feat_without_memory,
             "dreamer.rssm.get_feat": feat_without_memory,
         },
     ),
@@ -362,8 +361,8 @@ def unseen_windows() -> tuple[np.ndarray, np.ndarray]:
     """obs (N, T, O) and action (N, T, A) of episodes of random actions, each held for 1 to
     PREFILL_HOLD steps. The same for all variants and seeds; no run ever trains on them."""
     env = AgentEnv(TASKS[DREAMS].env)
-    choose = figures.chance_chooses(env, PREFILL_HOLD, derive_seed(HELD_OUT))
-    episodes = [figures.play(env, choose, derive_seed(HELD_OUT, i)) for i in range(WINDOWS)]
+    choose = chance_chooses(env, PREFILL_HOLD, derive_seed(HELD_OUT))
+    episodes = [play(env, choose, derive_seed(HELD_OUT, i)) for i in range(WINDOWS)]
     rows = slice(0, CONTEXT + HORIZON)
     return tuple(np.stack([e[name][rows] for e in episodes]) for name in ("obs", "action"))
 
@@ -378,7 +377,7 @@ def error_by_length(obs: np.ndarray, guess: np.ndarray) -> list[float]:
 def dream_error(agent: DreamerAgent) -> list[float]:
     """Error of dreams, one for each window, against the number of dreamed steps (H,)."""
     obs, action = unseen_windows()
-    return error_by_length(obs, figures.open_loop(agent, obs, action, CONTEXT, seed=0)["obs"])
+    return error_by_length(obs, open_loop(agent, obs, action, CONTEXT, seed=0)["obs"])
 
 
 def run_one(task: str, variant: str, config: Config) -> dict[str, Any]:

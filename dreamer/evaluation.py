@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -149,3 +150,84 @@ def open_loop_error(
         "naive_obs_error": float((naive_error * alive).sum() / total),
         "dream_reward_error": float((reward_error * alive).sum() / total),
     }
+
+
+# ---------------------------------------------------------------- real episodes, and dreams of them
+
+Episode = dict[str, np.ndarray]  # rows as in the replay: obs (T, O), action (T, A), reward (T,),
+#                                  cont (T,): 0 on the row where the task ended, else 1
+
+
+def play(env: AgentEnv, choose: Callable[[np.ndarray, bool], np.ndarray], seed: int) -> Episode:
+    """One whole episode. choose: (obs (O,), is_first) -> action (A,)."""
+    obs, reward, action = env.reset(seed), 0.0, None
+    rows, terminated, done = [], False, False
+    while not done:
+        action = choose(obs, not rows)
+        rows.append((obs, action, reward, 1.0))
+        obs, reward, terminated, truncated = env.step(action)
+        done = terminated or truncated
+    rows.append((obs, np.zeros_like(action), reward, 0.0 if terminated else 1.0))
+    columns = (np.array(column, np.float32) for column in zip(*rows, strict=True))
+    return dict(zip(("obs", "action", "reward", "cont"), columns, strict=True))
+
+
+def agent_chooses(agent: DreamerAgent, seed: int) -> Callable[[np.ndarray, bool], np.ndarray]:
+    """For `play`: the greedy agent, filtering what it sees."""
+    rng, state = torch.Generator(agent.device).manual_seed(seed), None
+
+    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
+        nonlocal state
+        action, state = agent.act(obs[None], np.array([is_first]), state, greedy=True, rng=rng)
+        return action[0] if agent.discrete else np.clip(action[0], -1, 1)
+
+    return choose
+
+
+def chance_chooses(env: AgentEnv, hold: int, seed: int) -> Callable[[np.ndarray, bool], np.ndarray]:
+    """For `play`: random actions, each chosen for 1 to `hold` rows in turn."""
+    rng, action, left = np.random.default_rng(seed), None, 0
+
+    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
+        nonlocal action, left
+        if left == 0:
+            action, left = env.random_action(rng), int(rng.integers(1, hold + 1))
+        left -= 1
+        return action
+
+    return choose
+
+
+@torch.inference_mode()
+def filter_episode(agent: DreamerAgent, episode: Episode, seed: int) -> torch.Tensor:
+    """The agent's states feat (T, F) while it watches a whole episode."""
+    obs, action = (torch.from_numpy(episode[k])[None].to(agent.device) for k in ("obs", "action"))
+    is_first = torch.zeros(obs.shape[:2], dtype=torch.bool, device=agent.device)
+    is_first[:, 0] = True
+    rng = torch.Generator(agent.device).manual_seed(seed)
+    post, _ = agent.rssm.observe(agent.encoder(obs), action, is_first, rng)
+    return get_feat(post)[0]
+
+
+@torch.inference_mode()
+def open_loop(
+    agent: DreamerAgent, obs: np.ndarray, action: np.ndarray, context: int, seed: int
+) -> Episode:
+    """Watch `context` rows of N windows, then dream on with the prior alone, taking the real
+    actions.
+
+    obs (N, T, O); action (N, T, A). Returns the dream of rows context..T-1: obs, reward and cont
+    with leading shape (N, T - context). Only the first `context` observations are ever read, and
+    the dream is made from the one state that they leave.
+    """
+    seen = torch.from_numpy(obs[:, :context]).to(agent.device)
+    action = torch.from_numpy(action).to(agent.device)
+    is_first = torch.zeros(seen.shape[:2], dtype=torch.bool, device=agent.device)
+    rng = torch.Generator(agent.device).manual_seed(seed)
+    _, state = agent.rssm.observe(agent.encoder(seen), action[:, :context], is_first, rng)
+
+    horizon = obs.shape[1] - context
+    dream = agent.rssm.imagine(state, lambda _, t: action[:, context - 1 + t], horizon, rng)
+    feat = get_feat(dream)[:, 1:]
+    heads = {"obs": agent.decoder, "reward": agent.reward, "cont": agent.cont}
+    return {name: head.predict(feat).cpu().numpy() for name, head in heads.items()}

@@ -1,4 +1,4 @@
-"""Every figure of the project, and what they are drawn from: real episodes and dreams of them.
+"""Every figure of the project.
 
 Figures are made with `matplotlib.figure.Figure` alone: no window, no global state, and nothing
 to close. Each role has one colour everywhere (the Okabe-Ito palette, which colour-blind readers
@@ -10,24 +10,19 @@ from __future__ import annotations
 import math
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import matplotlib
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
-from PIL import Image, ImageDraw, ImageFont
 
-from dreamer.agent import DreamerAgent
 from dreamer.checkpoint import write_atomic
-from dreamer.envs import AgentEnv
-from dreamer.rssm import get_feat
+from dreamer.evaluation import Episode
 from lab.stats import bootstrap_interval, iqm
 
 REAL, DREAM, NAIVE = "black", "#0072B2", "#E69F00"
@@ -66,87 +61,6 @@ OBS_NAMES = {  # of each dimension, with its unit where it has one
         "right leg touches",
     ],
 }
-
-
-# ---------------------------------------------------------------- real episodes, and dreams of them
-
-Episode = dict[str, np.ndarray]  # rows as in the replay: obs (T, O), action (T, A), reward (T,),
-#                                  cont (T,): 0 on the row where the task ended, else 1
-
-
-def play(env: AgentEnv, choose: Callable[[np.ndarray, bool], np.ndarray], seed: int) -> Episode:
-    """One whole episode. choose: (obs (O,), is_first) -> action (A,)."""
-    obs, reward, action = env.reset(seed), 0.0, None
-    rows, terminated, done = [], False, False
-    while not done:
-        action = choose(obs, not rows)
-        rows.append((obs, action, reward, 1.0))
-        obs, reward, terminated, truncated = env.step(action)
-        done = terminated or truncated
-    rows.append((obs, np.zeros_like(action), reward, 0.0 if terminated else 1.0))
-    columns = (np.array(column, np.float32) for column in zip(*rows, strict=True))
-    return dict(zip(("obs", "action", "reward", "cont"), columns, strict=True))
-
-
-def agent_chooses(agent: DreamerAgent, seed: int) -> Callable[[np.ndarray, bool], np.ndarray]:
-    """For `play`: the greedy agent, filtering what it sees."""
-    rng, state = torch.Generator(agent.device).manual_seed(seed), None
-
-    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
-        nonlocal state
-        action, state = agent.act(obs[None], np.array([is_first]), state, greedy=True, rng=rng)
-        return action[0] if agent.discrete else np.clip(action[0], -1, 1)
-
-    return choose
-
-
-def chance_chooses(env: AgentEnv, hold: int, seed: int) -> Callable[[np.ndarray, bool], np.ndarray]:
-    """For `play`: random actions, each chosen for 1 to `hold` rows in turn."""
-    rng, action, left = np.random.default_rng(seed), None, 0
-
-    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
-        nonlocal action, left
-        if left == 0:
-            action, left = env.random_action(rng), int(rng.integers(1, hold + 1))
-        left -= 1
-        return action
-
-    return choose
-
-
-@torch.inference_mode()
-def filter_episode(agent: DreamerAgent, episode: Episode, seed: int) -> torch.Tensor:
-    """The agent's states feat (T, F) while it watches a whole episode."""
-    obs, action = (torch.from_numpy(episode[k])[None].to(agent.device) for k in ("obs", "action"))
-    is_first = torch.zeros(obs.shape[:2], dtype=torch.bool, device=agent.device)
-    is_first[:, 0] = True
-    rng = torch.Generator(agent.device).manual_seed(seed)
-    post, _ = agent.rssm.observe(agent.encoder(obs), action, is_first, rng)
-    return get_feat(post)[0]
-
-
-@torch.inference_mode()
-def open_loop(
-    agent: DreamerAgent, obs: np.ndarray, action: np.ndarray, context: int, seed: int
-) -> Episode:
-    """Watch `context` rows of N windows, then dream on with the prior alone, taking the real
-    actions.
-
-    obs (N, T, O); action (N, T, A). Returns the dream of rows context..T-1: obs, reward and cont
-    with leading shape (N, T - context). Only the first `context` observations are ever read, and
-    the dream is made from the one state that they leave.
-    """
-    seen = torch.from_numpy(obs[:, :context]).to(agent.device)
-    action = torch.from_numpy(action).to(agent.device)
-    is_first = torch.zeros(seen.shape[:2], dtype=torch.bool, device=agent.device)
-    rng = torch.Generator(agent.device).manual_seed(seed)
-    _, state = agent.rssm.observe(agent.encoder(seen), action[:, :context], is_first, rng)
-
-    horizon = obs.shape[1] - context
-    dream = agent.rssm.imagine(state, lambda _, t: action[:, context - 1 + t], horizon, rng)
-    feat = get_feat(dream)[:, 1:]
-    heads = {"obs": agent.decoder, "reward": agent.reward, "cont": agent.cont}
-    return {name: head.predict(feat).cpu().numpy() for name, head in heads.items()}
 
 
 # ---------------------------------------------------------------- shared pieces of the figures
@@ -558,112 +472,6 @@ def latents_figure(
         ax.set(title=f"{name} (always {values[0]:g})" if constant else name, xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     save(fig, path)
-
-
-# ---------------------------------------------------------------- animations
-
-
-def set_state(env: gym.Env, obs: np.ndarray) -> None:
-    """Put one of the four environments into the state that an observation (O,) describes.
-
-    The observation may be a dreamed one: cosine and sine need not lie on the circle. The
-    environment must have been reset. Raises ValueError for any other environment.
-    """
-    world = env.unwrapped
-    obs = np.asarray(obs, np.float64)
-    name = type(world).__name__
-    if name == "CartPoleEnv":
-        world.state = obs.copy()
-    elif name == "PendulumEnv":
-        world.state = np.array([math.atan2(obs[1], obs[0]), obs[2]])
-    elif name == "AcrobotEnv":
-        angles = math.atan2(obs[1], obs[0]), math.atan2(obs[3], obs[2])
-        world.state = np.array([*angles, obs[4], obs[5]])
-    elif name == "LunarLander":
-        set_lander(world, obs)
-    else:
-        raise ValueError(f"{name}: no way is known to set its state from an observation")
-
-
-def set_lander(world: Any, obs: np.ndarray) -> None:
-    """The inverse of LunarLander's observation (its source: `LunarLander.step`). The legs, which
-    it does not show, hang where their springs hold them in flight."""
-    from gymnasium.envs.box2d import lunar_lander as ll
-
-    half_w, half_h = ll.VIEWPORT_W / ll.SCALE / 2, ll.VIEWPORT_H / ll.SCALE / 2  # metres
-    lander = world.lander
-    x, y, vx, vy, angle, spin = map(float, obs[:6])
-    lander.position = (
-        x * half_w + half_w,
-        y * half_h + world.helipad_y + ll.LEG_DOWN / ll.SCALE,
-    )
-    lander.angle = angle
-    lander.linearVelocity = (vx * ll.FPS / half_w, vy * ll.FPS / half_h)
-    lander.angularVelocity = spin * ll.FPS / 20
-    for side, leg, touches in zip((-1, 1), world.legs, obs[6:], strict=True):
-        leg.angle = angle - side * 0.4  # the joint's limit, against which its motor pushes
-        cos, sin = math.cos(leg.angle), math.sin(leg.angle)
-        ax, ay = side * ll.LEG_AWAY / ll.SCALE, ll.LEG_DOWN / ll.SCALE  # lander, seen from the leg
-        leg.position = (
-            lander.position[0] - (cos * ax - sin * ay),
-            lander.position[1] - (sin * ax + cos * ay),
-        )
-        leg.ground_contact = bool(touches > 0.5)
-
-
-def render_observations(env_id: str, obs: np.ndarray, seed: int, width: int = 320) -> list:
-    """Pictures (PIL images `width` pixels wide) of observations (T, O), drawn by the environment.
-
-    seed: of the reset, which decides what no observation shows (LunarLander's mountains).
-    """
-    env = gym.make(env_id, render_mode="rgb_array")
-    env.reset(seed=seed)
-    frames = []
-    for row in obs:
-        set_state(env, row)
-        picture = Image.fromarray(env.unwrapped.render())
-        height = round(picture.height * width / picture.width)
-        frames.append(picture.resize((width, height), Image.Resampling.LANCZOS))
-    env.close()
-    return frames
-
-
-def write_gif(
-    real: list[Image.Image],
-    dream: list[Image.Image],
-    captions: Sequence[tuple[str, str]],
-    path: Path | str,
-    milliseconds: int = 50,
-) -> int:
-    """Two rows of pictures side by side, a caption above each; the last one stays for a while.
-
-    captions: (left, right) for every frame. Returns the file's size in bytes.
-    """
-    font = ImageFont.load_default(size=14)
-    width, height, head, gap = *real[0].size, 24, 6
-    frames = []
-    for left, right, texts in zip(real, dream, captions, strict=True):
-        frame = Image.new("RGB", (2 * width + gap, height + head), "white")
-        frame.paste(left, (0, head))
-        frame.paste(right, (width + gap, head))
-        draw = ImageDraw.Draw(frame)
-        draw.text((6, 3), texts[0], fill=REAL, font=font)
-        draw.text((width + gap + 6, 3), texts[1], fill=DREAM, font=font)
-        frames.append(frame.quantize(64, dither=Image.Dither.NONE))
-    durations = [milliseconds] * (len(frames) - 1) + [1500]
-    write_atomic(
-        Path(path),
-        lambda temporary: frames[0].save(
-            temporary,
-            format="GIF",
-            save_all=True,
-            append_images=frames[1:],
-            duration=durations,
-            loop=0,
-            optimize=True,
-        ),
-    )
-    return Path(path).stat().st_size
 
 
 # ---------------------------------------------------------------- ablations

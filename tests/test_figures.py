@@ -12,7 +12,8 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 from dreamer.agent import Config, DreamerAgent  # noqa: E402
 from dreamer.envs import AgentEnv  # noqa: E402
-from lab import figures  # noqa: E402
+from dreamer.evaluation import agent_chooses, chance_chooses, filter_episode, open_loop, play
+from lab import animations, figures  # noqa: E402
 
 ENVS = list(figures.OBS_NAMES)
 TINY = Config(deter=8, hidden=8, layers=1, categoricals=3, classes=4)
@@ -159,7 +160,7 @@ def test_gif_holds_every_picture_side_by_side(tmp_path):
     real = [Image.new("RGB", (40, 30), (10 * i, 0, 0)) for i in range(5)]
     dream = [Image.new("RGB", (40, 30), (0, 0, 50 * i)) for i in range(5)]
     path = tmp_path / "dream.gif"
-    size = figures.write_gif(real, dream, [(f"real {i}", "dream") for i in range(5)], path)
+    size = animations.write_gif(real, dream, [(f"real {i}", "dream") for i in range(5)], path)
     assert size == path.stat().st_size
     with Image.open(path) as gif:
         assert gif.n_frames == 5
@@ -201,7 +202,7 @@ def test_state_set_from_an_observation_is_observed_as_such(env_id):
     other = gym.make(env_id)
     other.reset(seed=2)
     for obs in seen:
-        figures.set_state(other, obs)
+        animations.set_state(other, obs)
         np.testing.assert_allclose(own_observation(other), obs, atol=2e-5)
 
 
@@ -211,7 +212,7 @@ def test_dreamed_angles_need_not_lie_on_the_circle(env_id):
     obs, _ = env.reset(seed=3)
     dreamed = obs.copy()
     dreamed[: 2 if env_id == "Pendulum-v1" else 4] *= 0.7
-    figures.set_state(env, dreamed)
+    animations.set_state(env, dreamed)
     np.testing.assert_allclose(own_observation(env), obs, atol=1e-5)
 
 
@@ -219,7 +220,7 @@ def test_lander_keeps_its_legs():
     env = gym.make("LunarLander-v3")
     env.reset(seed=1)
     world = env.unwrapped
-    figures.set_state(env, np.array([0.3, 0.5, 0, 0, 0.8, 0, 0, 1]))
+    animations.set_state(env, np.array([0.3, 0.5, 0, 0, 0.8, 0, 0, 1]))
     for leg in world.legs:  # the joint's two ends are one point
         np.testing.assert_allclose(leg.joint.anchorA, leg.joint.anchorB, atol=1e-4)
         assert leg.joint.lowerLimit - 1e-4 <= leg.joint.angle <= leg.joint.upperLimit + 1e-4
@@ -230,7 +231,7 @@ def test_other_environments_are_refused():
     env = gym.make("MountainCar-v0")
     env.reset(seed=0)
     with pytest.raises(ValueError, match="MountainCarEnv"):
-        figures.set_state(env, np.zeros(2))
+        animations.set_state(env, np.zeros(2))
 
 
 @pytest.mark.parametrize("env_id", ENVS)
@@ -239,7 +240,7 @@ def test_pictures_follow_the_observation(env_id):
     first, _ = env.reset(seed=1)
     env.close()
     moved = first * 0.5 + 0.2
-    same, again, other = figures.render_observations(
+    same, again, other = animations.render_observations(
         env_id, np.stack([first, first, moved]), 1, 100
     )
     assert same.width == 100
@@ -264,17 +265,17 @@ def agent():
 
 def test_dreams_do_not_peek(agent):
     obs, action = random_window()
-    dream = figures.open_loop(agent, obs, action, context=4, seed=0)
+    dream = open_loop(agent, obs, action, context=4, seed=0)
     assert dream["obs"].shape == (3, 6, 4)
     assert dream["reward"].shape == dream["cont"].shape == (3, 6)
     hidden = obs.copy()
     hidden[:, 4:] = np.nan
-    blind = figures.open_loop(agent, hidden, action, context=4, seed=0)
+    blind = open_loop(agent, hidden, action, context=4, seed=0)
     for name in dream:
         np.testing.assert_array_equal(blind[name], dream[name])
     hidden = obs.copy()
     hidden[:, 3] += 5  # the last row that it may see
-    assert not np.array_equal(figures.open_loop(agent, hidden, action, 4, 0)["obs"], dream["obs"])
+    assert not np.array_equal(open_loop(agent, hidden, action, 4, 0)["obs"], dream["obs"])
 
 
 @pytest.mark.parametrize(("row", "first_changed"), [(3, 0), (4, 1), (8, 5), (9, 6)])
@@ -283,8 +284,8 @@ def test_dreamed_row_depends_on_the_actions_before_it(agent, row, first_changed)
     obs, action = random_window()
     changed = action.copy()
     changed[:, row] = changed[:, row, ::-1]
-    before = figures.open_loop(agent, obs, action, 4, 0)["obs"]
-    after = figures.open_loop(agent, obs, changed, 4, 0)["obs"]
+    before = open_loop(agent, obs, action, 4, 0)["obs"]
+    after = open_loop(agent, obs, changed, 4, 0)["obs"]
     np.testing.assert_array_equal(after[:, :first_changed], before[:, :first_changed])
     if first_changed < 6:
         assert (after[:, first_changed] != before[:, first_changed]).any()
@@ -293,7 +294,7 @@ def test_dreamed_row_depends_on_the_actions_before_it(agent, row, first_changed)
 @pytest.mark.parametrize(("env_id", "terminal"), [("CartPole-v1", True), ("Pendulum-v1", False)])
 def test_played_rows_are_those_of_the_environment(env_id, terminal):
     env = AgentEnv(env_id)
-    episode = figures.play(env, figures.chance_chooses(env, hold=3, seed=5), seed=7)
+    episode = play(env, chance_chooses(env, hold=3, seed=5), seed=7)
     rows = len(episode["obs"])
     assert all(len(column) == rows for column in episode.values())
     assert episode["reward"][0] == 0 and (episode["action"][-1] == 0).all()
@@ -308,10 +309,10 @@ def test_played_rows_are_those_of_the_environment(env_id, terminal):
 
 def test_the_same_agent_plays_the_same_again(agent):
     env = AgentEnv("CartPole-v1")
-    episode = figures.play(env, figures.agent_chooses(agent, seed=1), seed=2)
-    again = figures.play(env, figures.agent_chooses(agent, seed=1), seed=2)
+    episode = play(env, agent_chooses(agent, seed=1), seed=2)
+    again = play(env, agent_chooses(agent, seed=1), seed=2)
     np.testing.assert_array_equal(episode["action"], again["action"])
-    assert figures.filter_episode(agent, episode, seed=0).shape == (len(episode["obs"]), 8 + 3 * 4)
+    assert filter_episode(agent, episode, seed=0).shape == (len(episode["obs"]), 8 + 3 * 4)
 
 
 def test_a_figure_that_cannot_be_saved_only_warns(tmp_path):

@@ -1,4 +1,4 @@
-"""DreamerV3: the configuration, the losses as pure functions, and the agent that ties them.
+"""DreamerV3: the losses as pure functions, and the agent that ties them together.
 
 `DreamerAgent.update` is the algorithm: fit the world model to replayed windows, dream ahead of
 the states found there, and learn actor and critic from the dreams.
@@ -7,162 +7,17 @@ the states found there, and learn actor and critic from the dreams.
 from __future__ import annotations
 
 import copy
-import dataclasses
-import typing
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dreamer.config import Config
 from dreamer.networks import Actor, ContinueHead, Critic, Decoder, Encoder, RewardHead
 from dreamer.rssm import RSSM, Dream, Posterior, State, get_feat, kl_losses
 from dreamer.utils import PercentileScale, frozen, lambda_return, make_rng
 
 Metrics = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Config:
-    """The numbers of the algorithm, the same for all tasks; scripts set the first three.
-
-    v1 and v2 are the two versions of arXiv 2301.04104, "authors" is their code.
-    Raises ValueError naming field, value and range for anything out of range or of a wrong type.
-    """
-
-    # The run
-    steps: int = 10_000  # environment steps in all, prefill included: actions x action_repeat
-    train_ratio: float = 128.0  # replayed rows per environment step
-    action_repeat: int = 1  # environment steps of one row, as long as an action is held (Atari: 4)
-    seed: int = 0  # of weights, environment, sampling and noise
-
-    # Experience
-    capacity: int = 200_000  # replay rows
-    prefill: int = 1_000  # first environment steps: random, no learning (at most half of all)
-    explore: float = 0.05  # share of later steps with random actions
-    explore_hold: int = 256  # a random action is held for up to this many rows
-    batch_size: int = 16  # B, windows per update (authors: 16)
-    seq_len: int = 16  # T, rows per window (authors: 64)
-    recency: float = 2.0  # 1: all windows equally likely; 2: the newer the likelier, 1/sqrt(age)
-
-    # Networks
-    deter: int = 128  # D, size of the GRU state: larger is slower
-    hidden: int = 128  # width of every MLP
-    layers: int = 2  # blocks of every MLP
-    categoricals: int = 16  # S, number of categoricals in a latent
-    classes: int = 16  # K, classes of each
-    unimix: float = 0.01  # uniform share in latents (v2) and discrete policy (v1)
-
-    # World model
-    beta_obs: float = 3.0  # weight of the decoder's squared error (v2: 1/2 in these units)
-    free_nats: float = 1.0  # KL below this is not reduced further, nats (v2)
-    beta_dyn: float = 1.0  # β_dyn (v2: 1; v1: 0.5)
-    beta_rep: float = 0.03  # β_rep (v1 and v2: 0.1)
-    model_lr: float = 2e-3  # Adam's rate at first (authors: 4e-5, for far larger networks)
-
-    # Dreams
-    imag_starts: int = 64  # N, dreams per update, from random replayed states (authors: all B*T)
-    imag_horizon: int = 15  # H, actions of a dream (v1 and v2)
-    gamma: float = 0.99  # γ, discount from row to row (v1 and v2: 0.997)
-    lam: float = 0.95  # λ of the returns (v1 and v2)
-
-    # Actor and critic
-    actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
-    ent_coef: float = 3e-4  # η, weight of the policy's entropy (v2)
-    actor_lr: float = 1e-3  # Adam's rate at first
-    critic_lr: float = 2e-3  # Adam's rate at first
-    slow_rate: float = 0.1  # step of the slow critic per update (v1 and v2: 0.02)
-    slow_weight: float = 1.0  # weight of the loss that holds the critic near the slow one (v2)
-    replay_value_weight: float = 0.3  # weight of the critic's loss on real returns (v2)
-    grad_clip: float = 100.0  # largest gradient norm of model, actor and critic, each
-    lr_halving: int = 2_000  # all rates fall with 1 / (1 + updates / lr_halving): see rate_factor
-
-    # Reports
-    evals: int = 20  # greedy evaluations, evenly spread over the run
-    eval_episodes: int = 20  # episodes of each
-    compile: bool = False  # torch.compile the inner loops (needs a C++ compiler)
-
-    def __post_init__(self) -> None:
-        types = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            kind = types[field.name]
-            low, high = RANGES.get(field.name, (None, None))
-            if typing.get_origin(kind) is Literal:
-                names = typing.get_args(kind)
-                ok, allowed = isinstance(value, str) and value in names, f"one of {names}"
-            elif kind is bool:
-                ok, allowed = isinstance(value, bool), "True or False"
-            else:
-                number = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
-                ok = isinstance(value, number) and not isinstance(value, bool)
-                ok = ok and low <= value <= high  # neither NaN nor infinity is
-                word = "a whole number" if kind is int else "a number"
-                allowed = f"{word} from {low:g} to {high:g}"
-            if not ok:
-                raise ValueError(f"Config.{field.name} must be {allowed}, got {value!r}")
-            if kind in (int, float):  # NumPy's numbers go into no JSON and no checkpoint
-                object.__setattr__(self, field.name, kind(value))
-        if self.steps % self.action_repeat:
-            raise ValueError(
-                f"Config.steps must be a multiple of action_repeat ({self.action_repeat}), "
-                f"got {self.steps}"
-            )
-        if self.seq_len > self.capacity:
-            raise ValueError(
-                f"Config.seq_len must be at most capacity ({self.capacity}), got {self.seq_len}"
-            )
-
-    def updates_after(self, steps: int) -> int:
-        """Gradient updates due after so many environment steps."""
-        return int(steps * self.train_ratio / (self.batch_size * self.seq_len))
-
-    @property
-    def num_starts(self) -> int:
-        """Dreams per update: `imag_starts`, or all replayed states if those are fewer."""
-        return min(self.imag_starts, self.batch_size * self.seq_len)
-
-
-# Smallest and largest value of each number in `Config`.
-RANGES: dict[str, tuple[float, float]] = {
-    "steps": (1, 10**9),
-    "train_ratio": (0, 10**6),
-    "action_repeat": (1, 1000),
-    "seed": (0, 2**31 - 1),
-    "capacity": (2, 10**8),
-    "prefill": (0, 10**9),
-    "explore": (0, 0.9),
-    "explore_hold": (1, 10**4),
-    "batch_size": (1, 10**4),
-    "seq_len": (2, 10**4),
-    "recency": (1, 100),
-    "deter": (1, 10**4),
-    "hidden": (1, 10**4),
-    "layers": (1, 20),
-    "categoricals": (1, 1000),
-    "classes": (2, 1000),
-    "unimix": (0, 0.5),
-    "beta_obs": (0, 10**6),
-    "free_nats": (0, 1000),
-    "beta_dyn": (0, 100),
-    "beta_rep": (0, 100),
-    "model_lr": (0, 1),
-    "imag_starts": (1, 10**6),
-    "imag_horizon": (1, 1000),
-    "gamma": (0, 1),
-    "lam": (0, 1),
-    "ent_coef": (0, 100),
-    "actor_lr": (0, 1),
-    "critic_lr": (0, 1),
-    "slow_rate": (0, 1),
-    "slow_weight": (0, 100),
-    "replay_value_weight": (0, 100),
-    "grad_clip": (1e-6, 1e9),
-    "lr_halving": (1, 10**9),
-    "evals": (0, 10**6),
-    "eval_episodes": (1, 10**4),
-}
 
 
 # ---------------------------------------------------------------- losses
@@ -287,8 +142,6 @@ class DreamerAgent(nn.Module):
             self.optimizer, lambda updates: rate_factor(c, updates)
         )
         self.rng = make_rng(self.device, c.seed, 1)  # of all sampling in acting and learning
-        if c.compile:
-            self.rssm.compile_steps()
 
     # ------------------------------------------------------------ acting
 

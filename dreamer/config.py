@@ -1,0 +1,115 @@
+"""`Config`: every number of the algorithm, with its symbol, unit, range and source."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+
+def number(default: float, low: float, high: float) -> Any:
+    """A field of `Config`: its default, its smallest and its largest value."""
+    return dataclasses.field(default=default, metadata={"range": (low, high)})
+
+
+@dataclass(frozen=True)
+class Config:
+    """The numbers of the algorithm, the same for all tasks; scripts set the first three.
+
+    v1 and v2 are the two versions of arXiv 2301.04104, "authors" is their code. Each field reads
+    `number(default, smallest, largest)`.
+    Raises ValueError naming field, value and range for anything out of range or of a wrong type.
+    """
+
+    # The run
+    steps: int = number(10_000, 1, 10**9)  # environment steps, prefill included: actions x repeat
+    train_ratio: float = number(128, 0, 10**6)  # replayed rows per environment step
+    action_repeat: int = number(1, 1, 1000)  # environment steps that an action is held (Atari: 4)
+    seed: int = number(0, 0, 2**31 - 1)  # of weights, environment, sampling and noise
+
+    # Experience
+    capacity: int = number(200_000, 2, 10**8)  # replay rows
+    prefill: int = number(1_000, 0, 10**9)  # first environment steps: random (at most half of all)
+    explore: float = number(0.05, 0, 0.9)  # share of later steps with random actions
+    explore_hold: int = number(256, 1, 10**4)  # a random action is held for up to this many rows
+    batch_size: int = number(16, 1, 10**4)  # B, windows per update (authors: 16)
+    seq_len: int = number(16, 2, 10**4)  # T, rows per window (authors: 64)
+    recency: float = number(2, 1, 100)  # 1: all windows equally likely; 2: newer ones, 1/sqrt(age)
+
+    # Networks
+    deter: int = number(128, 1, 10**4)  # D, size of the GRU state: larger is slower
+    hidden: int = number(128, 1, 10**4)  # width of every MLP
+    layers: int = number(2, 1, 20)  # blocks of every MLP
+    categoricals: int = number(16, 1, 1000)  # S, number of categoricals in a latent
+    classes: int = number(16, 2, 1000)  # K, classes of each
+    unimix: float = number(0.01, 0, 0.5)  # uniform share in latents (v2) and discrete policy (v1)
+
+    # World model
+    beta_obs: float = number(3, 0, 10**6)  # weight of the squared error (v2: 1/2 in these units)
+    free_nats: float = number(1, 0, 1000)  # a KL below this is not reduced further, nats (v2)
+    beta_dyn: float = number(1, 0, 100)  # β_dyn (v2: 1; v1: 0.5)
+    beta_rep: float = number(0.03, 0, 100)  # β_rep (v1 and v2: 0.1)
+    model_lr: float = number(2e-3, 0, 1)  # Adam's first rate (authors: 4e-5, far larger networks)
+
+    # Dreams
+    imag_starts: int = number(64, 1, 10**6)  # N, dreams per update, random starts (authors: all)
+    imag_horizon: int = number(15, 1, 1000)  # H, actions of a dream (v1 and v2)
+    gamma: float = number(0.99, 0, 1)  # γ, discount from row to row (v1 and v2: 0.997)
+    lam: float = number(0.95, 0, 1)  # λ of the returns (v1 and v2)
+
+    # Actor and critic
+    actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
+    ent_coef: float = number(3e-4, 0, 100)  # η, weight of the policy's entropy (v2)
+    actor_lr: float = number(1e-3, 0, 1)  # Adam's first rate
+    critic_lr: float = number(2e-3, 0, 1)  # Adam's first rate
+    slow_rate: float = number(0.1, 0, 1)  # step of the slow critic per update (v1 and v2: 0.02)
+    slow_weight: float = number(
+        1, 0, 100
+    )  # of the loss that holds the critic near the slow one (v2)
+    replay_value_weight: float = number(0.3, 0, 100)  # of the critic's loss on real returns (v2)
+    grad_clip: float = number(100, 1e-6, 1e9)  # largest gradient norm of model, actor and critic
+    lr_halving: int = number(2_000, 1, 10**9)  # rates fall with 1 / (1 + updates / lr_halving)
+
+    # Reports
+    evals: int = number(20, 0, 10**6)  # greedy evaluations, evenly spread over the run
+    eval_episodes: int = number(20, 1, 10**4)  # episodes of each
+
+    def __post_init__(self) -> None:
+        types = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            kind, value = types[field.name], getattr(self, field.name)
+            if typing.get_origin(kind) is Literal:
+                names = typing.get_args(kind)
+                ok, allowed = isinstance(value, str) and value in names, f"one of {names}"
+            else:
+                whole = (int, np.integer)
+                low, high = field.metadata["range"]
+                ok = isinstance(value, whole if kind is int else (*whole, float, np.floating))
+                ok = ok and not isinstance(value, bool) and low <= value <= high  # NaN is not
+                word = "a whole number" if kind is int else "a number"
+                allowed = f"{word} from {low:g} to {high:g}"
+            if not ok:
+                raise ValueError(f"Config.{field.name} must be {allowed}, got {value!r}")
+            if kind in (int, float):  # NumPy's numbers go into no JSON and no checkpoint
+                object.__setattr__(self, field.name, kind(value))
+        if self.steps % self.action_repeat:
+            raise ValueError(
+                f"Config.steps must be a multiple of action_repeat ({self.action_repeat}), "
+                f"got {self.steps}"
+            )
+        if self.seq_len > self.capacity:
+            raise ValueError(
+                f"Config.seq_len must be at most capacity ({self.capacity}), got {self.seq_len}"
+            )
+
+    def updates_after(self, steps: int) -> int:
+        """Gradient updates due after so many environment steps."""
+        return int(steps * self.train_ratio / (self.batch_size * self.seq_len))
+
+    @property
+    def num_starts(self) -> int:
+        """Dreams per update: `imag_starts`, or all replayed states if those are fewer."""
+        return min(self.imag_starts, self.batch_size * self.seq_len)

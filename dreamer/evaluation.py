@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dreamer.agent import DreamerAgent
 from dreamer.envs import AgentEnv, EnvSpec, make_envs
@@ -14,8 +15,11 @@ from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State, get_feat
 from dreamer.utils import derive_seed, make_rng
 
-# Streams of random numbers that `derive_seed` tells apart; others are in training.py.
+# Streams of random numbers that `derive_seed` tells apart; others are in run.py.
 EXPLORATION, EVALUATION, PROBE = 11, 12, 13
+
+
+# ---------------------------------------------------------------- returns
 
 
 def evaluate(
@@ -25,19 +29,19 @@ def evaluate(
     seed: int = 0,
     greedy: bool = True,
     details: bool = False,
+    progress: Callable[[int], None] | None = None,
     **env_options: Any,
-) -> np.ndarray | tuple[np.ndarray, dict[str, float]]:
+) -> Any:
     """Undiscounted returns (episodes,) of whole episodes on fresh environments.
 
     Episode i is reset with a seed derived from (seed, i), on a stream that training never uses;
     all episodes run side by side through one batched policy, which holds its actions as in training
     (`Config.action_repeat`). Training is not touched: the random numbers are the evaluation's own.
-    `details` adds how well the critic's values were calibrated: `value_pred` and `value_real`, the
-    mean predicted and achieved discounted return (after a time limit: the critic's last value), and
-    `value_corr`, their correlation over states. env_options go to `gymnasium.make`, or to your own
-    function: with `render_mode="human"` you can watch (one episode, unless you want a window for
-    each). Raises ValueError for an environment that does not fit the agent, for a function that
-    does not make a new one each time, and without episodes.
+    `details` makes it a tuple (returns, `calibration` of the critic). progress: called with the
+    number of finished episodes. env_options go to `gymnasium.make`, or to your own function: with
+    `render_mode="human"` you can watch (one episode, unless you want a window for each). Raises
+    ValueError for an environment that does not fit the agent, for a function that does not make a
+    new one each time, and without episodes.
     """
     if episodes < 1:
         raise ValueError(f"evaluate needs at least 1 episode, got {episodes}")
@@ -67,37 +71,47 @@ def evaluate(
         for row, i in enumerate(running):
             obs[row], reward, terminated, truncated = envs[i].step(action[row])
             rewards[i].append(reward)
-            if terminated or truncated:
-                if truncated and not terminated and details:
-                    bootstrap[i] = values[i][-1]
-            else:
+            if not (terminated or truncated):
                 keep.append(row)
+            elif truncated and not terminated and details:
+                bootstrap[i] = values[i][-1]
         if len(keep) < len(running):
             running, obs = running[keep], obs[keep]
             state = State(*(x[keep] for x in state))
+            if progress:
+                progress(episodes - len(running))
         is_first = np.zeros(len(running), bool)
     for e in envs:
         e.close()
     returns = np.array([sum(r) for r in rewards])
     if not details:
         return returns
+    return returns, calibration(rewards, values, bootstrap, agent.config.gamma)
 
+
+def calibration(
+    rewards: list[list[float]], values: list[list[float]], bootstrap: np.ndarray, gamma: float
+) -> dict[str, float]:
+    """How well the critic foresaw the discounted returns of whole episodes.
+
+    rewards and values: of every step of each episode; bootstrap (episodes,): what is still to come
+    after its end, the critic's last value after a time limit, else 0. Returns the means over all
+    states, `value_pred` and `value_real`, and their correlation `value_corr` (0 where either is
+    the same everywhere).
+    """
     achieved = []
-    for i in range(episodes):
-        ret, gamma = bootstrap[i], agent.config.gamma
-        back = []
-        for reward in reversed(rewards[i]):
+    for episode, after in zip(rewards, bootstrap, strict=True):
+        ret, back = after, []
+        for reward in reversed(episode):
             ret = reward + gamma * ret
             back.append(ret)
         achieved += back[::-1]
-    predicted = np.concatenate(values)
-    achieved = np.array(achieved)
-    spread = predicted.std() * achieved.std()
-    corr = float(np.corrcoef(predicted, achieved)[0, 1]) if spread > 1e-9 else 0.0
-    return returns, {
+    predicted, real = np.concatenate(values), np.array(achieved)
+    varies = predicted.std() * real.std() > 1e-9
+    return {
         "value_pred": float(predicted.mean()),
-        "value_real": float(achieved.mean()),
-        "value_corr": corr,
+        "value_real": float(real.mean()),
+        "value_corr": float(np.corrcoef(predicted, real)[0, 1]) if varies else 0.0,
     }
 
 
@@ -116,6 +130,110 @@ def random_returns(env: EnvSpec, episodes: int = 100, seed: int = 0) -> np.ndarr
     return returns
 
 
+# ---------------------------------------------------------------- real episodes
+
+Episode = dict[str, np.ndarray]  # rows as in the replay: obs (T, O), action (T, A), reward (T,),
+#                                  cont (T,): 0 on the row where the task ended, else 1
+Chooser = Callable[[np.ndarray, bool], np.ndarray]  # (obs (O,), is_first) -> action (A,)
+
+
+def play(env: AgentEnv, choose: Chooser, seed: int) -> Episode:
+    """One whole episode."""
+    obs, reward = env.reset(seed), 0.0
+    rows: list[tuple] = []
+    terminated = done = False
+    while not done:
+        action = choose(obs, not rows)
+        rows.append((obs, action, reward, 1.0))
+        obs, reward, terminated, truncated = env.step(action)
+        done = terminated or truncated
+    rows.append((obs, np.zeros_like(action), reward, 0.0 if terminated else 1.0))
+    columns = (np.array(column, np.float32) for column in zip(*rows, strict=True))
+    return dict(zip(("obs", "action", "reward", "cont"), columns, strict=True))
+
+
+def agent_chooses(agent: DreamerAgent, seed: int) -> Chooser:
+    """For `play`: the greedy agent, filtering what it sees."""
+    rng, state = torch.Generator(agent.device).manual_seed(seed), None
+
+    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
+        nonlocal state
+        action, state = agent.act(obs[None], np.array([is_first]), state, greedy=True, rng=rng)
+        return action[0] if agent.discrete else np.clip(action[0], -1, 1)
+
+    return choose
+
+
+def chance_chooses(env: AgentEnv, hold: int, seed: int) -> Chooser:
+    """For `play`: random actions, each chosen for 1 to `hold` rows in turn."""
+    rng, left = np.random.default_rng(seed), 0
+    action = np.zeros(env.action_size, np.float32)
+
+    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
+        nonlocal action, left
+        if left == 0:
+            action, left = env.random_action(rng), int(rng.integers(1, hold + 1))
+        left -= 1
+        return action
+
+    return choose
+
+
+# ---------------------------------------------------------------- dreams of them
+
+
+@torch.inference_mode()
+def filter_episode(agent: DreamerAgent, episode: Episode, seed: int) -> Tensor:
+    """The agent's states feat (T, F) while it watches a whole episode."""
+    obs, action = (torch.from_numpy(episode[k])[None].to(agent.device) for k in ("obs", "action"))
+    is_first = torch.zeros(obs.shape[:2], dtype=torch.bool, device=agent.device)
+    is_first[:, 0] = True
+    rng = torch.Generator(agent.device).manual_seed(seed)
+    post, _ = agent.rssm.observe(agent.encoder(obs), action, is_first, rng)
+    return get_feat(post)[0]
+
+
+@torch.inference_mode()
+def dream_on(
+    agent: DreamerAgent,
+    obs: Tensor,
+    action: Tensor,
+    is_first: Tensor,
+    context: int,
+    rng: torch.Generator,
+) -> Tensor:
+    """Watch `context` rows of N windows, then dream on with the prior alone, taking the real
+    actions.
+
+    obs (N, T, O), action (N, T, A), is_first (N, T) bool. Returns the states feat
+    (N, T - context, F) of the dreamed rows. Only the first `context` observations are ever read,
+    and the dream is made from the one state that they leave.
+    """
+    seen = slice(0, context)
+    embed = agent.encoder(obs[:, seen])
+    _, state = agent.rssm.observe(embed, action[:, seen], is_first[:, seen], rng)
+    horizon = action.shape[1] - context
+    dream = agent.rssm.imagine(state, lambda _, t: action[:, context - 1 + t], horizon, rng)
+    return get_feat(dream)[:, 1:]
+
+
+@torch.inference_mode()
+def open_loop(
+    agent: DreamerAgent, obs: np.ndarray, action: np.ndarray, context: int, seed: int
+) -> Episode:
+    """What `dream_on` says of windows that lie within episodes, in the environment's units.
+
+    obs (N, T, O), action (N, T, A). Returns obs, reward and cont of the dreamed rows, with leading
+    shape (N, T - context).
+    """
+    seen, actions = (torch.from_numpy(x).to(agent.device) for x in (obs[:, :context], action))
+    is_first = torch.zeros(seen.shape[:2], dtype=torch.bool, device=agent.device)
+    rng = torch.Generator(agent.device).manual_seed(seed)
+    feat = dream_on(agent, seen, actions, is_first, context, rng)
+    heads = {"obs": agent.decoder, "reward": agent.reward, "cont": agent.cont}
+    return {name: head.predict(feat).cpu().numpy() for name, head in heads.items()}
+
+
 @torch.inference_mode()
 def open_loop_error(
     agent: DreamerAgent, replay: ReplayBuffer, seed: int, context: int = 8
@@ -129,105 +247,16 @@ def open_loop_error(
     steps = min(context + agent.config.imag_horizon, len(replay))
     if steps <= context:
         return {}
-    batch = replay.sample(64, steps, np.random.default_rng(derive_seed(seed, PROBE)))
+    rows = replay.sample(64, steps, np.random.default_rng(derive_seed(seed, PROBE)))
+    batch = {k: torch.from_numpy(v).to(agent.device) for k, v in rows.items()}
     rng = make_rng(agent.device, seed, PROBE)
-    batch = {k: torch.from_numpy(v).to(agent.device) for k, v in batch.items()}
-    embed = agent.encoder(batch["obs"][:, :context])
-    _, state = agent.rssm.observe(
-        embed, batch["action"][:, :context], batch["is_first"][:, :context], rng
-    )
-    actions = batch["action"][:, context - 1 : -1]
-    dream = agent.rssm.imagine(state, lambda _, t: actions[:, t], steps - context, rng)
-    feat = get_feat(dream)[:, 1:]
+    feat = dream_on(agent, batch["obs"], batch["action"], batch["is_first"], context, rng)
     real = agent.encoder.norm(batch["obs"])
     alive = (~batch["is_last"][:, context - 1 : -1]).cumprod(1).float()
-    total = alive.sum().clamp(min=1)
-    obs_error = (agent.decoder(feat) - real[:, context:]).abs().mean(-1)
-    naive_error = (real[:, context - 1 : context] - real[:, context:]).abs().mean(-1)
-    reward_error = (agent.reward.predict(feat) - batch["reward"][:, context:]).abs()
-    return {
-        "dream_obs_error": float((obs_error * alive).sum() / total),
-        "naive_obs_error": float((naive_error * alive).sum() / total),
-        "dream_reward_error": float((reward_error * alive).sum() / total),
+    errors = {
+        "dream_obs_error": (agent.decoder(feat) - real[:, context:]).abs().mean(-1),
+        "naive_obs_error": (real[:, context - 1 : context] - real[:, context:]).abs().mean(-1),
+        "dream_reward_error": (agent.reward.predict(feat) - batch["reward"][:, context:]).abs(),
     }
-
-
-# ---------------------------------------------------------------- real episodes, and dreams of them
-
-Episode = dict[str, np.ndarray]  # rows as in the replay: obs (T, O), action (T, A), reward (T,),
-#                                  cont (T,): 0 on the row where the task ended, else 1
-
-
-def play(env: AgentEnv, choose: Callable[[np.ndarray, bool], np.ndarray], seed: int) -> Episode:
-    """One whole episode. choose: (obs (O,), is_first) -> action (A,)."""
-    obs, reward, action = env.reset(seed), 0.0, None
-    rows, terminated, done = [], False, False
-    while not done:
-        action = choose(obs, not rows)
-        rows.append((obs, action, reward, 1.0))
-        obs, reward, terminated, truncated = env.step(action)
-        done = terminated or truncated
-    rows.append((obs, np.zeros_like(action), reward, 0.0 if terminated else 1.0))
-    columns = (np.array(column, np.float32) for column in zip(*rows, strict=True))
-    return dict(zip(("obs", "action", "reward", "cont"), columns, strict=True))
-
-
-def agent_chooses(agent: DreamerAgent, seed: int) -> Callable[[np.ndarray, bool], np.ndarray]:
-    """For `play`: the greedy agent, filtering what it sees."""
-    rng, state = torch.Generator(agent.device).manual_seed(seed), None
-
-    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
-        nonlocal state
-        action, state = agent.act(obs[None], np.array([is_first]), state, greedy=True, rng=rng)
-        return action[0] if agent.discrete else np.clip(action[0], -1, 1)
-
-    return choose
-
-
-def chance_chooses(env: AgentEnv, hold: int, seed: int) -> Callable[[np.ndarray, bool], np.ndarray]:
-    """For `play`: random actions, each chosen for 1 to `hold` rows in turn."""
-    rng, action, left = np.random.default_rng(seed), None, 0
-
-    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
-        nonlocal action, left
-        if left == 0:
-            action, left = env.random_action(rng), int(rng.integers(1, hold + 1))
-        left -= 1
-        return action
-
-    return choose
-
-
-@torch.inference_mode()
-def filter_episode(agent: DreamerAgent, episode: Episode, seed: int) -> torch.Tensor:
-    """The agent's states feat (T, F) while it watches a whole episode."""
-    obs, action = (torch.from_numpy(episode[k])[None].to(agent.device) for k in ("obs", "action"))
-    is_first = torch.zeros(obs.shape[:2], dtype=torch.bool, device=agent.device)
-    is_first[:, 0] = True
-    rng = torch.Generator(agent.device).manual_seed(seed)
-    post, _ = agent.rssm.observe(agent.encoder(obs), action, is_first, rng)
-    return get_feat(post)[0]
-
-
-@torch.inference_mode()
-def open_loop(
-    agent: DreamerAgent, obs: np.ndarray, action: np.ndarray, context: int, seed: int
-) -> Episode:
-    """Watch `context` rows of N windows, then dream on with the prior alone, taking the real
-    actions.
-
-    obs (N, T, O); action (N, T, A). Returns the dream of rows context..T-1: obs, reward and cont
-    with leading shape (N, T - context). Only the first `context` observations are ever read, and
-    the dream is made from the one state that they leave.
-    """
-    seen = torch.from_numpy(obs[:, :context]).to(agent.device)
-    action = torch.from_numpy(action).to(agent.device)
-    is_first = torch.zeros(seen.shape[:2], dtype=torch.bool, device=agent.device)
-    rng = torch.Generator(agent.device).manual_seed(seed)
-    _, state = agent.rssm.observe(agent.encoder(seen), action[:, :context], is_first, rng)
-
-    horizon = obs.shape[1] - context
-    dream = agent.rssm.imagine(state, lambda _, t: action[:, context - 1 + t], horizon, rng)
-    feat = get_feat(dream)[:, 1:]
-    heads = {"obs": agent.decoder, "reward": agent.reward, "cont": agent.cont}
-    return {name: head.predict(feat).cpu().numpy() for name, head in heads.items()}
+    total = alive.sum().clamp(min=1)
+    return {name: float((error * alive).sum() / total) for name, error in errors.items()}

@@ -1,4 +1,4 @@
-"""The pure maths of DreamerV3, and the seeding and device helpers.
+"""The pure maths of DreamerV3, and random numbers that depend on a seed alone.
 
 Every function here works on plain tensors and knows nothing of agents or environments.
 Equation numbers are those of arXiv 2301.04104v2 (the Nature 2025 text) unless v1 is named.
@@ -11,8 +11,6 @@ S categoricals of a latent, K classes of each, D size of the GRU state, A size o
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import shutil
 
 import numpy as np
 import torch
@@ -196,34 +194,7 @@ class PercentileScale(nn.Module):
         return (high - low).clamp(min=1.0)
 
 
-# ---------------------------------------------------------------- devices, seeds, gradients
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is a GPU, else the CPU. Raises ValueError for anything unknown."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but this PyTorch sees no CUDA GPU: use cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def tune_cpu(threads: int = 1) -> None:
-    """Settings that make small tensors fast on a CPU.
-
-    One thread: a second one gains less than a second run beside this one would
-    (`python -m lab.benchmark`). Denormal numbers, slow to compute with,
-    are flushed to zero. Freed memory is kept for the next update instead of being handed back to
-    the system page by page (glibc only).
-    """
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(ctypes.c_int(-3), ctypes.c_int(32 * 2**20))  # M_MMAP_THRESHOLD, bytes
-        libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**30))  # M_TRIM_THRESHOLD, bytes
+# ---------------------------------------------------------------- seeds, gradients
 
 
 def derive_seed(*parts: int) -> int:
@@ -234,11 +205,6 @@ def derive_seed(*parts: int) -> int:
 def make_rng(device: torch.device, *seed: int) -> torch.Generator:
     """A torch random generator of its own on `device`, seeded from `seed`."""
     return torch.Generator(device).manual_seed(derive_seed(*seed))
-
-
-def has_cpp_compiler() -> bool:
-    """Whether `torch.compile` can build CPU code here."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,268 @@
+"""A training run: everything that it consists of, and what it does, one thing at a time.
+
+Act adds a row of real experience to the replay, learn makes one update from it, report and evaluate
+write to the log. The loop around them is `train` in training.py, and once more, spelled out, script
+02; how a run is saved and restored is in resume.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreamer.agent import DreamerAgent, Metrics
+from dreamer.checkpoint import Log
+from dreamer.config import Config
+from dreamer.envs import EnvSpec, make_envs
+from dreamer.evaluation import EVALUATION, EXPLORATION, evaluate, open_loop_error
+from dreamer.replay_buffer import ReplayBuffer
+from dreamer.rssm import State
+from dreamer.utils import derive_seed, symlog
+
+REPORTS = 200  # rows of metrics in the log of a run
+PREFILL_HOLD = 16  # rows for which the prefill holds a random action at most
+
+# Streams of random numbers that `derive_seed` tells apart; others are in evaluation.py.
+REPLAY, EPISODES = 2, 10
+
+
+class Run:
+    """The agent with its environment, its replay, and all that has happened so far.
+
+    `train` returns it with the log's rows by kind, `episodes`, `reports` and `evals`, and the
+    minutes of training by the clock on the wall and of the processor.
+    """
+
+    def __init__(self, env: EnvSpec, config: Config, run_dir: Path, device: torch.device):
+        self.env_spec, self.config, self.run_dir = env, config, run_dir
+        self.env, *spare = make_envs(env, 2 if config.evals else 1, config.action_repeat)
+        for other in spare:  # made to see that evaluation will not disturb training
+            other.close()
+        sizes = self.env.obs_size, self.env.action_size
+        self.agent = DreamerAgent(*sizes, self.env.discrete, config, device)
+        self.replay = ReplayBuffer(config.capacity, *sizes)
+        self.replay_rng = np.random.default_rng(derive_seed(config.seed, REPLAY))
+        self.explore_rng = np.random.default_rng(derive_seed(config.seed, EXPLORATION))
+        self.prefill = min(config.prefill, config.steps // 2)
+
+        # How far it is. `evaluated` and `reported`: the steps of the last evaluation and report.
+        self.step = self.updates = self.episode = self.evaluated = self.reported = 0
+        self.minutes = self.cpu_minutes = 0.0
+        self.metrics: Metrics = {}  # of the last update
+
+        # The present episode.
+        self.obs: Any = None  # (O,); None: the next step starts an episode
+        self.reward, self.ret, self.is_first = 0.0, 0.0, True
+        self.episode_actions: list[np.ndarray] = []
+        self.state: State | None = None  # of the filter
+        self.chosen: tuple[np.ndarray, State] | None = None  # what to do next
+        self.held_action, self.held_steps = np.zeros(self.env.action_size, np.float32), 0
+
+        self.log: Log
+        self.episodes: list[dict[str, Any]] = []
+        self.reports: list[dict[str, Any]] = []
+        self.evals: list[dict[str, Any]] = []
+        self.say: Callable[[str], None] = lambda text: None  # what takes long is said here
+
+    # ------------------------------------------------------------ act
+
+    def act(self) -> None:
+        """One action in the real environment, one row in the replay."""
+        self.take(*self.choose())
+
+    def choose(self) -> tuple[np.ndarray, State]:
+        """The action (A,) for the present observation, and the filter's state with it. The actor's
+        action, or a random one (`explores`).
+
+        It stays chosen until `take` has succeeded: after a fault of the environment a resumed run
+        takes the same action again.
+        """
+        if self.obs is None:
+            self.start_episode()
+        if self.chosen is None:
+            is_first = np.array([self.is_first])
+            actions, state = self.agent.act(self.obs[None], is_first, self.state)
+            action = actions[0]
+            if self.explores():
+                action = self.explore()
+                state = state._replace(action=torch.from_numpy(action)[None].to(self.agent.device))
+            self.chosen = (action if self.env.discrete else np.clip(action, -1, 1)), state
+        return self.chosen
+
+    def take(self, action: np.ndarray, state: State) -> None:
+        """Take the chosen action, add the row to the replay, keep what comes back."""
+        obs, reward, terminated, truncated = self.env.step(action)
+        self.replay.add(self.obs, action, self.reward, self.is_first, False, False)
+        self.state, self.chosen = state, None
+        self.obs, self.reward, self.is_first = obs, reward, False
+        self.episode_actions.append(action)
+        self.ret += reward
+        self.step += self.config.action_repeat
+        if terminated or truncated:
+            length = self.env.episode_steps
+            self.log.write("episode", self.step, **{"return": self.ret, "length": length})
+            self.end_episode(terminated)
+
+    def start_episode(self) -> None:
+        self.obs = self.env.reset(derive_seed(self.config.seed, EPISODES, self.episode))
+        self.reward, self.ret, self.is_first = 0.0, 0.0, True
+        self.episode_actions = []
+
+    def end_episode(self, terminated: bool) -> None:
+        """Add the final observation's row; the next one starts another episode, nothing held."""
+        nothing = np.zeros(self.env.action_size, np.float32)
+        self.replay.add(self.obs, nothing, self.reward, False, True, terminated)
+        self.episode += 1
+        self.held_steps = 0
+        self.obs, self.episode_actions = None, []
+
+    def explores(self) -> bool:
+        """Whether this row's action is random: all are in the prefill, a share `explore` of them
+        later on, less what an episode's end cuts off. Then the policy goes on from wherever such a
+        push has led, and the data shows what lies beside its path, and what it has given up trying
+        (temporally extended ε-greedy; Dabney et al., arXiv 2006.01782).
+        """
+        c = self.config
+        if self.held_steps or self.step < self.prefill:
+            return True
+        longest = c.explore_hold
+        # L - ln(L!) / ln(L + 1): the mean of a log-uniform hold, as `explore` draws it
+        mean_hold = longest - math.lgamma(longest + 1) / math.log(longest + 1)
+        start = c.explore / (c.explore + (1 - c.explore) * mean_hold)
+        return bool(self.explore_rng.random() < start)
+
+    def explore(self) -> np.ndarray:
+        """A random action, held for 1 to PREFILL_HOLD or later `explore_hold` rows, log-uniformly:
+        such pushes reach far more of a world than trembling does."""
+        if self.held_steps == 0:
+            self.held_action = self.env.random_action(self.explore_rng)
+            longest = PREFILL_HOLD if self.step < self.prefill else self.config.explore_hold
+            self.held_steps = int((longest + 1) ** self.explore_rng.random())
+        self.held_steps -= 1
+        return self.held_action
+
+    # ------------------------------------------------------------ learn
+
+    def updates_due(self) -> int:
+        """Updates that should have been made by now: `train_ratio` replayed rows for each step of
+        the environment; none before the prefill is over, when they are owed all at once."""
+        c = self.config
+        if self.step < self.prefill or len(self.replay) < c.seq_len:
+            return self.updates
+        return c.updates_after(self.step)
+
+    def learn(self) -> None:
+        """One update of world model, actor and critic from replayed windows.
+
+        Raises FloatingPointError where a loss or a gradient is no longer finite.
+        """
+        c, due = self.config, self.updates_due()
+        if self.updates == 0:
+            self.warn_of_faint_observations()
+        if due - self.updates > 10:
+            self.say(f"learning from the warm-up data, update {self.updates + 1} of {due}")
+        batch = self.replay.sample(c.batch_size, c.seq_len, self.replay_rng, c.recency)
+        self.metrics = metrics = self.agent.update(batch)
+        self.updates += 1
+        check = sum(metrics[k] for k in metrics if k == "loss" or k.endswith("grad_norm"))
+        if not torch.isfinite(torch.as_tensor(check)):
+            bad = [name for name, value in metrics.items() if not torch.isfinite(value)]
+            raise FloatingPointError(
+                f"{self.env.name}: update {self.updates} at step {self.step} gave non-finite "
+                f"{', '.join(bad)}; the last checkpoint in {self.run_dir}, if there is one, is "
+                "from before"
+            )
+
+    def warn_of_faint_observations(self) -> None:
+        """Numbers that `ObsNorm` cannot make large enough to be noticed."""
+        obs = symlog(torch.from_numpy(self.replay.rows["obs"][: len(self.replay)]).double())
+        spread, moves = obs.std(0), obs.amax(0) > obs.amin(0)
+        faint = (moves & (spread < self.agent.encoder.norm.min_std / 3)).nonzero().flatten()
+        if len(faint):
+            warnings.warn(
+                f"{self.env.name}: observation dimensions {faint.tolist()} barely vary relative to "
+                "their size, so the agent barely sees them; rescale them with fixed constants if "
+                "they matter",
+                stacklevel=2,
+            )
+
+    # ------------------------------------------------------------ report
+
+    def report_due(self) -> bool:
+        """REPORTS times in a run, evenly spread, once there are updates."""
+        c = self.config
+        due = self.step * REPORTS // c.steps > self.reported * REPORTS // c.steps
+        return bool(self.metrics) and due
+
+    def report(self) -> dict[str, float]:
+        """Log the metrics of the last update, and return them."""
+        values = {name: value.item() for name, value in self.metrics.items()}
+        self.log.write("report", self.step, update=self.updates, **values)
+        self.reported = self.step
+        return values
+
+    def evaluation_due(self) -> bool:
+        """`evals` times in a run, evenly spread and at its end, once there are updates."""
+        c = self.config
+        due = self.step * c.evals // c.steps > self.evaluated * c.evals // c.steps
+        return bool(self.updates) and due
+
+    def evaluate(self) -> dict[str, float]:
+        """Log a greedy evaluation and how good dreams and values are; return the numbers."""
+        seed = derive_seed(self.config.seed, EVALUATION, self.step)
+        episodes = self.config.eval_episodes
+
+        def progress(done: int) -> None:
+            self.say(f"evaluating {done}/{episodes}")
+
+        progress(0)
+        returns, values = evaluate(
+            self.agent, self.env_spec, episodes, seed, details=True, progress=progress
+        )
+        values = {
+            "return": float(returns.mean()),
+            **values,
+            **open_loop_error(self.agent, self.replay, seed),
+        }
+        details = {"returns": returns.tolist(), "minutes": round(self.minutes, 3)}
+        self.log.write("eval", self.step, **values, **details)
+        self.evaluated = self.step
+        return values
+
+
+# ---------------------------------------------------------------- devices and threads
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is CUDA where there is a GPU, else the CPU. Raises ValueError for anything unknown."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but this PyTorch sees no CUDA GPU: use cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def tune_cpu(threads: int = 1) -> None:
+    """Settings of this process that make small tensors fast on a CPU.
+
+    One thread: a second one gains less than a second run beside this one would
+    (`python -m lab.benchmark`). Denormal numbers, slow to compute with, are flushed to zero. Freed
+    memory is kept for the next update instead of being handed back to the system page by page
+    (glibc only).
+    """
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(ctypes.c_int(-3), ctypes.c_int(32 * 2**20))  # M_MMAP_THRESHOLD, bytes
+        libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**30))  # M_TRIM_THRESHOLD, bytes

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dreamer.config import Config
 from dreamer.networks import Actor, ContinueHead, Critic, Decoder, Encoder, RewardHead
-from dreamer.rssm import RSSM, Dream, Posterior, State, get_feat, kl_losses
+from dreamer.rssm import RSSM, Dream, Posterior, State, kl_losses
 from dreamer.utils import PercentileScale, frozen, lambda_return, make_rng
 
 Metrics = dict[str, Tensor]
@@ -87,8 +87,8 @@ def critic_loss(
 
     logits (N, H, bins); ret, slow_value and weight (N, H); a scalar comes out.
     """
-    loss, slow_loss = critic.loss(logits, torch.stack([ret, slow_value], -1)).unbind(-1)
-    return (weight * (loss + slow_weight * slow_loss)).mean()
+    losses = critic.loss(logits, torch.stack([ret, slow_value], -1))  # (N, H, 2)
+    return (weight * (losses[..., 0] + slow_weight * losses[..., 1])).mean()
 
 
 # ---------------------------------------------------------------- the agent
@@ -165,7 +165,7 @@ class DreamerAgent(nn.Module):
         is_first = torch.as_tensor(is_first, dtype=torch.bool, device=self.device)[:, None]
         no_action = obs.new_zeros(len(obs), 1, self.action_size)  # this row's is not chosen yet
         _, state = self.rssm.observe(self.encoder(obs), no_action, is_first, rng, state)
-        policy = self.actor(get_feat(state))
+        policy = self.actor(self.rssm.get_feat(state))
         action = policy.mode() if greedy else policy.sample(self.actor.noise((len(obs),), rng))
         return action.cpu().numpy(), state._replace(action=action)
 
@@ -230,19 +230,16 @@ class DreamerAgent(nn.Module):
         post, _ = self.rssm.observe(
             self.encoder(batch["obs"]), batch["action"], batch["is_first"], self.rng
         )
-        feat = get_feat(post)
-        feats = torch.stack([feat, get_feat(self.rssm.guess(post, self.rng))])  # (2, B, T, F)
-        reward = batch["reward"].expand(2, -1, -1)
-        cont = 1 - batch["is_terminal"].float().expand(2, -1, -1)
-        reward_loss, prior_reward_loss = self.reward.loss(self.reward(feats), reward)
-        cont_loss, prior_cont_loss = self.cont.loss(feats, cont)
+        feat = self.rssm.get_feat(post)  # (B, T, F)
+        prior_feat = self.rssm.get_feat(self.rssm.guess(post, self.rng))  # (B, T, F)
+        reward, cont = batch["reward"], 1 - batch["is_terminal"].float()
         dyn, rep = kl_losses(post.post_logits, post.prior_logits, c.free_nats)
         parts = {
-            "obs_loss": self.decoder.loss(feat, batch["obs"]),
-            "reward_loss": reward_loss,
-            "cont_loss": cont_loss,
-            "prior_reward_loss": prior_reward_loss,
-            "prior_cont_loss": prior_cont_loss,
+            "obs_loss": self.decoder.loss(self.decoder(feat), batch["obs"]),
+            "reward_loss": self.reward.loss(self.reward(feat), reward),
+            "cont_loss": self.cont.loss(self.cont(feat), cont),
+            "prior_reward_loss": self.reward.loss(self.reward(prior_feat), reward),
+            "prior_cont_loss": self.cont.loss(self.cont(prior_feat), cont),
             "dyn_loss": dyn,
             "rep_loss": rep,
         }
@@ -280,7 +277,7 @@ class DreamerAgent(nn.Module):
         start_cont (N,): 0 where the real start state was terminal, else 1.
         """
         c = self.config
-        feat = get_feat(dream)  # (N, H+1, F)
+        feat = self.rssm.get_feat(dream)  # (N, H+1, F)
         pathwise = c.actor_grad == "pathwise"
 
         # What the world model and the critic say of every dreamed state.
@@ -341,7 +338,8 @@ class DreamerAgent(nn.Module):
         logits = self.critic(feat)  # (B, T, bins)
         with torch.no_grad():
             value = self.critic.mean(logits)
-            boot = value.flatten().index_copy(0, starts, imag_return).view_as(value)
+            boot = value.clone()
+            boot.view(-1)[starts] = imag_return
             cont = 1 - batch["is_terminal"].float()
             live = 1 - batch["is_last"].float()
             ret = lambda_return(

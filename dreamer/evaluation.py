@@ -12,7 +12,7 @@ from torch import Tensor
 from dreamer.agent import DreamerAgent
 from dreamer.envs import AgentEnv, EnvSpec, make_envs
 from dreamer.replay_buffer import ReplayBuffer
-from dreamer.rssm import State, get_feat
+from dreamer.rssm import State
 from dreamer.utils import derive_seed, make_rng
 
 # Streams of random numbers that `derive_seed` tells apart; others are in run.py.
@@ -64,7 +64,7 @@ def evaluate(
         action, state = agent.act(obs, is_first, state, greedy, rng)
         if details:
             with torch.inference_mode():
-                value = agent.critic.predict(get_feat(state)).tolist()
+                value = agent.critic.predict(agent.rssm.get_feat(state)).tolist()
             for i, v in zip(running, value, strict=True):
                 values[i].append(v)
         keep = []
@@ -190,7 +190,7 @@ def filter_episode(agent: DreamerAgent, episode: Episode, seed: int) -> Tensor:
     is_first[:, 0] = True
     rng = torch.Generator(agent.device).manual_seed(seed)
     post, _ = agent.rssm.observe(agent.encoder(obs), action, is_first, rng)
-    return get_feat(post)[0]
+    return agent.rssm.get_feat(post)[0]
 
 
 @torch.inference_mode()
@@ -214,7 +214,7 @@ def dream_on(
     _, state = agent.rssm.observe(embed, action[:, seen], is_first[:, seen], rng)
     horizon = action.shape[1] - context
     dream = agent.rssm.imagine(state, lambda _, t: action[:, context - 1 + t], horizon, rng)
-    return get_feat(dream)[:, 1:]
+    return agent.rssm.get_feat(dream)[:, 1:]
 
 
 @torch.inference_mode()

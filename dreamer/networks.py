@@ -8,7 +8,6 @@ model state `feat` (..., F): deter, the GRU's memory h, beside stoch, the sample
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,19 +24,17 @@ from dreamer.utils import (
     unimix,
 )
 
-
-def init_weight(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:
-    """Truncated normal of variance `scale^2 / fan_in` (the authors' code), in place."""
-    std = scale / math.sqrt(fan_in) / 0.87962566  # std of a normal cut at ±2
-    if scale == 0.0:
-        nn.init.zeros_(weight)
-    else:
-        nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+CUT_STD = 0.87962566  # what is left of a normal's standard deviation 1 when it is cut at ±2
 
 
 def init_linear(linear: nn.Linear, scale: float = 1.0) -> nn.Linear:
-    """The layer with `init_weight` weights and zero bias."""
-    init_weight(linear.weight, linear.in_features, scale)
+    """The layer with zero bias and weights from a normal cut at two standard deviations, of
+    variance `scale^2 / fan_in` (the authors' code)."""
+    std = scale / math.sqrt(linear.in_features) / CUT_STD
+    if scale == 0.0:
+        nn.init.zeros_(linear.weight)
+    else:
+        nn.init.trunc_normal_(linear.weight, std=std, a=-2 * std, b=2 * std)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
     return linear
@@ -49,52 +46,6 @@ class Norm(nn.LayerNorm):
 
     def __init__(self, size: int):
         super().__init__(size, eps=1e-4)
-
-
-@dataclass
-class OneHotFeat:
-    """The model state with its latents as class numbers: deter (..., D), index (..., S) int64.
-
-    Stands in for the plain `feat` tensor where no gradient is wanted through the latents, as in
-    REINFORCE's dreams: a one-hot vector times a matrix is a sum of S of the matrix's rows, which
-    is far less work than the product.
-    """
-
-    deter: Tensor
-    index: Tensor
-
-    def __getitem__(self, where) -> OneHotFeat:
-        return OneHotFeat(self.deter[where], self.index[where])
-
-    def detach(self) -> OneHotFeat:
-        return OneHotFeat(self.deter.detach(), self.index)
-
-
-class FeatLinear(nn.Module):
-    """The first layer of every MLP: linear, no bias; reads a tensor (..., in) or a `OneHotFeat`.
-
-    Its weight is (in, out), so that what belongs to one class of a latent is one row.
-    """
-
-    def __init__(self, in_size: int, out_size: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(in_size, out_size))
-        init_weight(self.weight, in_size)
-
-    def forward(self, feat: Tensor | OneHotFeat) -> Tensor:
-        if isinstance(feat, Tensor):
-            return feat @ self.weight
-        deter_size = feat.deter.shape[-1]
-        from_deter = feat.deter @ self.weight[:deter_size]
-        return from_deter + sum_rows(self.weight[deter_size:], feat.index)
-
-
-def sum_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """`one_hot(index).flatten(-2) @ rows`: rows (S*K, out), index (..., S) -> (..., out)."""
-    groups = index.shape[-1]
-    offset = torch.arange(groups, device=index.device) * (rows.shape[0] // groups)
-    out = F.embedding_bag((index + offset).view(-1, groups), rows, mode="sum")
-    return out.view(*index.shape[:-1], rows.shape[1])
 
 
 class MLP(nn.Sequential):
@@ -114,8 +65,8 @@ class MLP(nn.Sequential):
     ):
         blocks: list[nn.Module] = []
         for i in range(layers):
-            linear = FeatLinear(in_size if i == 0 else hidden, hidden)
-            blocks += [linear, Norm(hidden), nn.SiLU()]
+            linear = nn.Linear(in_size if i == 0 else hidden, hidden, bias=False)
+            blocks += [init_linear(linear), Norm(hidden), nn.SiLU()]
         if out_size is not None:
             blocks.append(init_linear(nn.Linear(hidden, out_size), out_scale))
         super().__init__(*blocks)
@@ -187,10 +138,10 @@ class Decoder(nn.Module):
         """Predicted observation in the environment's own units."""
         return self.norm.inverse(self.mlp(feat))
 
-    def loss(self, feat: Tensor, obs: Tensor) -> Tensor:
-        """Squared error of the normalised symlog, summed over dimensions: (...) (v2, eq. 8, without
-        its ½)."""
-        return (self.mlp(feat) - self.norm(obs)).square().sum(-1)
+    def loss(self, guess: Tensor, obs: Tensor) -> Tensor:
+        """Squared error of `self(feat)` against the normalised symlog of obs, summed over
+        dimensions: (...) (v2, eq. 8, without its ½)."""
+        return (guess - self.norm(obs)).square().sum(-1)
 
 
 class TwoHotHead(nn.Module):
@@ -215,7 +166,8 @@ class TwoHotHead(nn.Module):
         return self.mean(self(feat))
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy with the two-hot code of `target` (raw units): (...) in nats."""
+        """Cross-entropy of `self(feat)` with the two-hot code of target (raw units): (...) in
+        nats."""
         return twohot_loss(logits, target, self.bins)
 
 
@@ -242,9 +194,9 @@ class ContinueHead(nn.Module):
         """Probability in [0, 1]: (..., F) -> (...)."""
         return self(feat).sigmoid()
 
-    def loss(self, feat: Tensor, cont: Tensor) -> Tensor:
-        """Binary cross-entropy with `cont` in {0, 1}: (...) in nats."""
-        return F.binary_cross_entropy_with_logits(self(feat), cont, reduction="none")
+    def loss(self, logit: Tensor, cont: Tensor) -> Tensor:
+        """Binary cross-entropy of `self(feat)` with cont in {0, 1}: (...) in nats."""
+        return F.binary_cross_entropy_with_logits(logit, cont, reduction="none")
 
 
 class DiscretePolicy:

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dreamer.networks import MLP, FeatLinear, Norm, OneHotFeat, init_linear, sum_rows
-from dreamer.utils import sample_index, sample_onehot, unimix
+from dreamer.networks import MLP, Norm, init_linear
+from dreamer.utils import sample_onehot, unimix
 
 
 class State(NamedTuple):
@@ -42,22 +42,11 @@ class Posterior(NamedTuple):
 
 class Dream(NamedTuple):
     """Imagined trajectories: deter (N, H+1, D) and stoch (N, H+1, S, K) of the states 0..H, where
-    0 is the start; action (N, H, A), action t chosen in state t.
-
-    A dream without gradients has class numbers as stoch: (N, H+1, S) int64.
-    """
+    0 is the start; action (N, H, A), action t chosen in state t."""
 
     deter: Tensor
     stoch: Tensor
     action: Tensor
-
-
-def get_feat(state: State | Posterior | Dream) -> Tensor | OneHotFeat:
-    """feat = {deter, stoch}, what the heads read: (..., D + S*K), or a `OneHotFeat` of a state
-    whose latents are class numbers."""
-    if not state.stoch.is_floating_point():
-        return OneHotFeat(state.deter, state.stoch)
-    return torch.cat([state.deter, state.stoch.flatten(-2)], -1)
 
 
 class RSSM(nn.Module):
@@ -80,7 +69,7 @@ class RSSM(nn.Module):
 
         # Layers that act on a concatenation are written as a sum of one Linear per part: the
         # parts known for all time steps (action, embed) are then computed outside the loop.
-        self.in_stoch = FeatLinear(latent, hidden)
+        self.in_stoch = init_linear(nn.Linear(latent, hidden, bias=False))
         self.in_action = init_linear(nn.Linear(action_size, hidden, bias=False))
         self.in_norm = Norm(hidden)
         self.gru = init_linear(nn.Linear(hidden + deter, 3 * deter, bias=False))
@@ -91,18 +80,6 @@ class RSSM(nn.Module):
         self.post_out = init_linear(nn.Linear(hidden, latent))
         self.prior_mlp = MLP(deter, hidden, 1, latent)
         self.act = nn.SiLU()
-        self.learn_steps = self.observe_step, self.imagine_step  # see `compile_steps`
-
-    def compile_steps(self) -> None:
-        """Compile the two single steps, for learning. Acting and evaluating, with batches of all
-        sizes, keep the plain ones: each size would be compiled anew."""
-        self.learn_steps = tuple(torch.compile(step, dynamic=False) for step in self.learn_steps)
-
-    def steps(self) -> tuple[Callable, Callable]:
-        """(observe_step, imagine_step) to use now."""
-        if torch.is_inference_mode_enabled():
-            return self.observe_step, self.imagine_step
-        return self.learn_steps
 
     # ------------------------------------------------------------ one step
 
@@ -115,24 +92,26 @@ class RSSM(nn.Module):
             weight.new_zeros(batch, self.action_size),
         )
 
+    def get_feat(self, state: State | Posterior | Dream) -> Tensor:
+        """feat = {deter, stoch}, what all heads read: (..., D + S*K)."""
+        return torch.cat([state.deter, state.stoch.flatten(-2)], -1)
+
     def embed_action(self, action: Tensor) -> Tensor:
         """The action's part of the GRU input, (..., A) -> (..., hidden).
 
-        An action outside [-1, 1] acts as the clipped one that the environment gets.
+        An action outside [-1, 1] acts as the clipped one that the environment gets: it is divided
+        by max(1, |a|), a constant, so that a gradient still reaches it.
         """
         return self.in_action(action / action.detach().abs().clamp(min=1.0))
 
     def sequence_step(self, deter: Tensor, stoch: Tensor, action_part: Tensor) -> Tensor:
         """h_t from h_{t-1}, z_{t-1} and the embedded a_{t-1}: a normalised GRU (..., D)."""
-        if stoch.is_floating_point():
-            stoch_part = self.in_stoch(stoch.flatten(-2))
-        else:
-            stoch_part = sum_rows(self.in_stoch.weight, stoch)
-        x = self.act(self.in_norm(stoch_part + action_part))
-        reset, cand, update = self.gru_norm(self.gru(torch.cat([x, deter], -1))).chunk(3, -1)
+        x = self.act(self.in_norm(self.in_stoch(stoch.flatten(-2)) + action_part))
+        gates = self.gru_norm(self.gru(torch.cat([x, deter], -1)))  # (..., 3 D)
+        reset, cand, update = gates.chunk(3, -1)
         cand = torch.tanh(reset.sigmoid() * cand)
         update = (update - 1).sigmoid()  # the shift makes a fresh GRU remember
-        return torch.lerp(deter, cand, update)
+        return torch.lerp(deter, cand, update)  # (1 - update) * deter + update * cand
 
     def posterior(self, deter: Tensor, embed_part: Tensor) -> Tensor:
         """Log-probabilities of q(z | h, x), (..., S, K)."""
@@ -164,10 +143,9 @@ class RSSM(nn.Module):
     def imagine_step(
         self, deter: Tensor, stoch: Tensor, action: Tensor, uniform: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One dreamed step, from the prior: (deter, stoch), stoch of the kind that came in."""
+        """One dreamed step, from the prior: (deter, stoch)."""
         deter = self.sequence_step(deter, stoch, self.embed_action(action))
-        sample = sample_onehot if stoch.is_floating_point() else sample_index
-        return deter, sample(self.prior(deter), uniform)
+        return deter, sample_onehot(self.prior(deter), uniform)
 
     # ------------------------------------------------------------ sequences
 
@@ -200,11 +178,10 @@ class RSSM(nn.Module):
         embed_parts = self.post_embed(embed.transpose(0, 1))  # (T, B, hidden)
         uniform = torch.rand(steps, batch, self.categoricals, generator=rng, device=rng.device)
 
-        step, _ = self.steps()
         deter, stoch = start.deter, start.stoch
         deters, stochs, logits = [], [], []
         for inputs in zip(action_parts, embed_parts, keep, uniform, strict=True):
-            deter, stoch, post_logits = step(deter, stoch, *inputs)
+            deter, stoch, post_logits = self.observe_step(deter, stoch, *inputs)
             deters.append(deter)
             stochs.append(stoch)
             logits.append(post_logits)
@@ -232,20 +209,16 @@ class RSSM(nn.Module):
         """Dream `horizon` steps ahead of `start` (batch N) with the prior alone: no observation.
 
         policy: (feat (N, F), step) -> action (N, A); `start.action` is not used. Returns states
-        0..H and actions 0..H-1. Without gradients the latents are kept as class numbers, which
-        is faster.
+        0..H and actions 0..H-1.
         """
         deter, stoch = start.deter, start.stoch
-        if stoch.is_floating_point() and not torch.is_grad_enabled():
-            stoch = stoch.argmax(-1)
-        _, step = self.steps()
         deters, stochs, actions = [deter], [stoch], []
         uniform = torch.rand(
             horizon, deter.shape[0], self.categoricals, generator=rng, device=rng.device
         )
         for t in range(horizon):
-            action = policy(get_feat(State(deter, stoch, start.action)), t)
-            deter, stoch = step(deter, stoch, action, uniform[t])
+            action = policy(self.get_feat(State(deter, stoch, start.action)), t)
+            deter, stoch = self.imagine_step(deter, stoch, action, uniform[t])
             deters.append(deter)
             stochs.append(stoch)
             actions.append(action)

@@ -70,12 +70,14 @@ def twohot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
 
     logits (..., num_bins), target (...) in raw units -> (...), in nats; a target (..., M) holds M
     numbers for each distribution, and gives M losses. Only the two bins that carry weight are
-    read; the dense target is never made.
+    read; the dense target of `twohot_encode` is never made.
     """
-    targets = target if target.ndim == logits.ndim else target[..., None]  # (..., M)
+    several = target.ndim == logits.ndim
+    targets = target if several else target[..., None]  # (..., M)
     below, above, upper = _neighbours(targets.detach(), bins)
-    log_probs = logits.log_softmax(-1).gather(-1, torch.cat([below, above], -1))  # (..., 2 M)
-    return -torch.lerp(*log_probs.chunk(2, -1), upper).view_as(target)
+    log_probs = logits.log_softmax(-1)
+    loss = -((1 - upper) * log_probs.gather(-1, below) + upper * log_probs.gather(-1, above))
+    return loss if several else loss[..., 0]
 
 
 def twohot_mean(logits: Tensor, bins: Tensor) -> Tensor:
@@ -107,18 +109,18 @@ def sample_index(log_probs: Tensor, uniform: Tensor) -> Tensor:
     """Draw classes by inverting the cumulative distribution.
 
     log_probs (..., K) and one uniform number in [0, 1) per categorical, (...) -> int64 (...).
-    The same numbers give the same sample on every code path.
     """
-    cdf = log_probs.exp().cumsum(-1)
-    index = (cdf <= uniform[..., None] * cdf[..., -1:]).sum(-1)
+    cdf = log_probs.exp().cumsum(-1)  # cdf[k]: the probability of classes 0..k
+    index = (cdf <= uniform[..., None] * cdf[..., -1:]).sum(-1)  # classes wholly below the number
     return index.clamp_(max=log_probs.shape[-1] - 1)
 
 
 def sample_onehot(log_probs: Tensor, uniform: Tensor) -> Tensor:
     """Draw one-hot samples with straight-through gradients: `one_hot + probs - sg(probs)`.
 
-    log_probs (..., K), uniform (...) as in `sample_index` -> (..., K). Backwards the sample passes
-    for the probabilities (v1, "straight-through gradients").
+    log_probs (..., K), uniform (...) as in `sample_index` -> (..., K). Forwards the last two terms
+    cancel and the sample is one-hot; backwards `one_hot` and `sg(probs)` are constants, and the
+    gradient is that of the probabilities (v1, "straight-through gradients").
     """
     index = sample_index(log_probs.detach(), uniform)
     onehot = torch.zeros_like(log_probs).scatter_(-1, index[..., None], 1.0)

@@ -1,45 +1,62 @@
-"""CartPole: balance a pole by dreaming.
+"""CartPole: balance a pole by dreaming, with the loop spelled out.
 
 The smallest task on which every part of DreamerV3 can be seen at work: four numbers to observe,
 two actions, a reward of 1 for every step that the pole stays up, 500 at most. The agent learns a
 world model from what it lives through and improves its policy in dreams alone.
 
 The pole is pushed 50 times a second. Each push is held for two of these steps, so that a dream of
-15 choices and the discount reach twice as far. With single steps the threshold was held later,
-and lost again by one run, whose cart drifted off (CD to CF in assets/results/tuning.md).
+15 choices and the discount reach twice as far. With single steps the threshold was reached later,
+and lost again by one run, whose cart drifted off the track (docs/tuning.md).
 
-You will see assets/02_cartpole_training.png: the greedy return against environment steps, between
-the random policy's and the threshold, and below it the losses and how good the dreams are. What
-was measured (return, seeds, environment steps, minutes, CPU) is in the README's results table,
-made from assets/results/cartpole.json.
+The loop below is the one that `train` runs in the scripts that follow (dreamer/training.py). You
+will see a figure of the return against environment steps, between the random policy's and the
+threshold, with the losses and how good the dreams are below it. What was measured (return, seeds,
+steps, minutes, CPU) is in the README's table, made from assets/results/cartpole.json.
 
     python 02_dreamer_cartpole.py
 """
 
-from dreamer.agent import Config
-from dreamer.training import evaluate, save_agent, train
-from lab import cli, figures, results
+from lab import cli, results
+from dreamer import Config, evaluate
+from dreamer.resume import start
+from dreamer.training import Session
 
 ENV, THRESHOLD = "CartPole-v1", 475  # the environment's own reward_threshold
 CONFIG = Config(steps=6_000, train_ratio=96, action_repeat=2)
 
 
 def main(args: cli.Args) -> None:
-    # Learn: a little from the real environment, most of it in dreams.
-    run = train(
-        ENV, args.config, args.run_dir, args.resume, args.device, tensorboard=args.tensorboard
-    )
-    save_agent(run.agent, args.run_dir / "agent.pt")
+    # A run is an agent, an environment, a replay and a log; with --resume, those of before.
+    run = start(ENV, args.config, args.run_dir, args.resume, args.device)
+    agent = run.agent
+
+    with Session(run, tensorboard=args.tensorboard) as session:  # progress bar, Ctrl-C
+        while True:
+            # Learn: `train_ratio` replayed rows for every step of the environment so far. What the
+            # first, random steps owe is made up when they are over.
+            while run.updates < run.updates_due():
+                batch = run.sample()  # windows of replayed rows, (B, T) of each field
+                metrics = agent.update(batch)  # world model, then dreams, then actor and critic
+                run.learned(metrics)
+                session.pause()  # here the run may be saved, or stopped by Ctrl-C
+
+            # Report: a row of the log, and an evaluation without exploration, when they are due.
+            session.report()
+            if run.step >= args.config.steps:
+                break
+
+            # Act: filter the real observation, let the actor choose, keep what comes of it.
+            action, state = run.choose()
+            run.take(action, state)  # one row for the replay
+            session.pause()
 
     # Judge it on fresh episodes, without exploration: training episodes are no evidence.
-    returns = evaluate(run.agent, ENV, args.final_episodes, seed=args.seed)
+    returns = evaluate(agent, ENV, args.final_episodes, seed=args.seed)
 
-    # Keep the numbers, and draw them beside those of the other seeds.
-    figure = args.assets / "02_cartpole_training.png"
-    with results.record(args.results / "cartpole.json", ENV, THRESHOLD, run, returns) as data:
-        figures.training_figure("CartPole", data["runs"], THRESHOLD, data["random_return"], figure)
-    print(f"Figure: {figure}")
-    print(results.finish(args.run_dir, ENV, THRESHOLD, run, returns))
+    # Keep the numbers, draw them over those of the committed seeds, say what came of it.
+    results.finish(
+        args, "cartpole", ENV, THRESHOLD, run, returns, next_script="03_dreamer_pendulum.py"
+    )
 
 
 if __name__ == "__main__":

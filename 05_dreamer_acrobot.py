@@ -5,16 +5,15 @@ until the first success all returns are -500 and equal. What helps is in `Config
 random actions, each held for a while, before learning begins and now and then later on, so that a
 policy that has settled on nothing still gets to see a success.
 
-You will see assets/05_acrobot_training.png: the greedy return against environment steps, the
-losses, and how good the dreams are. What was measured (return, seeds, environment steps, minutes,
-CPU) is in the README's results table, made from assets/results/acrobot.json.
+You will see a figure of the return against environment steps, with the losses and how good the
+dreams are. What was measured (return, seeds, steps, minutes, CPU) is in the README's table, made
+from assets/results/acrobot.json.
 
     python 05_dreamer_acrobot.py
 """
 
-from dreamer.agent import Config
-from dreamer.training import evaluate, save_agent, train
-from lab import cli, figures, results
+from lab import cli, results
+from dreamer import Config, evaluate, train
 
 ENV, THRESHOLD = "Acrobot-v1", -100  # the environment's own reward_threshold
 CONFIG = Config(steps=15_000, train_ratio=64)
@@ -25,17 +24,14 @@ def main(args: cli.Args) -> None:
     run = train(
         ENV, args.config, args.run_dir, args.resume, args.device, tensorboard=args.tensorboard
     )
-    save_agent(run.agent, args.run_dir / "agent.pt")
 
     # Judge it on fresh episodes, without exploration: training episodes are no evidence.
     returns = evaluate(run.agent, ENV, args.final_episodes, seed=args.seed)
 
-    # Keep the numbers, and draw them beside those of the other seeds.
-    figure = args.assets / "05_acrobot_training.png"
-    with results.record(args.results / "acrobot.json", ENV, THRESHOLD, run, returns) as data:
-        figures.training_figure("Acrobot", data["runs"], THRESHOLD, data["random_return"], figure)
-    print(f"Figure: {figure}")
-    print(results.finish(args.run_dir, ENV, THRESHOLD, run, returns))
+    # Keep the numbers, draw them over those of the committed seeds, say what came of it.
+    results.finish(
+        args, "acrobot", ENV, THRESHOLD, run, returns, next_script="06_dreamer_lunar_lander.py"
+    )
 
 
 if __name__ == "__main__":

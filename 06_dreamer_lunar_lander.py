@@ -8,16 +8,15 @@ The lander is simulated 50 times a second, and one step changes less than the la
 a model of single steps dreams no better than "nothing changes". So each action is held for four
 steps, as the authors do on Atari; a dream of 15 choices then reaches over more than a second.
 
-You will see assets/06_lunar_lander_training.png: the greedy return against environment steps, the
-losses, and how good the dreams are. What was measured (return, seeds, environment steps, minutes,
-CPU) is in the README's results table, made from assets/results/lunar_lander.json.
+You will see a figure of the return against environment steps, with the losses and how good the
+dreams are. What was measured (return, seeds, steps, minutes, CPU) is in the README's table, made
+from assets/results/lunar_lander.json.
 
     python 06_dreamer_lunar_lander.py
 """
 
-from dreamer.agent import Config
-from dreamer.training import evaluate, save_agent, train
-from lab import cli, figures, results
+from lab import cli, results
+from dreamer import Config, evaluate, train
 
 ENV, THRESHOLD = "LunarLander-v3", 200  # the environment's own reward_threshold
 CONFIG = Config(steps=60_000, train_ratio=32, action_repeat=4)  # each row is replayed 128 times
@@ -28,19 +27,13 @@ def main(args: cli.Args) -> None:
     run = train(
         ENV, args.config, args.run_dir, args.resume, args.device, tensorboard=args.tensorboard
     )
-    save_agent(run.agent, args.run_dir / "agent.pt")
 
     # Judge it on fresh episodes, without exploration: training episodes are no evidence.
     returns = evaluate(run.agent, ENV, args.final_episodes, seed=args.seed)
 
-    # Keep the numbers, and draw them beside those of the other seeds.
-    figure = args.assets / "06_lunar_lander_training.png"
-    with results.record(args.results / "lunar_lander.json", ENV, THRESHOLD, run, returns) as data:
-        figures.training_figure(
-            "LunarLander", data["runs"], THRESHOLD, data["random_return"], figure
-        )
-    print(f"Figure: {figure}")
-    print(results.finish(args.run_dir, ENV, THRESHOLD, run, returns))
+    # Keep the numbers, draw them over those of the committed seeds, say what came of it.
+    after = "07_sample_efficiency.py --plot-only"
+    results.finish(args, "lunar_lander", ENV, THRESHOLD, run, returns, next_script=after)
 
 
 if __name__ == "__main__":

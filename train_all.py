@@ -3,15 +3,18 @@
     python train_all.py                                      everything in order, seed 0
     python train_all.py --only 02 05                         two of the scripts
     python train_all.py --seeds 0 1 2 3 4 --jobs 2           five seeds, two runs at a time
+    python train_all.py --seeds 0 1 2 3 4 --jobs 2 --publish ... and what is in assets/ anew
     python train_all.py --seeds 0 1 2 3 4 --dask HOST:8786   the same jobs on a Dask cluster
 
 What is complete is skipped and what was begun goes on from its checkpoint, so the same command
 again finishes what a crash or Ctrl-C left; --fresh begins anew. Each job is a process of its own
-that writes to runs/<script>/seed<k>/output.txt. When one fails the others go on; the exit status
-is then 1. At the end the agent of each task's median seed goes to assets/agents/<task>.pt, and
-04_visualize.py runs last, on what was learned. Dask workers must see this folder under the same
-path; a job whose worker dies is run again by Dask and resumes. The comparisons, 07 and 08, take
-hours and are run by themselves.
+that writes to runs/<script>/seed<k>/, what it prints to output.txt there. When one fails the others
+go on; the exit status is then 1.
+
+--publish is the one thing that writes assets/: the runs' numbers, the agent of each task's median
+seed, the figures, and 04's pictures of these agents. Dask workers must see this folder under the
+same path; a job whose worker dies is run again by Dask and resumes. The comparisons, 07 and 08,
+take hours and are run by themselves.
 """
 
 from __future__ import annotations
@@ -24,20 +27,22 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from lab import cli, figures, results
 from dreamer.checkpoint import write_atomic
-from lab import cli, results
 from lab.jobs import Job, run_jobs, summary
 
-HERE = Path(__file__).resolve().parent
 LAST = "04"  # looks at what the others have learned
+KEPT = {"01": "world_model_demo.json", "04": "visualize.json"}  # results that are no learning curve
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptJob(Job):
     """One run of one script."""
 
-    agents: str  # where the task's trained agent goes
+    env_id: str  # "" and 0 where the script makes no learning curve
+    threshold: float
 
 
 def make_job(path: Path, seed: int, flags: argparse.Namespace) -> ScriptJob:
@@ -47,6 +52,7 @@ def make_job(path: Path, seed: int, flags: argparse.Namespace) -> ScriptJob:
     argv += ["--smoke"] if flags.smoke else []
     argv += ["--out", str(flags.out.resolve())] if flags.out else []
     argv += ["--steps", str(flags.steps)] if flags.steps is not None else []
+    argv += ["--shipped"] if flags.publish and path.name.startswith(LAST) else []
     spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -59,29 +65,61 @@ def make_job(path: Path, seed: int, flags: argparse.Namespace) -> ScriptJob:
         config=dataclasses.asdict(args.config),
         timeout=flags.timeout,
         threads=1 if flags.jobs > 1 or flags.dask else None,
-        fresh=flags.fresh,
-        agents=str(args.agents),
+        fresh=flags.fresh or path.name.startswith(LAST),
+        env_id=getattr(module, "ENV", ""),
+        threshold=getattr(module, "THRESHOLD", 0),
     )
 
 
-def keep_agents(jobs: list[ScriptJob]) -> None:
-    """Copy each task's agent, of the seed whose return is the median of all complete runs with
-    the same config, to assets/agents. Of an even number, the lower of the two in the middle."""
-    stem_of = {job.name: job for job in jobs}
-    for task, stem in results.SCRIPTS.items():
-        if stem not in stem_of:
-            continue
-        job = stem_of[stem]
-        found = []
-        for path in Path(job.folder).parent.glob("seed*/result.json"):
-            result = json.loads(path.read_text())
-            if results.same_but_seed(result["config"], job.config):
-                found.append((result["return"], result["config"]["seed"], path.parent / "agent.pt"))
-        if found:
-            ret, seed, agent = sorted(found)[(len(found) - 1) // 2]
-            target = Path(job.agents) / f"{task}.pt"
-            write_atomic(target, lambda temporary, agent=agent: shutil.copyfile(agent, temporary))
-            print(f"{target}: seed {seed}, return {ret:.1f}, the median of {len(found)}")
+# ---------------------------------------------------------------- what goes to assets/
+
+
+def publish_task(task: str, job: ScriptJob, assets: Path) -> None:
+    """Numbers, agent and figure of a task: of all complete runs with the job's config."""
+    complete = complete_runs(job)
+    if not complete:
+        return
+    entries = [result["entry"] for result, _ in complete]
+    path = assets / "results" / f"{task}.json"
+    data = results.merge(path, job.env_id, job.threshold, entries)
+    figures.training_figure(
+        results.title(job.env_id),
+        data["runs"],
+        job.threshold,
+        data["random_return"],
+        assets / f"{job.name[:2]}_{task}_training.png",
+    )
+    ret, folder = median_run(complete)
+    copy(folder / "agent.pt", assets / "agents" / f"{task}.pt")
+    print(f"{task}: {len(data['runs'])} seeds; agent of {folder.name}, return {ret:.1f}")
+
+
+def complete_runs(job: ScriptJob) -> list[tuple[dict[str, Any], Path]]:
+    """(result, folder) of each seed whose run was made with the job's config."""
+    paths = sorted(Path(job.folder).parent.glob("seed*/result.json"))
+    found = [(json.loads(path.read_text()), path.parent) for path in paths]
+    return [run for run in found if results.same_but_seed(run[0]["config"], job.config)]
+
+
+def median_run(complete: list[tuple[dict[str, Any], Path]]) -> tuple[float, Path]:
+    """(return, folder) of the median seed; of an even number, the lower of the middle two."""
+    order = sorted((result["return"], folder) for result, folder in complete)
+    return order[(len(order) - 1) // 2]
+
+
+def publish_pictures(job: ScriptJob, assets: Path) -> None:
+    """Pictures and numbers of a script that makes no learning curve."""
+    number, folder = job.name[:2], Path(job.folder)
+    for path in sorted(folder.glob(f"{number}_*")):
+        copy(path, assets / path.name)
+    copy(folder / "result.json", assets / "results" / KEPT[number])
+
+
+def copy(source: Path, target: Path) -> None:
+    write_atomic(target, lambda temporary: shutil.copyfile(source, temporary))
+
+
+# ---------------------------------------------------------------- the command line
 
 
 def parse_flags(numbers: list[str]) -> argparse.Namespace:
@@ -95,37 +133,51 @@ def parse_flags(numbers: list[str]) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, help="minutes after which a job is stopped")
     parser.add_argument("--fresh", action="store_true", help="skip nothing, resume nothing")
     parser.add_argument("--smoke", action="store_true", help="every stage in seconds")
-    parser.add_argument("--out", type=Path, help="all output goes below this folder")
+    parser.add_argument("--out", type=Path, help="the folder to write to, instead of runs")
     parser.add_argument("--steps", type=int, help="environment steps of each script")
+    parser.add_argument("--publish", action="store_true", help="bring what is complete to assets/")
+    parser.add_argument("--assets", type=Path, default=cli.ASSETS, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.jobs < 1:
         parser.error(f"argument --jobs: must be at least 1, got {flags.jobs}")
     if flags.timeout is not None and not flags.timeout > 0:
         parser.error(f"argument --timeout: must be more than 0 minutes, got {flags.timeout}")
+    if flags.publish and (flags.smoke or flags.steps is not None):
+        parser.error("argument --publish: takes whole runs, not --smoke or --steps")
     if flags.dask and importlib.util.find_spec("distributed") is None:
         parser.error("argument --dask: needs `pip install distributed`")
     return flags
 
 
 def main() -> int:
-    paths = {path.name[:2]: path for path in sorted(HERE.glob("0[1-6]_*.py"))}
-    flags = parse_flags(sorted(paths, key=lambda number: (number == LAST, number)))
+    paths = {path.name[:2]: path for path in sorted(cli.ROOT.glob("0[1-6]_*.py"))}
+    order = sorted(paths, key=lambda number: (number == LAST, number))
+    flags = parse_flags(order)
 
     jobs = []
-    for number in sorted(set(flags.only), key=lambda number: (number == LAST, number)):
+    for number in [number for number in order if number in flags.only]:
         seeded = paths[number].stem in results.SCRIPTS.values()
         seeds = dict.fromkeys(flags.seeds) if seeded else flags.seeds[:1]
         jobs += [make_job(paths[number], seed, flags) for seed in seeds]
     learning = [job for job in jobs if not job.name.startswith(LAST)]
+    drawing = [job for job in jobs if job.name.startswith(LAST)]
 
     outcomes = []
     try:
         outcomes += run_jobs(learning, flags.jobs, flags.dask)
-        keep_agents(learning)
-        outcomes += run_jobs([job for job in jobs if job not in learning])
+        if flags.publish:
+            of_script = {job.name: job for job in learning}
+            for task, stem in results.SCRIPTS.items():
+                if stem in of_script:
+                    publish_task(task, of_script[stem], flags.assets)
+        outcomes += run_jobs(drawing)
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from the checkpoints.")
         return 130
+    if flags.publish:
+        for outcome in outcomes:
+            if outcome.good and outcome.job.name[:2] in KEPT:
+                publish_pictures(outcome.job, flags.assets)
     print("\n" + summary(jobs, outcomes))
     return 0 if all(outcome.good for outcome in outcomes) else 1
 

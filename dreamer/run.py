@@ -160,17 +160,22 @@ class Run:
         return c.updates_after(self.step)
 
     def learn(self) -> None:
-        """One update of world model, actor and critic from replayed windows.
+        """One update of world model, actor and critic from replayed windows."""
+        self.learned(self.agent.update(self.sample()))
 
-        Raises FloatingPointError where a loss or a gradient is no longer finite.
-        """
+    def sample(self) -> dict[str, np.ndarray]:
+        """A batch of windows from the replay."""
         c, due = self.config, self.updates_due()
         if self.updates == 0:
             self.warn_of_faint_observations()
         if due - self.updates > 10:
             self.say(f"learning from the warm-up data, update {self.updates + 1} of {due}")
-        batch = self.replay.sample(c.batch_size, c.seq_len, self.replay_rng, c.recency)
-        self.metrics = metrics = self.agent.update(batch)
+        return self.replay.sample(c.batch_size, c.seq_len, self.replay_rng, c.recency)
+
+    def learned(self, metrics: Metrics) -> None:
+        """Count an update, and keep what it says. Raises FloatingPointError where a loss or a
+        gradient is no longer finite."""
+        self.metrics = metrics
         self.updates += 1
         check = sum(metrics[k] for k in metrics if k == "loss" or k.endswith("grad_norm"))
         if not torch.isfinite(torch.as_tensor(check)):

@@ -135,9 +135,10 @@ class Session:
             values = run.evaluate()
             self.ret = f"{values['return']:.1f}"
             self.show(values, f"return {self.ret}")
+            self.bar.refresh()
 
     def show(self, values: dict[str, float], text: str) -> None:
-        self.bar.set_postfix_str(text)
+        self.bar.set_postfix_str(text, refresh=False)
         if self.board:
             for name, value in values.items():
                 self.board.add_scalar(name, value, self.run.step)
@@ -145,7 +146,7 @@ class Session:
 
     def say(self, text: str) -> None:
         """In the bar's place of numbers, a few times a second at most."""
-        if time.monotonic() - self.said > 0.2:
+        if time.monotonic() - self.said > max(0.2, self.bar.mininterval):
             self.bar.set_postfix_str(f"return {self.ret}, {text}")
             self.said = time.monotonic()
 

@@ -18,7 +18,11 @@ from typing import Literal
 
 import tyro
 
-from dreamer.agent import Config
+from dreamer.config import Config
+from dreamer.training import need_tensorboard
+
+ROOT = Path(__file__).resolve().parent.parent
+ASSETS = ROOT / "assets"  # comes with the repository; only `--publish` writes it
 
 # A run that goes through every stage in seconds and learns nothing (--smoke).
 SMOKE = {
@@ -46,9 +50,10 @@ class Flags(Config):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     resume: bool = False  # go on from the run's checkpoint, if there is one
-    smoke: bool = False  # every stage in seconds, with a tiny config; nothing goes to assets/
-    out: Path | None = None  # all that the run writes goes below this folder
+    smoke: bool = False  # every stage in seconds, with a tiny config, below runs/smoke
+    out: Path | None = None  # the folder below which the run writes, instead of runs
     tensorboard: bool = False  # log for TensorBoard too, where it is installed
+    shipped: bool = False  # 04 alone: draw the agents of assets/, not those of your own runs
 
     def __post_init__(self) -> None:
         """Nothing is checked here: `parse` does it by making the `Config`."""
@@ -56,53 +61,26 @@ class Flags(Config):
 
 @dataclass(frozen=True)
 class Args:
-    """The flags of a script's run and the folders that follow from them."""
+    """The flags of a script's run, and the folder of all that it writes."""
 
     script: Path  # absolute
     config: Config
     device: str
     resume: bool
     smoke: bool
-    out: Path | None  # absolute; None: the repository itself
+    base: Path  # absolute: runs, or --out
     tensorboard: bool
+    shipped: bool
     resume_command: str  # what the user types to go on with this run
-    as_shipped: bool  # the script's own config, whatever the seed
 
     @property
     def seed(self) -> int:
         return self.config.seed
 
     @property
-    def steps(self) -> int:
-        return self.config.steps
-
-    @property
-    def base(self) -> Path:
-        """The folder below which everything is written."""
-        return self.out or self.script.parent
-
-    @property
     def run_dir(self) -> Path:
-        """Log, config, checkpoint and weights of this script with this seed."""
-        return self.base / "runs" / self.script.stem / f"seed{self.seed}"
-
-    @property
-    def assets(self) -> Path:
-        """Figures; the numbers behind them are in `results`, trained weights in `agents`.
-
-        An experiment with another config keeps its own beside its run: what is in the
-        repository stays comparable.
-        """
-        ours = self.as_shipped or self.smoke or self.out
-        return (self.base if ours else self.run_dir) / "assets"
-
-    @property
-    def results(self) -> Path:
-        return self.assets / "results"
-
-    @property
-    def agents(self) -> Path:
-        return self.assets / "agents"
+        """Log, checkpoint, agent, figures and result of this script with this seed."""
+        return self.base / self.script.stem / f"seed{self.seed}"
 
     @property
     def final_episodes(self) -> int:
@@ -120,12 +98,11 @@ def parse(
 
     script: its `__file__`; description: its `__doc__`, shown by --help; config: its defaults,
     replaced by a tiny one under --smoke; flags given by the user win over both. argv: the words
-    after the script's name (default: sys.argv's). Without --out a smoke run writes to
-    runs/smoke. A bad flag or value ends the program with a message and exit status 2.
+    after the script's name (default: sys.argv's). A bad flag or value ends the program with a
+    message and exit status 2.
     """
     path = Path(script).resolve()
     words = list(sys.argv[1:] if argv is None else argv)
-    shipped = config
     if "--smoke" in words:
         config = dataclasses.replace(config, **SMOKE)
     flags, unknown = tyro.cli(
@@ -141,27 +118,27 @@ def parse(
         fail(unknown_flag(unknown[0]), status=2)
     try:
         config = Config(**{f.name: getattr(flags, f.name) for f in dataclasses.fields(Config)})
+        if flags.tensorboard:
+            need_tensorboard()
     except ValueError as error:
         fail(str(error), status=2)
 
-    out = flags.out
-    if flags.smoke and out is None:
-        out = path.parent / "runs" / "smoke"
     called = sys.argv[0] if argv is None else str(path)
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
         python = python.relative_to(Path.cwd())
     command = [str(python), called, *words, *([] if flags.resume else ["--resume"])]
+    base = flags.out or path.parent / "runs" / ("smoke" if flags.smoke else "")
     return Args(
         path,
         config,
         flags.device,
         flags.resume,
         flags.smoke,
-        out and out.resolve(),
+        base.resolve(),
         flags.tensorboard,
+        flags.shipped,
         shlex.join(command),
-        dataclasses.replace(config, seed=shipped.seed) == shipped,
     )
 
 
@@ -186,10 +163,15 @@ def run(main: Callable[[Args], None], args: Args) -> None:
         sys.exit(130)
     except (ValueError, FloatingPointError, OSError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-        ours = raised_in.parent == Path(__file__).resolve().parent
+        ours = raised_in.parent in (ROOT / "dreamer", ROOT / "lab")
         if not ours and not isinstance(error, OSError):
             raise
         fail(str(error), status=1)
+
+
+def short(path: Path) -> Path:
+    """The path as the user would type it from where they are."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def fail(message: str, status: int) -> None:

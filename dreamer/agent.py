@@ -171,13 +171,13 @@ class DreamerAgent(nn.Module):
 
     # ------------------------------------------------------------ learning
 
-    def update(self, batch: dict[str, np.ndarray]) -> Metrics:
+    def update(self, rows: dict[str, np.ndarray]) -> Metrics:
         """One gradient update of world model, actor and critic from a replayed batch.
 
-        batch: the fields of `ReplayBuffer.sample`. Returns metrics as detached scalar tensors
-        (see the glossary in the README).
+        rows: the fields of `ReplayBuffer.sample`. Returns metrics as detached scalar tensors
+        (docs/glossary.md).
         """
-        batch = {k: torch.from_numpy(v).to(self.device) for k, v in batch.items()}
+        batch = {k: torch.from_numpy(v).to(self.device) for k, v in rows.items()}
 
         # Learn the world from what happened.
         post, feat, loss_model, metrics = self.learn_world(batch)
@@ -353,5 +353,6 @@ class DreamerAgent(nn.Module):
     @torch.no_grad()
     def update_slow_critic(self) -> None:
         """Move the slow critic a step of `slow_rate` towards the critic."""
-        slow, fast = list(self.slow_critic.parameters()), list(self.critic.parameters())
-        torch._foreach_lerp_(slow, fast, self.config.slow_rate)
+        pairs = zip(self.slow_critic.parameters(), self.critic.parameters(), strict=True)
+        for slow, fast in pairs:
+            slow.lerp_(fast, self.config.slow_rate)

@@ -33,7 +33,7 @@ class CheckpointError(ValueError):
 # ---------------------------------------------------------------- atomic writes
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Write to a temporary file beside `path`, then rename: `path` is never half a file, and an
     old one stays until the new one is safe on the disk. Raises OSError naming `path`."""
     temporary = path.with_name(f".{path.name}.tmp")

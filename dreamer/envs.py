@@ -37,7 +37,8 @@ class AgentEnv:
             )
         self.env = gym.make(spec, **kwargs) if isinstance(spec, str) else spec(**kwargs)
         self.name = spec if isinstance(spec, str) else type(self.env.unwrapped).__name__
-        obs_space, action_space = self.env.observation_space, self.env.action_space
+        obs_space: Any = self.env.observation_space
+        action_space: Any = self.env.action_space
         if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
             raise ValueError(
                 f"{self.name}: observation space {obs_space} is not supported; "

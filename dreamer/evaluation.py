@@ -230,8 +230,12 @@ def open_loop(
     is_first = torch.zeros(seen.shape[:2], dtype=torch.bool, device=agent.device)
     rng = torch.Generator(agent.device).manual_seed(seed)
     feat = dream_on(agent, seen, actions, is_first, context, rng)
-    heads = {"obs": agent.decoder, "reward": agent.reward, "cont": agent.cont}
-    return {name: head.predict(feat).cpu().numpy() for name, head in heads.items()}
+    said = {
+        "obs": agent.decoder.predict(feat),
+        "reward": agent.reward.predict(feat),
+        "cont": agent.cont.predict(feat),
+    }
+    return {name: value.cpu().numpy() for name, value in said.items()}
 
 
 @torch.inference_mode()

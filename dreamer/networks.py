@@ -80,11 +80,16 @@ class ObsNorm(nn.Module):
     debiased; a (nearly) constant dimension is not blown up. Identity before the first update.
     """
 
+    moments: Tensor  # (2, O), averages of x and x^2
+    weight: Tensor  # 1 - decay^n, the debiasing
+    mean: Tensor  # (O,)
+    std: Tensor  # (O,)
+
     def __init__(self, obs_size: int, decay: float = 0.99, min_std: float = 0.01):
         super().__init__()
         self.decay, self.min_std = decay, min_std
-        self.register_buffer("moments", torch.zeros(2, obs_size))  # averages of x and x^2
-        self.register_buffer("weight", torch.zeros(()))  # 1 - decay^n, the debiasing
+        self.register_buffer("moments", torch.zeros(2, obs_size))
+        self.register_buffer("weight", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(obs_size))
         self.register_buffer("std", torch.ones(obs_size))
 
@@ -147,6 +152,8 @@ class Decoder(nn.Module):
 class TwoHotHead(nn.Module):
     """A scalar as a distribution over 255 exponentially spaced bins, zero-initialised
     (v2, eq. 10)."""
+
+    bins: Tensor
 
     def __init__(self, feat_size: int, hidden: int, layers: int, num_bins: int = 255):
         super().__init__()

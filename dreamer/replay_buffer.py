@@ -21,9 +21,10 @@ start in mid-episode and may cross episodes: no padding, no masks.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from torch import Tensor
 
 FIELDS = ("obs", "action", "reward", "is_first", "is_last", "is_terminal")
 
@@ -73,8 +74,8 @@ class ReplayBuffer:
                 raise ValueError(f"{name} must have shape {expected}, got {value.shape}")
             if not np.isfinite(value).all():
                 raise ValueError(f"{name} must be finite (float32), got {values[name]}")
-        for name, value in values.items():
-            self.rows[name][self.head] = value
+        for name in FIELDS:
+            self.rows[name][self.head] = values[name]
         self.head = (self.head + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
 
@@ -98,12 +99,12 @@ class ReplayBuffer:
         index = (start[:, None] + np.arange(seq_len)) % self.capacity  # (B, T)
         return {name: rows[index] for name, rows in self.rows.items()}
 
-    def state_dict(self) -> dict[str, int | Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """Filled rows (as tensors that share memory with the buffer) and the write position."""
         rows = {name: torch.from_numpy(rows[: self.size]) for name, rows in self.rows.items()}
         return {**rows, "capacity": self.capacity, "head": self.head}
 
-    def load_state_dict(self, state: dict[str, int | Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError when the rows are of another capacity or shape."""
         if state["capacity"] != self.capacity:
             raise ValueError(

@@ -50,7 +50,9 @@ def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
     """
     saved, torch_device = load_checkpoint(path), pick_device(device)
     try:
-        agent = DreamerAgent(*saved["sizes"], Config(**saved["config"]), torch_device)
+        obs_size, action_size, discrete = saved["sizes"]
+        config = Config(**saved["config"])
+        agent = DreamerAgent(obs_size, action_size, discrete, config, torch_device)
         agent.load_state_dict(saved["agent"])
     except Exception as error:  # whatever the modules make of contents that do not fit them
         reason = textwrap.shorten(str(error), 200)

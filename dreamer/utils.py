@@ -175,11 +175,14 @@ class PercentileScale(nn.Module):
     first update already has the right scale (the authors' start at 0 without debiasing).
     """
 
+    range: Tensor  # (2,), running averages of the two percentiles
+    weight: Tensor  # 1 - decay^n, the debiasing
+
     def __init__(self, decay: float = 0.99, low: float = 0.05, high: float = 0.95):
         super().__init__()
         self.decay, self.low, self.high = decay, low, high
-        self.register_buffer("range", torch.zeros(2))  # running averages of the two percentiles
-        self.register_buffer("weight", torch.zeros(()))  # 1 - decay^n, the debiasing
+        self.register_buffer("range", torch.zeros(2))
+        self.register_buffer("weight", torch.zeros(()))
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,8 +11,14 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from dreamer.agent import Config
+from dreamer import Config, train
+from dreamer.run import Run
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
 
 torch.set_num_threads(1)
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=100)
@@ -44,6 +51,14 @@ def tiny_config(**changes: Any) -> Config:
         eval_episodes=3,
     )
     return Config(**{**small, **changes})
+
+
+def quiet_train(env: Any, config: Config | None = None, run_dir: Any = None, **kwargs: Any) -> Run:
+    """`train` on the CPU without a progress bar."""
+    return train(env, config or tiny_config(), run_dir, device="cpu", progress=False, **kwargs)
+
+
+# ---------------------------------------------------------------- environments
 
 
 class Walk(gym.Env):
@@ -98,3 +113,56 @@ ACTION_SPACES: dict[str, Callable[[], gym.Space]] = {
 def walk(kind: str = "discrete", seen: list[dict] | None = None, **kwargs: Any):
     """A function that makes a `Walk`, as `train` and `evaluate` take it."""
     return lambda: Walk(ACTION_SPACES[kind](), seen, **kwargs)
+
+
+class Odd(Walk):
+    """A walk that from step `since` of its life on returns what `change` makes of its own
+    (obs, reward, terminated, truncated)."""
+
+    def __init__(
+        self,
+        change: Callable[..., tuple],
+        since: int = 1,
+        kind: str = "discrete",
+        seen: list[dict] | None = None,
+    ):
+        super().__init__(ACTION_SPACES[kind](), seen)
+        self.change, self.since, self.count = change, since, 0
+
+    def step(self, action: Any):
+        self.count += 1
+        values = super().step(action)[:4]
+        return (*(self.change(*values) if self.count >= self.since else values), {})
+
+
+# ---------------------------------------------------------------- numbers
+
+# Differences of two numbers must be float32 numbers themselves, hence half of the largest.
+LARGEST = float(np.finfo(np.float32).max) / 2
+
+
+@st.composite
+def float32_arrays(draw: Any, *shape: int, largest: float = LARGEST):
+    """Arrays of one magnitude from 1e-30 to `largest`, or of all magnitudes at once."""
+    size = draw(st.sampled_from([1e-30, 1e-3, 1.0, 30.0, 1e3, 1e8, 1e20, largest]))
+    bound = float(np.float32(min(size, largest)))
+    elements = st.floats(-bound, bound, width=32, allow_subnormal=False)
+    return draw(hnp.arrays(np.float32, shape, elements=elements, fill=st.nothing()))
+
+
+def log_softmax64(logits: np.ndarray) -> np.ndarray:
+    logits = logits.astype(np.float64)
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def hats64(x: Any, bins: np.ndarray) -> np.ndarray:
+    """Two-hot weights (..., bins) of x (...), from its place between the bins, in float64."""
+    numbers = np.arange(len(bins))
+    place = np.interp(x, bins, numbers)
+    return np.maximum(0, 1 - np.abs(place[..., None] - numbers))
+
+
+def assert_close64(got: torch.Tensor, expected: Any, size: float) -> None:
+    """Equal up to float32 rounding of numbers as large as `size`."""
+    np.testing.assert_allclose(got.detach().double().numpy(), expected, rtol=1e-4, atol=2e-6 * size)

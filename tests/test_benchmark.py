@@ -1,82 +1,97 @@
-"""The benchmark: what it counts, how it times, and the file that it writes."""
+"""The benchmark: what it times, how, and the file that it writes."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections import Counter
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamer.networks import FeatLinear, OneHotFeat, sum_rows
-from dreamer.rssm import State
-from lab import benchmark, results
+from lab import benchmark
+
+EVEN = dict(deter=24, hidden=24, categoricals=6, classes=4, layers=2, imag_starts=14)
 
 
-def test_dense_rows_equal_the_sum():
-    rows, index = torch.randn(12, 5), torch.randint(0, 4, (2, 7, 3))
-    slow = torch.zeros(2, 7, 5)
-    for i in np.ndindex(2, 7):
-        for group in range(3):
-            slow[i] += rows[4 * group + index[i][group]]
-    torch.testing.assert_close(benchmark.dense_sum_rows(rows, index), slow)
-    torch.testing.assert_close(sum_rows(rows, index), slow)
+class Products(TorchDispatchMode):
+    """Counts the matrix products that run within it: (rows, inner, columns)."""
+
+    FIRST = {torch.ops.aten.mm.default: 0, torch.ops.aten.addmm.default: 1}  # of its matrices
+
+    def __init__(self):
+        super().__init__()
+        self.seen = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in self.FIRST:
+            a, b = args[self.FIRST[func] :][:2]
+            self.seen[a.shape[0], a.shape[1], b.shape[1]] += 1
+        return func(*args, **(kwargs or {}))
 
 
-def test_operations_of_one_layer_and_its_gradient():
-    layer = FeatLinear(12 + 6 * 4, 5)
-    feat = OneHotFeat(torch.randn(9, 12), torch.randint(0, 4, (9, 6)))
-    with benchmark.dense_latents(), FlopCounterMode(display=False) as counter:
-        layer(feat).sum().backward()
-    forward = 2 * 9 * (12 + 6 * 4) * 5
-    assert counter.get_total_flops() == 2 * forward  # and the weight's gradient; no input's
+# ---------------------------------------------------------------- what is timed
 
 
-def test_operations_of_the_rollout():
-    c = tiny_config(layers=2)
-    agent, _ = benchmark.make_update(c)
-    latent, states = c.categoricals * c.classes, 5
-    deter, stoch = torch.zeros(states, c.deter), torch.zeros(states, c.categoricals, c.classes)
-    start = State(deter, stoch, torch.zeros(states, 2))
-
-    def policy(feat, t):
-        return agent.actor(feat).mode()
-
-    with torch.no_grad(), benchmark.dense_latents(), FlopCounterMode(display=False) as counter:
-        agent.rssm.imagine(start, policy, c.imag_horizon, agent.rng)
-    actor = (c.deter + latent) * c.hidden + c.hidden * c.hidden + c.hidden * 2
-    gru = (latent + 2) * c.hidden + (c.hidden + c.deter) * 3 * c.deter
-    prior = c.deter * c.hidden + c.hidden * latent
-    assert counter.get_total_flops() == 2 * states * c.imag_horizon * (actor + gru + prior)
-
-
-def test_recorded_products_are_all_that_is_counted():
-    flops, products = benchmark.count_update(tiny_config())
-    assert flops == sum(p.flops * n for p, n in products.items()) > 0
-    main = benchmark.main_products(products)
-    assert sum(p.flops * n for p, n in main.items()) >= benchmark.COVER * flops
-    assert len(main) < len(products)
+def test_every_product_of_the_rate_is_in_an_update_as_often():
+    config = tiny_config(**EVEN)
+    update = benchmark.make_update(config)
+    with Products() as products:
+        update()
+    claimed = benchmark.main_products(config)
+    assert claimed == {
+        (70, 48, 24): 4,  # 14 dreams of 5 states, which are 24 + 6 * 4 numbers
+        (70, 24, 24): 4,
+        (70, 24, 255): 3,
+        (14, 48, 24): 4,  # 4 steps of them
+        (14, 48, 72): 4,
+        (14, 24, 24): 16,
+    }
+    for product, count in claimed.items():
+        assert products.seen[product] >= count, product
 
 
-def test_the_rate_is_of_big_products():
-    _, products = benchmark.count_update(benchmark.SHAPES["matched"])
-    for product in benchmark.main_products(products):
-        assert max(product.shape_a) >= 1000, product
+def test_the_products_are_most_of_a_matched_update():
+    matched = benchmark.SHAPES["matched"]
+    for rows, inner, columns in benchmark.main_products(matched):
+        assert min(rows, inner, columns) >= 255  # small ones run at a lower rate
+    config = replace(matched, seq_len=8, imag_starts=128)  # an eighth of all rows
+    gflop, multiply = benchmark.make_products(config)
+    update = benchmark.make_update(config)
+    with FlopCounterMode(display=False) as all_of_it:
+        update()
+    with FlopCounterMode(display=False) as timed:
+        multiply()
+    assert timed.get_total_flops() == pytest.approx(1e9 * gflop)
+    assert 0.5 < timed.get_total_flops() / all_of_it.get_total_flops() < 0.8
 
 
-def test_product_is_timed_on_operands_of_the_same_layout():
-    product = benchmark.Product((1024, 8), (1, 1024), (8, 300), (512, 1))
-    repeats, job = benchmark.make_product(product)
-    with benchmark.ProductRecorder() as recorder, FlopCounterMode(display=False) as counter:
-        job()
-    assert recorder.products == {product: repeats}
-    assert counter.get_total_flops() == repeats * product.flops == repeats * 2 * 1024 * 8 * 300
+def test_operations_of_the_products_by_hand():
+    config = tiny_config(layers=1, deter=4, hidden=6, categoricals=2, classes=2, imag_starts=3)
+    gflop, _ = benchmark.make_products(config)  # 3 dreams of 4 steps: 15 states of 4 + 2 * 2
+    states = 15 * 8 * 6 * 4 + 15 * 6 * 255 * 3
+    steps = 3 * (8 * 6 + 10 * 12 + 6 * 6 * 3) * 4
+    assert gflop == pytest.approx(2e-9 * (states + steps))
 
 
-def test_times_are_medians_of_wall_and_cpu():
+def test_the_replay_has_realistic_flags():
+    rows = benchmark.filled_replay(1000).rows
+    assert rows["is_first"].sum() == rows["is_last"].sum() == 5
+    assert rows["is_first"][0] and rows["is_first"][200] and rows["is_last"][199]
+    assert rows["is_terminal"].sum() == 3 and not (rows["is_terminal"] & ~rows["is_last"]).any()
+    assert (rows["reward"][rows["is_first"]] == 0).all()
+    assert (rows["action"].sum(1) == ~rows["is_last"]).all()
+
+
+# ---------------------------------------------------------------- timing
+
+
+def test_times_are_medians_of_wall_and_cpu_in_turns():
     naps = iter([0.2, 0.01, 0.03, 0.2])  # the first is the warm-up
     order = []
 
@@ -86,93 +101,70 @@ def test_times_are_medians_of_wall_and_cpu():
 
     times = benchmark.time_in_turns({"nap": nap, "other": lambda: order.append("other")}, 3)
     assert order == ["nap", "other"] * 4
-    assert 30 <= times["nap"].wall < 150
-    assert times["nap"].cpu < 15
+    wall, cpu = times["nap"]
+    assert 30 <= wall < 150 and cpu < 15
 
 
-def test_stages_add_up_and_leave_the_agent_as_it_was():
+def test_growth_varies_one_size_at_a_time(monkeypatch):
+    made = []
+    monkeypatch.setattr(benchmark, "make_update", lambda config: made.append(config) or int)
     config = tiny_config()
-    agent, _ = benchmark.make_update(config)
-    before = [getattr(owner, name) for _, owner, name in benchmark.stage_calls(agent)]
-    stages = benchmark.measure_stages(config, rounds=1)
-    assert set(stages) == {
-        "world model", "rollout", "heads", "actor", "critic", "backward", "optimiser", "other"
-    }  # fmt: skip
-    assert all(ms > 0 for ms in stages.values())
-    assert stages["other"] < 0.5 * sum(stages.values())
-    assert before == [getattr(owner, name) for _, owner, name in benchmark.stage_calls(agent)]
+    growth = benchmark.measure_growth(config, rounds=1)
+    sizes = {"batch": 3, "window": 6, "starts": 7, "horizon": 4, "width": 16}
+    assert {name: list(line) for name, line in growth.items()} == {
+        name: [size // 2, size, 2 * size] for name, size in sizes.items()
+    }
+    changed = [{k for k, v in vars(c).items() if v != vars(config)[k]} for c in made]
+    assert changed[0] == changed[2] == {"batch_size"} and changed[1] == set()
+    assert changed[-1] == {"hidden", "deter"}
 
 
-def test_inner_calls_belong_to_the_outer_stage():
-    stages = benchmark.Stages()
-    inner = stages.timed("inner", lambda: time.sleep(0.02))
-    stages.timed("outer", inner)()
-    assert set(stages.seconds) == {"outer"} and stages.seconds["outer"] >= 0.02
-    inner()
-    assert stages.seconds["inner"] >= 0.02
-
-
-def test_synthetic_replay_has_realistic_flags():
-    replay = benchmark.synthetic_replay(1000)
-    rows = replay.rows
-    assert rows["is_first"].sum() == rows["is_last"].sum() == 5
-    assert rows["is_first"][0] and rows["is_first"][200] and rows["is_last"][199]
-    assert rows["is_terminal"].sum() == 3 and not (rows["is_terminal"] & ~rows["is_last"]).any()
-    assert (rows["reward"][rows["is_first"]] == 0).all()
-    assert (rows["action"].sum(1) == ~rows["is_last"]).all()
+# ---------------------------------------------------------------- all of it
 
 
 @pytest.fixture(scope="module")
 def quick_run(tmp_path_factory):
-    """`--quick` on tiny shapes: (folder, what was printed, numbers of threads asked for).
+    """`--quick` on tiny shapes: (the file's content, what was printed, numbers of threads).
 
     All of it runs on one thread: two, on tensors this small and beside other processes, would
     spend minutes in waiting for each other.
     """
-    folder = tmp_path_factory.mktemp("benchmark")
+    path = tmp_path_factory.mktemp("benchmark") / "benchmark.json"
     shapes = {"default": tiny_config(), "matched": tiny_config(hidden=20, imag_starts=18)}
-    words = ["--quick", "--json", str(folder / "benchmark.json"), "--figures", str(folder)]
     printed, threads = [], []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "SHAPES", shapes)
         patch.setattr(benchmark, "REPLAY_ROWS", (100, 1000))
         patch.setattr(benchmark, "tune_cpu", lambda number=1: threads.append(number))
         patch.setattr("builtins.print", lambda *text, **_: printed.append(" ".join(text)))
-        benchmark.main(words)
-    return folder, "\n".join(printed), threads
+        benchmark.main(["--quick", "--json", str(path)])
+    return json.loads(path.read_text()), "\n".join(printed), threads
 
 
 def test_json_of_a_quick_run(quick_run):
-    folder, _, threads_used = quick_run
-    assert threads_used == [1, 1, 2, 1]
-    data = json.loads((folder / "benchmark.json").read_text())
+    data, _, threads_used = quick_run
+    assert threads_used == [1, 2, 1]
     assert set(data["gflops"]) == {"1", "2"} and set(data["shapes"]) == {"default", "matched"}
+    numbers = [*data["gflops"].values(), data["acting_steps_per_s"]]
     for shape in data["shapes"].values():
-        for threads in ("1", "2"):
-            floor = 1e3 * shape["gflop"] / data["gflops"][threads]
-            assert shape["floor_ms"][threads] == pytest.approx(floor, rel=0.01)
-            assert shape["update_ms"][threads]["eager"] > shape["floor_ms"][threads]
-            assert shape["update_ms"][threads]["compiled"] is None
-            assert shape["cpu_ms"][threads]["eager"] > 0
-    flops, _ = benchmark.count_update(tiny_config())
-    assert data["shapes"]["default"]["gflop"] == pytest.approx(flops / 1e9, rel=0.001)
-    assert data["growth"]["batch"]["base"] in data["growth"]["batch"]["values"]
+        assert set(shape) == {"update_ms", "cpu_ms"}
+        for by_threads in shape.values():
+            assert set(by_threads) == {"1", "2"}
+            numbers += by_threads.values()
+    numbers += [ms for line in data["growth_ms"].values() for ms in line.values()]
+    numbers += data["replay_sample_us"].values()
+    assert all(isinstance(n, float) and math.isfinite(n) and n > 0 for n in numbers)
     assert set(data["replay_sample_us"]) == {"100", "1000"}
-    assert data["acting_steps_per_s"] > 1
+    assert data["quick"] is True and data["cpu"] and "torch" in data["versions"]
 
 
-def test_figures_and_table_of_a_quick_run(quick_run):
-    folder, printed, _ = quick_run
-    for name in ("benchmark_breakdown.png", "benchmark_growth.png"):
-        assert (folder / name).read_bytes().startswith(b"\x89PNG")
-    table = results.benchmark_table(folder)
-    assert table in printed
-    data = json.loads((folder / "benchmark.json").read_text())
-    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
-    assert [row[0] for row in rows[2:]] == ["| default"] * 2 + ["| matched"] * 2
-    eager = data["shapes"]["matched"]["update_ms"]["2"]["eager"]
-    assert f"{eager:.1f}" in rows[-1]
-
-
-def test_table_before_the_first_measurement(tmp_path):
-    assert results.benchmark_table(tmp_path).startswith("Not measured yet")
+def test_tables_of_a_quick_run(quick_run):
+    data, printed, _ = quick_run
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line[:1] == "|"]
+    update = next(row for row in rows if row[:2] == ["matched", "2"])
+    ms, cpu = (data["shapes"]["matched"][key]["2"] for key in ("update_ms", "cpu_ms"))
+    assert update[2:4] == [f"{ms:.1f}", f"{cpu:.1f}"]
+    assert float(update[4]) == pytest.approx(1000 / ms, abs=0.01)
+    width = next(row for row in rows if row[0] == "width")
+    assert width[1:] == [f"{ms:.1f} ({n})" for n, ms in data["growth_ms"]["width"].items()]
+    assert f"{data['acting_steps_per_s']:.0f} environment steps per second" in printed

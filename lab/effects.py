@@ -1,4 +1,4 @@
-"""What the runs of 08_ablations.py say, in numbers and in sentences, from their results file.
+"""What the runs of 08_ablations.py say, in numbers, from their results file.
 
 A run's *score* is the mean of the greedy evaluations while it learned, the area under its learning
 curve, on a scale where the random policy has 0 and a policy at the task's threshold 1. An idea's
@@ -8,17 +8,19 @@ full agent, of the same seed: below 0 where the idea is missed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 FULL = "full"  # the variant from which nothing is removed
 DREAMS = "dreams"  # the effect on the error of dreams: above 0 where the idea is missed
-LENGTH = 15  # of the dreams in the table, steps: as long as those that the actor learns from
+LENGTH = 15  # steps of the dreams in the table: as long as those that the actor learns from
 SEEDS = 5  # fewer prove nothing: n differences have all the same sign once in 2^(n-1) by chance
+
+# Student's t, 97.5% quantiles for 1 to 9 degrees of freedom. With more seeds the last one is used,
+# which makes the interval a little too wide.
+T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 
 Results = dict[str, Any]  # the content of assets/results/ablations.json
 
@@ -40,38 +42,62 @@ class Effect:
             return 0
         return int(self.low > 0) - int(self.high < 0)
 
+    def __str__(self) -> str:
+        """As in the tables: bold where the interval excludes 0."""
+        if not self.seeds:
+            return "?"
+        return f"**{self.mean:+.2f}**" if self.sign else f"{self.mean:+.2f}"
+
+
+UNMEASURED = Effect(np.nan, np.nan, np.nan, 0)
+
+
+def compare(without: dict[int, float], full: dict[int, float]) -> Effect:
+    """The effect over the seeds that both have; of a single seed an interval without width."""
+    seeds = sorted(without.keys() & full.keys())
+    if not seeds:
+        return UNMEASURED
+    difference = np.array([without[seed] - full[seed] for seed in seeds])
+    mean, half = float(difference.mean()), 0.0
+    if len(seeds) > 1:
+        t = T_975[min(len(seeds) - 1, len(T_975)) - 1]
+        half = float(t * difference.std(ddof=1) / np.sqrt(len(seeds)))
+    return Effect(mean, mean - half, mean + half, len(seeds))
+
+
+# ---------------------------------------------------------------- numbers of single runs
+
 
 def curves(data: Results, task: str, variant: str) -> dict[int, list[float]]:
-    """The evaluations of each seed, all equally many: a run that broke down counts as random from
-    there on."""
-    told = data["tasks"][task]
-    kind = told["methods"] if variant in told["methods"] else (FULL, *told["ideas"])
-    found = {
+    """By seed, the evaluations of a run, all equally many: a run that broke down counts as random
+    from there on."""
+    info = data["tasks"][task]
+    kind = info["methods"] if variant in info["methods"] else (FULL, *info["ideas"])
+    runs = {
         (run["variant"], run["seed"]): run["curve"]["return"]
         for run in data["runs"]
         if run["task"] == task and run["variant"] in kind
     }
-    points = max(map(len, found.values()), default=0)
+    points = max(map(len, runs.values()), default=0)
     return {
-        seed: returns + [told["random_return"]] * (points - len(returns))
-        for (name, seed), returns in found.items()
+        seed: returns + [info["random_return"]] * (points - len(returns))
+        for (name, seed), returns in runs.items()
         if name == variant
     }
 
 
 def scores(data: Results, task: str, variant: str) -> dict[int, float]:
     """Score of each seed."""
-    told = data["tasks"][task]
+    low, high = data["tasks"][task]["random_return"], data["tasks"][task]["threshold"]
     return {
-        seed: (np.mean(returns) - told["random_return"])
-        / (told["threshold"] - told["random_return"])
+        seed: (np.mean(returns) - low) / (high - low)
         for seed, returns in curves(data, task, variant).items()
         if returns
     }
 
 
 def dream_errors(data: Results, variant: str) -> dict[int, list[float]]:
-    """Of each seed, the error of its dreams (H,) against their length, in the data's spread."""
+    """By seed, the error of its dreams (H,) against their length, in the data's spread."""
     return {
         run["seed"]: run["dream_error"]
         for run in data["runs"]
@@ -79,159 +105,86 @@ def dream_errors(data: Results, variant: str) -> dict[int, list[float]]:
     }
 
 
-def compare(without: dict[int, float], full: dict[int, float]) -> Effect | None:
-    """The effect over the seeds that both have; None without any."""
-    seeds = sorted(without.keys() & full.keys())
-    if not seeds:
-        return None
-    difference = np.array([without[seed] - full[seed] for seed in seeds])
-    mean, half = float(difference.mean()), 0.0
-    if len(seeds) > 1:
-        error = difference.std(ddof=1) / np.sqrt(len(seeds))
-        half = float(stats.t.ppf(0.975, len(seeds) - 1) * error)
-    return Effect(mean, mean - half, mean + half, len(seeds))
+def table_errors(data: Results, variant: str) -> dict[int, float]:
+    """By seed, the error of dreams of `LENGTH` steps."""
+    return {seed: error[:LENGTH][-1] for seed, error in dream_errors(data, variant).items()}
 
 
-def effects(data: Results, idea: str) -> dict[str, Effect | None]:
-    """An idea's effect on each task that is meant to be measured, and on `DREAMS`; None where
-    there is no result yet."""
-    found = {
+# ---------------------------------------------------------------- what they say together
+
+
+def effects(data: Results, idea: str) -> dict[str, Effect]:
+    """An idea's effect on each task that it is meant to be measured on, and on `DREAMS`."""
+    result = {
         task: compare(scores(data, task, idea), scores(data, task, FULL))
-        for task, told in data["tasks"].items()
-        if idea in told["ideas"]
+        for task, info in data["tasks"].items()
+        if idea in info["ideas"]
     }
-    if idea in data["tasks"][data["dreams"]["task"]]["ideas"]:
-        at_length = [
-            {seed: error[:LENGTH][-1] for seed, error in dream_errors(data, variant).items()}
-            for variant in (idea, FULL)
-        ]
-        found[DREAMS] = compare(*at_length)
-    return found
+    if data["dreams"]["task"] in result:
+        result[DREAMS] = compare(table_errors(data, idea), table_errors(data, FULL))
+    return result
 
 
 def grid(data: Results) -> dict[str, np.ndarray]:
-    """The effects as arrays (ideas, tasks), as `figures.ablation_figure` takes them."""
-    table = [effects(data, idea) for idea in data["ideas"]]
-    nothing = Effect(np.nan, np.nan, np.nan, 0)
-    cells = [[found.get(task) or nothing for task in data["tasks"]] for found in table]
-    names = ("mean", "low", "high", "seeds", "sign")
+    """The effects as arrays (ideas, tasks), as `figures.ablation_figure` takes them: `mean`, `low`,
+    `high`, `seeds` and `sign` of each, and whether it is `planned`; `full` (tasks,), the full
+    agent's scores. NaN, with 0 seeds, where there is no result."""
+    rows = [effects(data, idea) for idea in data["ideas"]]
+    cells = [[row.get(task, UNMEASURED) for task in data["tasks"]] for row in rows]
     full = [list(scores(data, task, FULL).values()) for task in data["tasks"]]
     return {
-        **{name: np.array([[getattr(e, name) for e in row] for row in cells]) for name in names},
-        "planned": np.array([[task in found for task in data["tasks"]] for found in table]),
+        **{
+            name: np.array([[getattr(cell, name) for cell in row] for row in cells])
+            for name in ("mean", "low", "high", "seeds", "sign")
+        },
+        "planned": np.array([[task in row for task in data["tasks"]] for row in rows]),
         "full": np.array([np.mean(values) if values else np.nan for values in full]),
     }
 
 
-def sentence(data: Results, idea: str) -> str:
-    """What the measured intervals say of an idea, and no more than that."""
-    found = effects(data, idea)
-    judged = {name: e for name, e in found.items() if e and e.seeds >= SEEDS}
-    if not judged:
-        return f"not measured yet with {SEEDS} seeds."
-    titles = {task: told["title"] for task, told in data["tasks"].items()}
-    signs = {"costs": [], "gains": [], "raises": [], "lowers": []}
-    for name, e in judged.items():
-        if e.sign and name == DREAMS:
-            change = f"the error of {LENGTH}-step dreams by {abs(e.mean):.2f}"
-            signs["raises" if e.sign > 0 else "lowers"].append(change)
-        elif e.sign:
-            change = f"{abs(e.mean):.2f} on {titles[name]}"
-            signs["gains" if e.sign > 0 else "costs"].append(change)
-    parts = [f"{verb} {listed(changes)}" for verb, changes in signs.items() if changes]
-    parts = [f"removing it {'; '.join(parts)}"] if parts else []
-    if sum(map(len, signs.values())) < len(judged):
-        parts.append("nothing measurable in the rest" if parts else "nothing measurable here")
-    if len(judged) < len(found):
-        parts.append(f"{len(found) - len(judged)} of {len(found)} not measured yet")
-    return "; ".join(parts) + "."
+def effects_table(data: Results) -> list[list[str]]:
+    """Rows, the head first: the full agent's own numbers, then the effect of each idea. Empty
+    where a run is not planned, "?" where there is no result yet."""
 
+    def mean(values: dict[int, float]) -> str:
+        return f"{np.mean(list(values.values())):.2f}" if values else "?"
 
-def listed(words: list[str]) -> str:
-    """The words as a list in a sentence."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def rows(data: Results) -> Iterator[list[str]]:
-    """The README's table, its head first: the full agent, then one row for each idea."""
     tasks = data["tasks"]
-    yield [
-        "Idea",
-        *(told["title"] for told in tasks.values()),
-        f"Dream error, {LENGTH} steps",
+    titles = [info["title"] for info in tasks.values()]
+    full = [mean(scores(data, task, FULL)) for task in tasks]
+    rows = [
+        ["Idea removed", *titles, f"Dream error, {LENGTH} steps"],
+        ["(full agent: its own numbers)", *full, mean(table_errors(data, FULL))],
     ]
-    full = [mean_of(scores(data, task, FULL)) for task in tasks]
-    errors = dream_errors(data, FULL)
-    full.append(mean_of({seed: error[:LENGTH][-1] for seed, error in errors.items()}))
-    yield ["(full agent: its own numbers)", *full]
     for idea in data["ideas"]:
-        found = effects(data, idea)
-        cells = [cell(found[name]) if name in found else "" for name in (*tasks, DREAMS)]
-        yield [idea, *cells]
+        cells = effects(data, idea)
+        rows.append([idea, *(str(cells.get(name, "")) for name in (*tasks, DREAMS))])
+    return rows
 
 
-def sentences(data: Results) -> Iterator[str]:
-    """For each idea what stands in its place when it is removed, and what was measured then."""
-    for idea, removed in data["ideas"].items():
-        yield f"**{idea}** ({removed}): {sentence(data, idea)}"
+def scales_table(data: Results, plain: dict[str, list[float]]) -> list[list[str]]:
+    """Rows, the head first, for rewards of all sizes: the return of the last evaluation, in the
+    plain task's units, mean over seeds and worst seed.
 
-
-def note(data: Results) -> str:
-    """How the table is to be read, and what it rests on."""
-    runs = data["runs"]
-    found = [effect for idea in data["ideas"] for effect in effects(data, idea).values()]
-    planned = [1 + len(told["ideas"]) + len(told["methods"]) for told in data["tasks"].values()]
-    cpus = sorted({run["cpu"] for run in runs})
-    hours = sum(run["cpu_minutes"] for run in runs) / 60
-    return (
-        "Score: mean of the greedy evaluations while learning, 0 at the random policy, 1 at the "
-        "threshold. Cells: its change when the idea is removed (first row: the full agent's own "
-        f"score), mean over seeds, **bold** where its 95% interval (Student's t, {SEEDS} "
-        f"paired seeds) excludes 0. Of {len(found)} intervals about {0.05 * len(found):.0f} would "
-        "do so by chance. Dream error: in the data's spread, + is worse; on episodes of "
-        "random actions, while each model has learned from its own agent's experience. Empty: not "
-        "run, as the idea has no part in what makes that task hard. "
-        f"?: no result yet. {len(runs)} of {SEEDS * sum(planned)} runs, {hours:.1f} CPU hours "
-        f"({'; '.join(cpus)}). The tasks, and the ideas chosen for them:"
-    )
-
-
-def scale_rows(data: Results, plain: dict[str, list[float]]) -> Iterator[list[str]]:
-    """The README's table of rewards of all sizes, its head first: the greedy return at the end, in
-    the plain task's units, mean over seeds and worst seed.
-
-    plain: method -> its returns on the plain task, where the runs are those of another comparison.
+    plain: model-free method -> its returns on the plain task, which come from elsewhere.
     """
-    tasks = [(name, data["tasks"][name]) for name in data["scales"]]
-    yield ["Rewards", *(f"x {told['scale']:,g}" for _, told in tasks)]
-    shared = [idea for idea in data["ideas"] if all(idea in told["ideas"] for _, told in tasks)]
+
+    def ends(variant: str, task: str) -> str:
+        values = [returns[-1] for returns in curves(data, task, variant).values() if returns]
+        if variant in plain and not tasks[task]["methods"]:
+            values = plain[variant]
+        if not values:
+            return "?"
+        missing = f", {len(values)} of {SEEDS} seeds" if len(values) < SEEDS else ""
+        return f"{np.mean(values):.0f} ({min(values):.0f}{missing})"
+
+    tasks = {task: data["tasks"][task] for task in data["scales"]}
+    shared = [
+        idea for idea in data["ideas"] if all(idea in info["ideas"] for info in tasks.values())
+    ]
     names = {FULL: "Dreamer", **{idea: f"Dreamer without {idea}" for idea in shared}}
     names |= {method: method.upper() for method in plain}
-    for variant, name in names.items():
-        ends = [[c[-1] for c in curves(data, task, variant).values() if c] for task, _ in tasks]
-        if variant in plain:
-            ends = [
-                found if told["methods"] else plain[variant]
-                for found, (_, told) in zip(ends, tasks, strict=True)
-            ]
-        yield [name, *map(ends_of_seeds, ends)]
-
-
-def ends_of_seeds(values: list[float]) -> str:
-    """Mean and worst seed; how many they are, where some are missing."""
-    if not values:
-        return "?"
-    missing = f", {len(values)} of {SEEDS} seeds" if len(values) < SEEDS else ""
-    return f"{np.mean(values):.0f} ({min(values):.0f}{missing})"
-
-
-def mean_of(values: dict[int, float]) -> str:
-    return f"{np.mean(list(values.values())):.2f}" if values else "?"
-
-
-def cell(effect: Effect | None) -> str:
-    """An effect in a table: bold where its interval excludes 0."""
-    if effect is None:
-        return "?"
-    text = f"{effect.mean:+.2f}"
-    return f"**{text}**" if effect.sign else text
+    return [
+        ["Rewards", *(f"x {info['scale']:,g}" for info in tasks.values())],
+        *([name, *(ends(variant, task) for task in tasks)] for variant, name in names.items()),
+    ]

@@ -22,7 +22,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 
 from dreamer.envs import EnvSpec
 from dreamer.evaluation import EVALUATION
-from dreamer.utils import derive_seed, tune_cpu
+from dreamer.run import tune_cpu
+from dreamer.utils import derive_seed
 from lab.results import cpu_name, significant
 
 ALGORITHMS = {"ppo": PPO, "dqn": DQN, "sac": SAC}

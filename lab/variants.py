@@ -1,0 +1,164 @@
+"""The agent without one idea: what 08_ablations.py compares with the agent as it is.
+
+Each `Variant` changes the `Config`, or puts something simpler in the place of a name of the package
+for as long as it is within `without(idea)`. The algorithm itself knows nothing of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from dreamer.agent import Metrics, model_loss
+from dreamer.config import Config
+from dreamer.networks import MLP, TwoHotHead
+from dreamer.rssm import RSSM, Dream, Posterior, State
+from dreamer.utils import PercentileScale, mode_onehot, sample_onehot
+from lab.effects import FULL
+
+# ---------------------------------------------------------------- what stands in an idea's place
+
+
+def as_it_is(x: Tensor) -> Tensor:
+    """In the place of symlog and of symexp: observations are standardised, and no more."""
+    return x
+
+
+class SquaredErrorHead(TwoHotHead):
+    """One number, zero at first, in the place of a distribution over bins."""
+
+    def __init__(self, feat_size: int, hidden: int, layers: int):
+        super().__init__(feat_size, hidden, layers)
+        self.mlp = MLP(feat_size, hidden, layers, 1, out_scale=0.0)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """(..., 1) -> (...)."""
+        return logits[..., 0]
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """logits (..., 1); target (...), or (..., M) for M losses of each prediction."""
+        guess = logits if target.ndim == logits.ndim else self.mean(logits)
+        return (guess - target).square()
+
+
+def loss_of_posteriors(
+    parts: dict[str, Tensor], beta_obs: float, beta_dyn: float, beta_rep: float
+) -> tuple[Tensor, Metrics]:
+    """The world model's loss without what the heads make of the prior's guesses."""
+    nothing = torch.zeros_like(parts["reward_loss"])
+    parts = {**parts, "prior_reward_loss": nothing, "prior_cont_loss": nothing}
+    return model_loss(parts, beta_obs, beta_dyn, beta_rep)
+
+
+class NoScale(PercentileScale):
+    """Advantages stay in units of the return."""
+
+    def update(self, returns: Tensor) -> Tensor:
+        return returns.new_ones(())
+
+
+def sample_without_gradient(log_probs: Tensor, uniform: Tensor) -> Tensor:
+    """The same samples; backwards they are constants."""
+    return sample_onehot(log_probs.detach(), uniform)
+
+
+def likeliest_onehot(log_probs: Tensor, uniform: Tensor) -> Tensor:
+    """No draw: always the likeliest class, with straight-through gradients."""
+    probs = log_probs.exp()
+    return mode_onehot(log_probs) + (probs - probs.detach())
+
+
+class MemorylessRSSM(RSSM):
+    """A posterior of the present observation alone, q(z | x), and heads that read zeros for the
+    GRU's state. That is still computed, from the last latent and action, but only for the prior:
+    this is how a dream goes on."""
+
+    def sequence_step(self, deter: Tensor, stoch: Tensor, action_part: Tensor) -> Tensor:
+        return super().sequence_step(torch.zeros_like(deter), stoch, action_part)
+
+    def posterior(self, deter: Tensor, embed_part: Tensor) -> Tensor:
+        return super().posterior(torch.zeros_like(deter), embed_part)
+
+    def get_feat(self, state: State | Posterior | Dream) -> Tensor:
+        return super().get_feat(state._replace(deter=torch.zeros_like(state.deter)))
+
+
+# ---------------------------------------------------------------- the variants
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The agent without one idea: with another `Config`, or with names of the package replaced."""
+
+    removed: str  # what is different, as half a sentence
+    config: Callable[[Config], Config] = lambda config: config
+    replaced: dict[str, Any] = field(default_factory=dict)  # dotted name -> what stands there
+
+
+def equal_weights(config: Config) -> Config:
+    weight = (config.beta_dyn + config.beta_rep) / 2
+    return replace(config, beta_dyn=weight, beta_rep=weight)
+
+
+VARIANTS = {
+    FULL: Variant("nothing: the agent as it is"),
+    "symlog": Variant(
+        "observations are standardised without symlog",
+        replaced={"dreamer.networks.symlog": as_it_is, "dreamer.networks.symexp": as_it_is},
+    ),
+    "two-hot": Variant(
+        "rewards and values are single numbers in raw units, fitted by squared error",
+        replaced=dict.fromkeys(
+            ["dreamer.agent.RewardHead", "dreamer.agent.Critic"], SquaredErrorHead
+        ),
+    ),
+    "free bits": Variant(
+        "the KL is pressed down to 0 instead of to 1 nat", lambda c: replace(c, free_nats=0.0)
+    ),
+    "return scale": Variant(
+        "advantages are not divided by the range of the returns",
+        replaced={"dreamer.agent.PercentileScale": NoScale},
+    ),
+    "unimix": Variant(
+        "no uniform share in latents and discrete policy", lambda c: replace(c, unimix=0.0)
+    ),
+    "straight-through": Variant(
+        "no gradient through the sampled latents",
+        replaced={"dreamer.rssm.sample_onehot": sample_without_gradient},
+    ),
+    "stochastic latent": Variant(
+        "the latent is its likeliest class, never drawn",
+        replaced={"dreamer.rssm.sample_onehot": likeliest_onehot},
+    ),
+    "memory": Variant(
+        "the state is made from the present observation alone",
+        replaced={"dreamer.agent.RSSM": MemorylessRSSM},
+    ),
+    "guesses": Variant(
+        "reward and continue heads learn from posterior states alone, as in the paper",
+        replaced={"dreamer.agent.model_loss": loss_of_posteriors},
+    ),
+    "KL balance": Variant("β_dyn and β_rep are equal, their sum as before", equal_weights),
+    "replay value": Variant(
+        "the critic learns from dreams alone", lambda c: replace(c, replay_value_weight=0.0)
+    ),
+    "slow critic": Variant(
+        "nothing holds the critic near its slow copy", lambda c: replace(c, slow_weight=0.0)
+    ),
+}
+IDEAS = tuple(VARIANTS)[1:]
+
+
+@contextlib.contextmanager
+def without(name: str) -> Iterator[None]:
+    """Within this block the package works without an idea, as far as names are replaced."""
+    with contextlib.ExitStack() as stack:
+        for dotted, replacement in VARIANTS[name].replaced.items():
+            stack.enter_context(mock.patch(dotted, replacement))
+        yield

@@ -1,0 +1,225 @@
+"""README and docs: short enough to be read, with tables that agree with the committed results and
+links that lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "assets" / "results"
+TASKS = ("cartpole", "pendulum", "acrobot", "lunar_lander")
+BASELINES = {"cartpole": "ppo dqn", "pendulum": "ppo sac"} | dict.fromkeys(TASKS[2:], "ppo dqn")
+T_975 = 2.776  # Student's t, 97.5%, 4 degrees of freedom: five paired seeds
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def load(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table(name: str, first: str) -> list[list[str]]:
+    """The cells below the head of the table of a page whose first line begins with `first`."""
+    (rows,) = re.findall(rf"^{re.escape(first)}.*\n\|[-| ]+\n((?:\|.*\n)+)", page(name), re.M)
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.splitlines()]
+
+
+def means(data: dict) -> np.ndarray:
+    """Mean final return of each seed."""
+    return np.array([np.mean(run["final_returns"]) for run in data["runs"]])
+
+
+def minutes(data: dict, clock: str = "minutes") -> str:
+    return f"{np.mean([run[clock] for run in data['runs']]):.1f}"
+
+
+def steps(data: dict) -> str:
+    return f"{data['runs'][0]['env_steps']:,}"
+
+
+def solved(data: dict) -> tuple[float, float, int, str]:
+    """Step and minutes of the median seed at the first of two evaluations in a row that reach the
+    threshold; how many seeds get there; "a of b": a of all b evaluations since then are below."""
+    firsts, since = [], []
+    for run in data["runs"]:
+        evals = [row for row in run["diagnostics"] if row["kind"] == "eval"]
+        good = [row["return"] >= data["threshold"] for row in evals]
+        first = next((i for i in range(len(good) - 1) if good[i] and good[i + 1]), len(good))
+        since += good[first:]
+        ahead = evals[first : first + 1] or [{"step": np.inf, "minutes": np.inf}]
+        firsts.append((ahead[0]["step"], ahead[0]["minutes"]))
+    step, minute = sorted(firsts)[len(firsts) // 2]
+    later = f"{since.count(False)} of {len(since)}" if since else "-"
+    return step, minute, sum(np.isfinite(step) for step, _ in firsts), later
+
+
+# ---------------------------------------------------------------- README
+
+
+def test_the_readme_is_short_and_starts_quickly():
+    lines = page("README.md").splitlines()
+    assert len(lines) <= 200
+    assert len(page("README.md").split()) <= 2_600
+    assert lines.index("## Quick start") < 40
+
+
+def test_the_readmes_table_agrees_with_the_committed_results():
+    rows = table("README.md", "| Task | Steps | Return, mean of 5 seeds |")
+    expected = []
+    for data in map(load, TASKS):
+        returns = means(data)
+        assert len(returns) == 5
+        values = f"{returns.mean():.1f}", f"{returns.min():.1f}", f"{data['threshold']:g}"
+        expected.append([data["env_id"], steps(data), *values, minutes(data)])
+    assert rows == expected
+
+
+def test_the_readme_claims_what_the_results_show():
+    lowest, highest = (f([float(minutes(load(task))) for task in TASKS]) for f in (min, max))
+    assert f"in {lowest:.0f} to {highest:.0f} minutes" in page("README.md").replace("\n", " ")
+    assert all(means(data).min() >= data["threshold"] for data in map(load, TASKS))
+    core = "utils networks rssm replay_buffer config agent".split()
+    lines = sum(len(page(f"dreamer/{name}.py").splitlines()) for name in core)
+    assert f"about {round(lines, -2):,} lines" in page("README.md")
+
+
+def test_the_map_from_equations_to_functions_names_what_exists():
+    source = [page(f"dreamer/{name}.py") for name in ("agent", "networks", "rssm", "utils")]
+    for row in table("README.md", "| Equation | Function |"):
+        for name in re.findall(r"`([A-Za-z_.]+?)`(?!\])", "|".join(row)):
+            for part in name.split("."):
+                defined = re.compile(rf"^\s*(def|class) {part}\b", re.M)
+                assert any(map(defined.search, source)), name
+
+
+def test_the_tree_shows_every_module_and_script():
+    tree = re.search(r"^```\n(dreamer/.*?)(lab/.*?)(01_.*?)^```", page("README.md"), re.M | re.S)
+    shown = [set(re.findall(r"\w+\.py", part)) for part in tree.groups()]
+    shown[1] = {f"{name}.py" for name in re.findall(r"\w+", tree[2].partition(":")[2])}
+    folders = {"dreamer": "*.py", "lab": "*.py", ".": "[0t]*.py"}
+    there = [{path.name for path in (ROOT / f).glob(g)} for f, g in folders.items()]
+    assert shown == [names - {"__init__.py"} for names in there]
+
+
+# ---------------------------------------------------------------- docs
+
+
+def test_the_tables_of_results_agree_with_the_committed_runs():
+    numbers = table("docs/results.md", "| Task | Steps | Mean of seeds |")
+    seeds = table("docs/results.md", "| Task | Seed 0 |")
+    made = table("docs/results.md", "| Task | `train_ratio` |")
+    for row, by_seed, how, data in zip(numbers, seeds, made, map(load, TASKS), strict=True):
+        returns, config = means(data), data["runs"][0]["config"]
+        step, minute, number, later = solved(data)
+        assert number == len(returns)
+        values = returns.mean(), returns.std(ddof=1), returns.min(), data["random_return"]
+        mean, std, worst, chance = (f"{value:.1f}" for value in values)
+        run = [data["env_id"], steps(data), mean, std, worst, f"{data['threshold']:g}", chance]
+        times = [minutes(data), minutes(data, "cpu_minutes")]
+        assert row == [*run, *times, f"step {step:,}, {minute:.1f} minutes", later]
+        assert by_seed == [data["env_id"], *(f"{value:.1f}" for value in returns)]
+        settings = f"{config['train_ratio']:g}", str(config["action_repeat"]), data["cpu"]
+        assert how[:4] == [data["env_id"], *settings]
+        assert (ROOT / how[4].split()[1]).exists()
+
+
+def test_the_comparison_agrees_with_the_committed_runs():
+    expected = []
+    for task in TASKS:
+        methods = {"Dreamer": load(task)}
+        for name in BASELINES[task].split():
+            methods[name.upper()] = load(f"sample_efficiency/{task}_{name}")
+        for method, data in methods.items():
+            step, minute, number, later = solved(data)
+            reached = [f"{step:,}", f"{minute:.1f}"] if np.isfinite(step) else ["never", "never"]
+            seeds, returns = len(data["runs"]), means(data)
+            row = [data["env_id"], method, steps(data), reached[0], f"{number} of {seeds}", later]
+            row += [reached[1], f"{returns.mean():.1f}", f"{returns.min():.1f}"]
+            expected.append([*row, minutes(data), minutes(data, "cpu_minutes")])
+    assert table("docs/comparison.md", "| Task | Method |") == expected
+
+
+def test_the_ablations_agree_with_the_committed_runs():
+    data = load("ablations")
+    curves = {(r["task"], r["variant"], r["seed"]): r["curve"]["return"] for r in data["runs"]}
+
+    def scores(task: str, variant: str) -> np.ndarray:
+        low, high = data["tasks"][task]["random_return"], data["tasks"][task]["threshold"]
+        seeds = [np.mean(curves[task, variant, seed]) for seed in range(5)]
+        return (np.array(seeds) - low) / (high - low)
+
+    def dreams(variant: str) -> np.ndarray:
+        runs = [run for run in data["runs"] if run["variant"] == variant and run["dream_error"]]
+        return np.array([r["dream_error"][14] for r in sorted(runs, key=lambda r: r["seed"])])
+
+    def effect(difference: np.ndarray) -> str:
+        mean, half = difference.mean(), T_975 * difference.std(ddof=1) / np.sqrt(5)
+        return f"**{mean:+.2f}**" if abs(mean) > half else f"{mean:+.2f}"
+
+    full = [f"{scores(task, 'full').mean():.2f}" for task in data["tasks"]]
+    rows = [[*full, f"{dreams('full').mean():.2f}"]]
+    for idea in data["ideas"]:
+        cells = [
+            effect(scores(task, idea) - scores(task, "full")) if idea in info["ideas"] else ""
+            for task, info in data["tasks"].items()
+        ]
+        rows.append([*cells, effect(dreams(idea) - dreams("full"))])
+    shown = table("docs/ablations.md", "| Idea removed |")
+    assert [row[1:] for row in shown] == rows
+    assert [row[0] for row in shown[1:]] == list(data["ideas"])
+    assert f"{len(data['runs'])} runs" in page("docs/ablations.md")
+
+    plain = {name: means(load(f"sample_efficiency/pendulum_{name}")) for name in ("ppo", "sac")}
+    variants = ("full", "two-hot", "return scale", "ppo", "sac")
+    scaled = table("docs/ablations.md", "| Rewards |")
+    for row, variant in zip(scaled, variants, strict=True):
+        for cell, task in zip(row[1:], data["scales"], strict=True):
+            ends = [curve[-1] for key, curve in curves.items() if key[:2] == (task, variant)]
+            ends = ends or plain[variant]
+            assert cell == f"{np.mean(ends):.0f} ({min(ends):.0f})"
+
+
+def test_faults_and_dreams_are_those_of_the_committed_files():
+    faults = [[fault["fault"], fault["found"]] for fault in load("faults").values()]
+    assert table("docs/faults.md", "| Fault |") == faults
+    errors = load("world_model_demo")["error_by_dream_length"].values()
+    rows = table("docs/results.md", "| Dreamed steps |")
+    for row, lengths in zip(rows, errors, strict=True):
+        assert row[1:] == [f"{error:.2f}" for error in lengths.values()]
+
+
+# ---------------------------------------------------------------- links
+
+
+def anchors(text: str) -> set[str]:
+    """As GitHub makes them of headings, code blocks left out."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+PAGES = ["README.md", "CONTRIBUTING.md"]
+PAGES += sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page(name)):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_every_page_is_listed():
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages == set(re.findall(r"\]\((\w+\.md)\)", page("docs/README.md")))

@@ -31,6 +31,15 @@ def all_floats():
     torch.set_flush_denormal(False)
 
 
+@pytest.fixture
+def one_scale(monkeypatch):
+    """Two-hot bins from -e^4 to e^4: with stirred weights the usual ones read values of 1e6."""
+    small = torch.linspace(-4, 4, 255)
+    small = small.sign() * small.abs().expm1()
+    small = (small - small.flip(0)) / 2
+    monkeypatch.setattr("dreamer.networks.twohot_bins", lambda num_bins=255: small.clone())
+
+
 def tiny_config(**changes: Any) -> Config:
     """A `Config` whose updates take milliseconds, with `changes` on top."""
     small = dict(

@@ -1,0 +1,213 @@
+"""Dreams, and what actor and critic learn from them, against slow references in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from agents import (
+    as_tensors,
+    dreamed,
+    expected_value,
+    make_agent,
+    make_batch,
+    twohot_cross_entropy,
+)
+from torch.distributions import Categorical, Independent, Normal
+
+from dreamer.agent import DreamerAgent, pathwise_loss
+
+pytestmark = pytest.mark.usefixtures("one_scale")
+
+# ---------------------------------------------------------------- dreams
+
+
+def test_dreamed_actions_are_the_actors_own():
+    """A sure actor does in every dreamed state what it is sure of."""
+    agent = make_agent(unimix=0.0)
+    with torch.no_grad():
+        agent.actor.mlp[-1].weight *= 300
+    batch = as_tensors(make_batch(agent.config))
+    post = agent.learn_world(batch)[0]
+    dream = agent.imagine(post, torch.arange(7))
+    policy = agent.actor(agent.rssm.get_feat(dream)[:, :-1])
+    assert policy.log_probs.amax(-1).exp().mean() > 0.98
+    assert torch.equal(policy.mode().argmax(-1), dream.action.argmax(-1))
+    assert len(dream.action.argmax(-1).unique()) == 2
+
+
+def test_dreams_start_from_distinct_posterior_states():
+    agent = make_agent()
+    assert agent.config.batch_size * agent.config.seq_len == 18
+    starts = agent.choose_starts(18)
+    assert len(starts) == 7 and len(set(starts.tolist())) == 7 and starts.max() < 18
+    counts = torch.bincount(torch.cat([agent.choose_starts(18) for _ in range(900)]), minlength=18)
+    assert (counts - 350).abs().max() < 75  # five standard deviations of 14.6
+    everything = make_agent(imag_starts=1000)
+    assert everything.choose_starts(18).tolist() == list(range(18))
+    post = agent.learn_world(as_tensors(make_batch(agent.config)))[0]
+    dream = agent.imagine(post, starts)
+    for i, start in enumerate(starts.tolist()):
+        assert torch.equal(dream.deter[i, 0], post.deter[start // 6, start % 6])
+
+
+# ---------------------------------------------------------------- pathwise gradients
+
+
+def record_actions(agent: DreamerAgent, monkeypatch) -> list[torch.Tensor]:
+    """A list that receives every dreamed action, as part of the dream's graph."""
+    imagine, actions = agent.rssm.imagine, []
+
+    def recorded(start, policy, horizon, rng):
+        def record(feat, t):
+            actions.append(policy(feat, t))
+            return actions[-1]
+
+        return imagine(start, record, horizon, rng)
+
+    monkeypatch.setattr(agent.rssm, "imagine", recorded)
+    return actions
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_pathwise_gradient_flows_through_the_world_model(discrete, monkeypatch):
+    """A world that feels actions passes the returns' gradient to every action of a dream; in one
+    that does not, the actor gets none."""
+    agent = make_agent(discrete, ent_coef=0.0, actor_grad="pathwise")
+    actions = record_actions(agent, monkeypatch)
+    ret = dreamed(agent, discrete).ret
+    grads = torch.autograd.grad(ret.sum(), actions, retain_graph=True)
+    assert len(grads) == 4 and all(grad.abs().max() > 1e-6 for grad in grads)
+    with torch.no_grad():
+        agent.rssm.in_action.weight.zero_()
+    metrics = dreamed(agent, discrete).metrics
+    agent.zero_grad()
+    metrics["actor_loss"].backward()
+    assert all(p.grad is None or p.grad.eq(0).all() for p in agent.actor.parameters())
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_pathwise_entropy_does_not_reach_back_into_the_dream(discrete, monkeypatch):
+    """The entropy of a state's policy is raised there, not by going to states of more entropy."""
+    agent = make_agent(discrete, ent_coef=0.1, actor_grad="pathwise")
+    actions, entropies = record_actions(agent, monkeypatch), []
+
+    def recorded(ret, ret_scale, entropy, weight, ent_coef):
+        entropies.append(entropy)
+        return pathwise_loss(ret, ret_scale, entropy, weight, ent_coef)
+
+    monkeypatch.setattr("dreamer.agent.pathwise_loss", recorded)
+    dreamed(agent, discrete)
+    grads = torch.autograd.grad(entropies[0].sum(), actions, allow_unused=True)
+    assert grads == (None,) * 4
+
+
+# ---------------------------------------------------------------- learn_behaviour
+
+
+def lambda_returns64(reward, value, cont, gamma, lam):
+    """R_t for t < H from r_{t+1}, c_{t+1} (index t) and v_0..v_H, one trajectory, float64."""
+    ret, returns = value[-1], []
+    for t in reversed(range(len(reward))):
+        ret = reward[t] + gamma * cont[t] * ((1 - lam) * value[t + 1] + lam * ret)
+        returns.insert(0, ret)
+    return returns
+
+
+@pytest.mark.parametrize("actor_grad", ["reinforce", "pathwise"])
+@pytest.mark.parametrize("discrete", [True, False])
+def test_behaviour_losses_match_a_slow_reference(discrete, actor_grad):
+    """Rewards, continues and values of states 1..H make the return of states 0..H-1; percentiles
+    of the returns scale the advantages; what lies after an end does not count."""
+    settings = {"ent_coef": 0.1, "gamma": 0.9, "lam": 0.8, "slow_weight": 0.6}
+    agent = make_agent(discrete, actor_grad=actor_grad, imag_starts=1000, **settings)
+    with torch.no_grad():
+        for mlp, size in ((agent.reward.mlp, 3), (agent.actor.mlp, 10), (agent.cont.mlp, 5)):
+            mlp[-1].weight *= size  # strong opinions, that differ between states
+    d = dreamed(agent, discrete)
+    assert 0 < d.start_cont.mean() < 1
+
+    feat = agent.rssm.get_feat(d.dream).detach()
+    reward = expected_value(agent.reward, agent.reward(feat))
+    cont = agent.cont(feat).sigmoid().detach().double().numpy()
+    logits = agent.critic(feat)
+    value = expected_value(agent.critic, logits)
+    slow_value = expected_value(agent.slow_critic, agent.slow_critic(feat))
+    returns = [
+        lambda_returns64(reward[n, 1:], value[n], cont[n, 1:], 0.9, 0.8) for n in range(len(value))
+    ]
+    returns = np.array(returns)  # (N, H)
+    np.testing.assert_allclose(d.ret.detach().numpy(), returns, rtol=1e-3, atol=1e-3)
+
+    low, high = np.percentile(returns, [5, 95])
+    scale = max(1.0, high - low)
+    assert scale > 1.5
+    weight = np.zeros_like(returns)
+    for n in range(len(returns)):
+        alive = 1.0
+        for t in range(returns.shape[1]):
+            alive *= 0.9 * (d.start_cont[n].item() if t == 0 else cont[n, t])
+            weight[n, t] = alive
+
+    policy = agent.actor(feat[:, :-1])
+    if discrete:
+        reference = Categorical(logits=policy.log_probs)
+        log_prob = reference.log_prob(d.dream.action.argmax(-1))
+    else:
+        reference = Independent(Normal(policy.mean, policy.std), 1)
+        log_prob = reference.log_prob(d.dream.action)
+    log_prob, entropy = (x.detach().double().numpy() for x in (log_prob, reference.entropy()))
+    if actor_grad == "reinforce":
+        gain = (returns - value[:, :-1]) / scale * log_prob
+    else:
+        gain = returns / scale
+    actor_loss = -(weight * (gain + 0.1 * entropy)).mean()
+    critic = twohot_cross_entropy(agent.critic, logits[:, :-1], returns)
+    critic = critic + 0.6 * twohot_cross_entropy(agent.critic, logits[:, :-1], slow_value[:, :-1])
+    metrics = d.metrics
+    assert metrics["ret_scale"].item() == pytest.approx(scale, rel=1e-3)
+    assert metrics["actor_loss"].item() == pytest.approx(actor_loss, rel=1e-3, abs=1e-4)
+    assert metrics["critic_loss"].item() == pytest.approx((weight * critic).mean(), rel=1e-3)
+    assert metrics["entropy"].item() == pytest.approx(entropy.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("actor_grad", ["reinforce", "pathwise"])
+def test_a_terminal_start_has_no_weight(actor_grad):
+    agent = make_agent(actor_grad=actor_grad)
+    ends = torch.zeros(agent.config.num_starts)
+    ended = dreamed(agent, start_cont=ends)
+    losses = [ended.loss, ended.metrics["actor_loss"], ended.metrics["critic_loss"]]
+    assert losses == [0, 0, 0]
+    metrics = dreamed(agent, start_cont=1 - ends).metrics
+    assert metrics["actor_loss"] != 0 and metrics["critic_loss"] > 0
+
+
+def test_an_update_knows_ends_from_time_limits_and_anchors_where_it_dreamed(monkeypatch):
+    """What `update` hands on: a start has no future where the task ended, but has one at a time
+    limit; the replayed values lean on the return of the dream's first state."""
+    agent = make_agent()
+    batch = make_batch(agent.config)
+    batch["is_last"][:2, 3], batch["is_terminal"][:2, 3] = True, [True, False]
+    batch["is_first"][:2, 4] = True
+    learn_behaviour, replay_value_loss, seen = agent.learn_behaviour, agent.replay_value_loss, {}
+
+    def behaviour(dream, start_cont):
+        loss, ret, metrics = learn_behaviour(dream, start_cont)
+        seen.update(start_cont=start_cont, ret=ret)
+        return loss, ret, metrics
+
+    def replay(batch, feat, starts, imag_return):
+        seen.update(starts=starts, imag_return=imag_return)
+        return replay_value_loss(batch, feat, starts, imag_return)
+
+    monkeypatch.setattr(agent, "learn_behaviour", behaviour)
+    monkeypatch.setattr(agent, "replay_value_loss", replay)
+    seen_ends = set()
+    for _ in range(20):  # until both ends were among the random starts
+        agent.update(batch)
+        for start, cont in zip(seen["starts"].tolist(), seen["start_cont"].tolist(), strict=True):
+            row = divmod(start, batch["reward"].shape[1])
+            assert cont == 1 - batch["is_terminal"][row]
+            seen_ends.add((bool(batch["is_last"][row]), cont))
+        assert torch.equal(seen["imag_return"], seen["ret"][:, 0])
+    assert {(True, 0.0), (True, 1.0), (False, 1.0)} <= seen_ends

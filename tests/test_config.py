@@ -1,0 +1,108 @@
+"""`Config`: what it takes, and that the error for anything else says what would be allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dreamer.config import Config
+
+FIELDS = {
+    field.name: typing.get_type_hints(Config)[field.name] for field in dataclasses.fields(Config)
+}
+RANGES = {f.name: f.metadata["range"] for f in dataclasses.fields(Config) if "range" in f.metadata}
+NUMBERS = [name for name, kind in FIELDS.items() if kind in (int, float)]
+
+
+def test_every_number_has_a_range():
+    assert set(RANGES) == set(NUMBERS)
+    assert all(low < high for low, high in RANGES.values())
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_ends_of_a_range_are_allowed_and_nothing_beyond(name):
+    low, high = RANGES[name]
+    others = {"capacity": 10**5} if name == "seq_len" else {"seq_len": 2}
+    others.pop(name, None)
+    for value in (low, high):
+        assert getattr(Config(**{name: value}, **others), name) == value
+    step = 1 if FIELDS[name] is int else 1e-3 * max(1, abs(high))
+    for value in (low - step, high + step):
+        check_refused(name, value)
+
+
+def check_refused(name: str, value: object) -> None:
+    """The error names field, value and what is allowed."""
+    with pytest.raises(ValueError) as error:
+        Config(**{name: value})
+    text = str(error.value)
+    assert text.startswith(f"Config.{name} must be") and repr(value) in text
+    if name in RANGES:
+        low, high = RANGES[name]
+        assert f"{low:g} to {high:g}" in text
+
+
+def not_allowed(name: str):
+    """Values of every kind that the field must refuse."""
+    kind = FIELDS[name]
+    wrong = [
+        st.none(),
+        st.text(max_size=5),
+        st.lists(st.integers(), max_size=2),
+        st.complex_numbers(),
+        st.booleans(),
+    ]
+    if kind is int:
+        wrong.append(st.floats())
+    if kind in (int, float):
+        low, high = RANGES[name]
+        wrong += [st.sampled_from([math.nan, math.inf, -math.inf, np.float32("nan"), 10**400])]
+        wrong += [st.floats(max_value=low, exclude_max=True)]
+        wrong += [st.floats(min_value=high, exclude_min=True)]
+        wrong += [st.integers(max_value=math.ceil(low) - 1), st.integers(min_value=int(high) + 1)]
+    else:
+        wrong += [st.integers(), st.floats()]
+    return st.one_of(wrong)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_nonsense_is_refused(name, data):
+    check_refused(name, data.draw(not_allowed(name)))
+
+
+def test_a_window_longer_than_the_buffer_is_refused():
+    with pytest.raises(ValueError, match=r"Config.seq_len must be at most capacity \(10\), got 11"):
+        Config(capacity=10, seq_len=11)
+
+
+def test_steps_that_are_no_multiple_of_action_repeat_are_refused():
+    with pytest.raises(ValueError, match=r"Config.steps must be a multiple of action_repeat \(4\)"):
+        Config(steps=58, action_repeat=4)
+
+
+def test_an_unknown_field_and_a_change_are_refused():
+    with pytest.raises(TypeError, match="imag_horizn"):
+        Config(imag_horizn=3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 3
+
+
+def test_numpy_numbers_become_pythons_own():
+    config = Config(steps=np.int64(30), lam=np.float32(0.5), train_ratio=np.int32(2))
+    assert type(config.steps) is int and type(config.lam) is type(config.train_ratio) is float
+    assert (config.steps, config.lam, config.train_ratio) == (30, 0.5, 2.0)
+
+
+def test_updates_and_dreams_by_hand():
+    config = Config(train_ratio=6, batch_size=3, seq_len=6, imag_starts=7)  # 18 rows an update
+    assert [config.updates_after(steps) for steps in (0, 2, 3, 60)] == [0, 0, 1, 20]
+    assert config.num_starts == 7
+    assert dataclasses.replace(config, imag_starts=64).num_starts == 18

@@ -158,7 +158,8 @@ def table(compared: Comparison) -> list[list[str]]:
         env_id = methods["dreamer"]["env_id"]
         for method, data in methods.items():
             cells = cells_of(data) if data else ["not measured yet", *["-"] * 10]
-            rows.append([env_id, figures.METHODS[method].name, *cells])
+            name = "Dreamer" if method == "dreamer" else method.upper()
+            rows.append([env_id, name, *cells])
     return rows
 
 

@@ -349,7 +349,7 @@ def show(data: effects.Results, folder: Path) -> None:
     titles = [task["title"] for task in data["tasks"].values()]
     figures.ablation_figure(list(data["ideas"]), titles, effects.grid(data), folder / FIGURES[0])
     errors = {
-        variant: np.array(list(effects.dream_errors(data, variant).values()))
+        variant: np.array([*effects.dream_errors(data, variant).values()]).reshape(-1, HORIZON)
         for variant in (FULL, *data["ideas"])
     }
     figures.ablation_dreams_figure(

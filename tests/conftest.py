@@ -67,6 +67,14 @@ def quiet_train(env: Any, config: Config | None = None, run_dir: Any = None, **k
     return train(env, config or tiny_config(), run_dir, device="cpu", progress=False, **kwargs)
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """The folder of a finished run of 60 steps on `walk()`, not to be written to."""
+    run_dir = tmp_path_factory.mktemp("finished")
+    quiet_train(walk(), tiny_config(evals=2), run_dir)
+    return run_dir
+
+
 # ---------------------------------------------------------------- environments
 
 

@@ -1,4 +1,4 @@
-"""Tools of the fault tests: a training child that can be killed, exact comparisons, figures.
+"""Tools of the fault tests: a child that can be killed, full disks, exact comparisons, figures.
 
 As a program, `python tests/faults.py RUN_DIR STEPS` is that child: it trains on CartPole, or goes
 on with it, prints its step before every checkpoint, and writes `figure.json` at the end.
@@ -6,25 +6,29 @@ on with it, prints its step before every checkpoint, and writes `figure.json` at
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from conftest import tiny_config
+from conftest import ROOT, tiny_config
 
-from dreamer import training
-from dreamer.agent import DreamerAgent
-from dreamer.checkpoint import load_checkpoint, write_json
-from lab import results
+from dreamer import evaluate, train, training
+from dreamer.checkpoint import CheckpointError, load_checkpoint, write_json
+from dreamer.run import Run
 
 ENV = "CartPole-v1"
-ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "assets" / "results" / "faults.json"
 
 
@@ -38,21 +42,22 @@ def child_config(steps: int):
 
 def train_child(run_dir: Path, steps: int) -> None:
     """Train, or go on; keep what a training figure is drawn from."""
-    run = training.train(ENV, child_config(steps), run_dir, True, "cpu", progress=False)
-    returns = training.evaluate(run.agent, ENV, 3, seed=1)
-    write_json(run_dir / "figure.json", results.run_entry(run, returns))
+    run = train(ENV, child_config(steps), run_dir, True, "cpu", progress=False)
+    returns = evaluate(run.agent, ENV, 3, seed=1).tolist()
+    rows = {"episodes": run.episodes, "reports": run.reports, "evals": run.evals}
+    write_json(run_dir / "figure.json", {**rows, "returns": returns, "minutes": run.minutes})
 
 
 def checkpoint_every_few_steps(steps: int = 7) -> None:
     """By steps, not by the clock: so a test means the same on a slow machine as on a fast one."""
-    save = training.Trainer.try_save
+    save = training.try_save
 
-    def try_save(trainer: training.Trainer) -> None:
-        if trainer.step % steps == 0:
-            print(trainer.step, flush=True)
-            save(trainer)
+    def try_save(run: Run) -> None:
+        if run.step % steps == 0:
+            print(run.step, flush=True)
+            save(run)
 
-    training.Trainer.try_save = try_save
+    training.try_save = try_save
     training.CHECKPOINT_SECONDS = -1
 
 
@@ -120,6 +125,23 @@ def timeless(value: Any) -> Any:
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
+def refusal(path: Path, call: Callable[[], Any]) -> str:
+    """The one sentence with which `call` refuses the file at `path`."""
+    with pytest.raises(CheckpointError) as error:
+        call()
+    text = str(error.value)
+    assert text.startswith(str(path)) and "\n" not in text and len(text) < 500
+    return text
+
+
+def flipped(path: Path, content: bytes, position: int, bit: int) -> None:
+    """The content with one bit flipped, written to `path`, is refused."""
+    changed = bytearray(content)
+    changed[position] ^= 1 << bit
+    path.write_bytes(changed)
+    assert re.search("damaged|format", refusal(path, lambda: load_checkpoint(path)))
+
+
 def log_rows(run_dir: Path) -> list[dict]:
     """All rows of the log; fails on a torn line."""
     text = (run_dir / "log.jsonl").read_text()
@@ -139,36 +161,55 @@ def assert_same_runs(a: Path, b: Path) -> None:
         assert one == other
 
 
-# ---------------------------------------------------------------- bad data
+# ---------------------------------------------------------------- disks
 
 
-def adversarial_update(agent: DreamerAgent, rng: np.random.Generator) -> None:
-    """An update on constant observations, sometimes huge, and on rewards of either sign that jump
-    over ten orders of magnitude, with episode ends anywhere."""
-    shape = agent.config.batch_size, agent.config.seq_len
-    constant = 10.0 ** rng.integers(-3, 9) if rng.random() < 0.05 else 1.0
-    action = rng.uniform(-1, 1, (*shape, agent.action_size)).astype(np.float32)
-    if agent.discrete:
-        action = np.eye(agent.action_size, dtype=np.float32)[action.argmax(-1)]
-    reward = rng.choice([-1, 1], shape) * 10.0 ** rng.uniform(-2, 8, shape)
-    is_last = rng.random(shape) < 0.2
-    agent.update(
-        {
-            "obs": np.full((*shape, agent.obs_size), constant, np.float32),
-            "action": action,
-            "reward": reward.astype(np.float32),
-            "is_first": rng.random(shape) < 0.2,
-            "is_last": is_last,
-            "is_terminal": is_last & (rng.random(shape) < 0.5),
-        }
-    )
+class Quota:
+    """A largest size of files, as `ulimit -f` sets it."""
+
+    def fill(self, run_dir: Path) -> None:
+        resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
+        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, self.before[1]))
+
+    def free(self) -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+
+
+class Filler:
+    """A small file system, filled to the last byte."""
+
+    def fill(self, run_dir: Path) -> None:
+        self.path = run_dir.parent / "filler"
+        with open(self.path, "wb", buffering=0) as file, pytest.raises(OSError) as error:
+            while True:
+                file.write(bytes(4096))
+        assert error.value.errno == errno.ENOSPC
+
+    def free(self) -> None:
+        self.path.unlink()
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, *options: str):
+    """A file system of 2 MB in memory."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", ",".join(["size=2m", *options]), "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root on Linux")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 # ---------------------------------------------------------------- figures
 
 
 def record(name: str, fault: str, found: str) -> None:
-    """Keep a measured figure for the README's table of faults."""
+    """Keep a measured figure for the table of faults."""
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     command = f"python -m pytest -m slow tests/test_faults_slow.py -k {name}"
     figures[name] = {"fault": fault, "found": found, "command": command}

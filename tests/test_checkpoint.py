@@ -1,0 +1,201 @@
+"""Files: atomic writes, sealed checkpoints, and a log without torn rows."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from faults import Quota, flipped, log_rows, refusal, small_disk
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dreamer.checkpoint import (
+    FORMAT,
+    CheckpointError,
+    Log,
+    load_checkpoint,
+    read_log,
+    save_checkpoint,
+    seal,
+    write_atomic,
+    write_json,
+)
+
+# ---------------------------------------------------------------- atomic writes
+
+
+def test_an_atomic_write_replaces_the_old_file_and_makes_the_folder(tmp_path):
+    path = tmp_path / "new" / "folder" / "file"
+    for text in ("old", "new"):
+        write_atomic(path, lambda temporary, text=text: temporary.write_text(text))
+        assert path.read_text() == text and list(path.parent.iterdir()) == [path]
+
+
+def test_an_atomic_write_that_fails_keeps_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    write_atomic(path, lambda temporary: temporary.write_text("old"))
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=f"No space left on device: '{re.escape(str(path))}'"):
+        write_atomic(path, fail)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_read_only_place_is_named(tmp_path):
+    with small_disk(tmp_path / "disk", "ro") as folder:
+        with pytest.raises(OSError, match=f"not written: Read-only.*'{folder}/figure.png'"):
+            write_atomic(folder / "figure.png", lambda path: path.write_text("x"))
+
+
+def test_json_is_plain_and_has_no_nan(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, {"x": [1, 2.5]})
+    assert json.loads(path.read_text()) == {"x": [1, 2.5]} and path.read_text().endswith("}\n")
+    with pytest.raises(ValueError):
+        write_json(path, {"x": float("nan")})
+    assert json.loads(path.read_text()) == {"x": [1, 2.5]}
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_gives_back_what_went_in(tmp_path):
+    path = tmp_path / "small.pt"
+    value = {"x": torch.arange(3.0), "n": [1, 2.5, None, "a", True], "d": {"y": torch.ones(2) > 0}}
+    save_checkpoint(path, value)
+    loaded = load_checkpoint(path)
+    assert torch.equal(loaded.pop("x"), value.pop("x"))
+    assert torch.equal(loaded["d"].pop("y"), value["d"].pop("y"))
+    assert loaded == value
+    first = path.read_bytes().partition(b"\n")[0].decode()
+    assert re.fullmatch(
+        rf"dreamer-from-scratch checkpoint, format {FORMAT}, sha256 [0-9a-f]{{64}}", first
+    )
+
+
+def test_a_checkpoint_cut_at_every_tenth_is_refused(finished, tmp_path):
+    content = (finished / "checkpoint.pt").read_bytes()
+    path = tmp_path / "checkpoint.pt"
+    for tenth in range(10):
+        path.write_bytes(content[: len(content) * tenth // 10])
+        text = refusal(path, lambda: load_checkpoint(path))
+        assert re.search("damaged.*delete it and train anew", text)
+    path.write_bytes(content)
+    assert load_checkpoint(path)["counters"][0] == 60
+
+
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path_factory, finished, where, bit):
+    content = (finished / "checkpoint.pt").read_bytes()
+    path = tmp_path_factory.getbasetemp() / "flipped.pt"
+    flipped(path, content, int(where * len(content)), bit)
+
+
+def test_every_bit_of_the_first_line_counts(tmp_path):
+    path = tmp_path / "small.pt"
+    save_checkpoint(path, {"x": 1})
+    content = path.read_bytes()
+    for position in range(content.index(b"\n") + 2):
+        for bit in range(8):
+            flipped(path, content, position, bit)
+
+
+@pytest.mark.parametrize("version", [FORMAT - 1, FORMAT + 1])
+def test_a_checkpoint_of_another_format_is_refused(finished, tmp_path, version):
+    path = tmp_path / "checkpoint.pt"
+    data = (finished / "checkpoint.pt").read_bytes().partition(b"\n")[2]
+    path.write_bytes(seal(data, version) + data)
+    text = refusal(path, lambda: load_checkpoint(path))
+    assert f"format {version}, but this program reads format {FORMAT}" in text
+
+
+def test_a_bare_torch_file_is_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"format": 1}, path)
+    assert "format 1" in refusal(path, lambda: load_checkpoint(path))
+
+
+def test_something_else_than_a_dictionary_is_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, [1, 2])
+    assert "something else than a checkpoint" in refusal(path, lambda: load_checkpoint(path))
+
+
+class Hostile:
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_loading_executes_nothing(tmp_path):
+    """Not even where the checksum is right."""
+    trace, path = tmp_path / "executed", tmp_path / "checkpoint.pt"
+    hostile = {"agent": Hostile(trace)}
+    plain = pickle.dumps(hostile)
+    torch.save(hostile, tmp_path / "hostile.pt")
+    for data in (plain, (tmp_path / "hostile.pt").read_bytes()):
+        path.write_bytes(seal(data) + data)
+        assert "plain data" in refusal(path, lambda: load_checkpoint(path))
+        assert not trace.exists()
+    pickle.loads(plain)
+    assert trace.exists()  # the pickle is hostile indeed
+
+
+# ---------------------------------------------------------------- the log
+
+
+def test_the_log_is_read_by_kind_and_goes_on_where_it_was_cut(tmp_path):
+    path = tmp_path / "run" / "log.jsonl"
+    log = Log(path)
+    log.write("eval", 1, x=1)
+    size = log.flush()
+    log.write("report", 2, y=0.5)
+    log.close()
+    log = Log(path, size)  # the report is to be made again
+    log.write("eval", 3)
+    log.close()
+    assert read_log(path, "report") == []
+    assert read_log(path, "eval") == [
+        {"kind": "eval", "step": 1, "x": 1},
+        {"kind": "eval", "step": 3},
+    ]
+
+
+def test_a_missing_or_shorter_log_is_refused(tmp_path):
+    path = tmp_path / "log.jsonl"
+    with pytest.raises(CheckpointError, match=r"log.jsonl has 0 bytes, but .* it had 5"):
+        Log(path, 5)
+    path.write_text("1234")
+    with pytest.raises(CheckpointError, match=r"log.jsonl has 4 bytes, but .* it had 5"):
+        Log(path, 5)
+    assert path.read_text() == "1234"
+
+
+def test_a_log_row_is_written_whole_or_not_at_all(tmp_path):
+    log = Log(tmp_path / "log.jsonl")
+    log.write("eval", 1, x=1)
+    quota = Quota()
+    quota.fill(tmp_path)
+    try:
+        log.write("eval", 2, x="y" * 3_000)
+        log.write("eval", 3)
+        with pytest.raises(OSError, match="not written: File too large"):
+            log.flush()
+        assert [row["step"] for row in log_rows(tmp_path)] == [1]
+    finally:
+        quota.free()
+    log.write("eval", 4)
+    assert log.flush() == (tmp_path / "log.jsonl").stat().st_size
+    assert [row["step"] for row in log_rows(tmp_path)] == [1, 2, 3, 4]

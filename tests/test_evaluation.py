@@ -1,0 +1,378 @@
+"""Returns of whole episodes, calibration by hand, and dreams that never peek."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import CPU, quiet_train, tiny_config, walk
+
+from dreamer import evaluation
+from dreamer.agent import DreamerAgent
+from dreamer.envs import AgentEnv
+from dreamer.evaluation import (
+    agent_chooses,
+    calibration,
+    chance_chooses,
+    dream_on,
+    evaluate,
+    filter_episode,
+    open_loop,
+    open_loop_error,
+    play,
+    random_returns,
+)
+from dreamer.replay_buffer import ReplayBuffer
+from dreamer.rssm import State
+from dreamer.utils import derive_seed
+
+# ---------------------------------------------------------------- evaluate
+
+
+def test_evaluation_does_not_disturb_training():
+    """A run with evaluations in between ends with the weights of a run without."""
+    with_evals = quiet_train(walk(), tiny_config(evals=6))
+    without = quiet_train(walk(), tiny_config(evals=0))
+    assert len(with_evals.evals) >= 4 and not without.evals
+    weights = [run.agent.state_dict().values() for run in (with_evals, without)]
+    assert all(torch.equal(x, y) for x, y in zip(*weights, strict=True))
+    assert with_evals.episodes == without.episodes
+
+
+def test_evaluation_repeats_itself_and_leaves_all_generators_alone():
+    agent = DreamerAgent(2, 3, True, tiny_config())
+
+    def generators():
+        return agent.rng.get_state(), torch.get_rng_state(), np.random.get_state()[1].copy()
+
+    before = generators()
+    for greedy in (True, False):
+        first, again, other = (evaluate(agent, walk(), 6, seed, greedy) for seed in (1, 1, 2))
+        assert first.shape == (6,) and (first == again).all() and (first != other).any()
+    assert all((x == y).all() for x, y in zip(before, generators(), strict=True))
+
+
+def test_an_evaluations_episodes_are_none_of_trainings():
+    def resets(function) -> list[int]:
+        seen: list[dict] = []
+        function(walk(seen=seen))
+        return [event["seed"] for event in seen if event["event"] == "reset"]
+
+    agent = DreamerAgent(2, 3, True, tiny_config(seed=1))
+    fresh = resets(lambda env: evaluate(agent, env, 20, seed=1))
+    trained = resets(lambda env: quiet_train(env, tiny_config(seed=1, train_ratio=0)))
+    assert len(set(fresh)) == 20 and len(trained) > 5 and not set(fresh) & set(trained)
+
+
+def test_evaluation_holds_actions_as_training_did():
+    seen: list[dict] = []
+    agent = DreamerAgent(2, 3, True, tiny_config(action_repeat=4))
+    (total,) = evaluate(agent, walk(seen=seen, drift=0.01), 1, seed=1, greedy=False)
+    actions = [event["action"] for event in seen[1:]]
+    assert len(actions) == 9
+    assert all(len(set(actions[i : i + 4])) == 1 for i in (0, 4)) and len(set(actions)) > 1
+    assert total == pytest.approx(sum(event["reward"] for event in seen[1:]))
+
+
+class Named(gym.Env):
+    """Every observation tells the episode's name and time, and the action must repeat them.
+    An episode of name n takes n % 5 + 1 steps, each worth n."""
+
+    observation_space = gym.spaces.Box(0, 1000, (2,), np.float32)
+    action_space = gym.spaces.Box(0, 1000, (2,), np.float32)
+
+    def __init__(self, names: list[int]):
+        self.names = names
+
+    def reset(self, *, seed=None, options=None):
+        self.name, self.time = seed % 997, 0
+        self.names.append(self.name)
+        return np.array([self.name, 0], np.float32), {}
+
+    def step(self, action):
+        np.testing.assert_allclose(action, [self.name, self.time], atol=0.01)
+        self.time += 1
+        obs = np.array([self.name, self.time], np.float32)
+        return obs, float(self.name), self.time > self.name % 5, False, {}
+
+
+class Echo:
+    """In the agent's place: its action repeats the observation, and its state must come back
+    with the rows of the same episodes."""
+
+    config, device = tiny_config(), CPU
+    obs_size, action_size, discrete = 2, 2, False
+
+    def act(self, obs, is_first, state, greedy, rng):
+        names = torch.from_numpy(obs[:, :1].copy())
+        if state is None:
+            assert is_first.all()
+        else:
+            assert not is_first.any()
+            assert torch.equal(state.deter, names) and torch.equal(state.stoch[:, 0], names)
+        return obs / 500 - 1, State(names, names[:, None], names)
+
+
+def test_evaluation_keeps_observations_actions_and_states_of_episodes_together():
+    names: list[int] = []
+    finished: list[int] = []
+    returns = evaluate(Echo(), lambda: Named(names), 12, seed=3, progress=finished.append)
+    assert len({n % 5 for n in names}) > 2  # episodes of different lengths
+    assert returns.tolist() == [n * (n % 5 + 1) for n in names]
+    lengths = sorted({n % 5 for n in names})
+    assert finished == [sum(n % 5 <= length for n in names) for length in lengths]
+
+
+def test_evaluate_says_what_does_not_fit():
+    agent = DreamerAgent(1, 2, True, tiny_config())
+    with pytest.raises(ValueError, match=r"(?s)Pendulum.*\(3, 1, False\).*\(1, 2, True\)"):
+        evaluate(agent, "Pendulum-v1", 1)
+    with pytest.raises(ValueError, match="at least 1 episode, got 0"):
+        evaluate(agent, walk(), 0)
+
+
+# ---------------------------------------------------------------- calibration
+
+
+class Clock(gym.Env):
+    """Three steps, each worth 1, then the task or the time is over."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, terminated: bool):
+        self.terminated = terminated
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        over = self.time == 3
+        return np.zeros(1, np.float32), 1.0, over and self.terminated, over, {}
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+def test_calibration_of_an_evaluation_by_hand(terminated):
+    """γ = 0.5, three rewards of 1; a constant critic. A time limit bootstraps on it."""
+    agent = DreamerAgent(1, 2, True, tiny_config(gamma=0.5))
+    with torch.no_grad():
+        agent.critic.mlp[-1].bias[160] = 100  # sure of one bin
+    value = agent.critic.bins[160].item()
+    assert value > 1
+    returns, details = evaluate(agent, lambda: Clock(terminated), 2, 0, details=True)
+    behind = 0.0 if terminated else value
+    achieved = [1.75 + behind / 8, 1.5 + behind / 4, 1 + behind / 2]
+    assert returns.tolist() == [3.0, 3.0]
+    assert details["value_pred"] == pytest.approx(value, rel=1e-5)
+    assert details["value_real"] == pytest.approx(np.mean(achieved), rel=1e-5)
+    assert details["value_corr"] == 0.0  # a constant correlates with nothing
+
+
+def test_calibration_discounts_from_choice_to_choice():
+    """Three rewards of 1, of which the first two come with one choice; γ = 0.5."""
+    agent = DreamerAgent(1, 2, True, tiny_config(gamma=0.5, action_repeat=2))
+    returns, details = evaluate(agent, lambda: Clock(True), 2, 0, details=True)
+    assert returns.tolist() == [3.0, 3.0]
+    assert details["value_real"] == pytest.approx(np.mean([2.5, 1.0]))
+
+
+def test_calibration_by_hand():
+    """Achieved, γ = 0.5: 1 + 0.5 * 4 = 3 and 4 in the first episode, 2 + 0.5 * 6 in the second."""
+    rewards, bootstrap = [[1.0, 4.0], [2.0]], np.array([0.0, 6.0])
+    values = [[2.0, 3.0], [4.0]]  # each one less
+    details = calibration(rewards, values, bootstrap, gamma=0.5)
+    assert details == pytest.approx({"value_pred": 3.0, "value_real": 4.0, "value_corr": 1.0})
+    upside_down = calibration(rewards, [[4.0, 3.0], [2.0]], bootstrap, gamma=0.5)
+    assert upside_down["value_corr"] == pytest.approx(-1)
+
+
+def test_random_returns_are_those_of_whole_episodes():
+    assert random_returns(lambda: Clock(True), 4).tolist() == [3.0] * 4
+    mean = random_returns("CartPole-v1", 200).mean()
+    assert 19 < mean < 26  # about 22.3, with a standard error of 0.8
+
+
+# ---------------------------------------------------------------- real episodes
+
+
+@pytest.fixture
+def agent():
+    """One that no longer looks at all observations alike, as a fresh one nearly does."""
+    agent, rng = DreamerAgent(4, 2, True, tiny_config()), torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in agent.parameters():
+            p += 0.2 * torch.randn(p.shape, generator=rng)
+    return agent
+
+
+@pytest.mark.parametrize(("env_id", "terminal"), [("CartPole-v1", True), ("Pendulum-v1", False)])
+def test_played_rows_are_those_of_the_environment(env_id, terminal):
+    env = AgentEnv(env_id)
+    episode = play(env, chance_chooses(env, hold=3, seed=5), seed=7)
+    rows = len(episode["obs"])
+    assert all(len(column) == rows for column in episode.values())
+    assert episode["reward"][0] == 0 and (episode["action"][-1] == 0).all()
+    assert (episode["cont"][:-1] == 1).all() and episode["cont"][-1] == (not terminal)
+
+    np.testing.assert_array_equal(env.reset(7), episode["obs"][0])
+    for t in range(rows - 1):
+        obs, reward, *_ = env.step(episode["action"][t])
+        np.testing.assert_array_equal(obs, episode["obs"][t + 1])
+        assert np.float32(reward) == episode["reward"][t + 1]
+
+
+def test_chance_holds_its_choices():
+    env = AgentEnv(walk("box"))
+    choose = chance_chooses(env, hold=3, seed=5)
+    actions = [choose(np.zeros(2), False) for _ in range(900)]
+    changes = [i for i in range(1, 900) if not np.array_equal(actions[i], actions[i - 1])]
+    holds = np.diff(changes)
+    assert set(holds) == {1, 2, 3} and holds.mean() == pytest.approx(2, abs=0.2)
+
+
+def test_the_same_agent_plays_the_same_again_and_as_evaluate_does(agent):
+    env = AgentEnv("CartPole-v1")
+    seed = derive_seed(2, evaluation.EVALUATION, 0)  # of evaluate's first episode
+    episode, again = (play(env, agent_chooses(agent, seed=1), seed) for _ in range(2))
+    np.testing.assert_array_equal(episode["action"], again["action"])
+    with torch.no_grad():  # an actor that is sure, whatever latents are drawn
+        agent.actor.mlp[-1].bias[1] += 100
+    episode = play(env, agent_chooses(agent, seed=1), seed)
+    assert [episode["reward"].sum()] == evaluate(agent, "CartPole-v1", 1, seed=2).tolist()
+
+
+def test_an_episode_is_filtered_from_its_first_row_on(agent):
+    """Row by row it is what `act` meets, given the same random numbers."""
+    env = AgentEnv("CartPole-v1")
+    episode = play(env, chance_chooses(env, hold=3, seed=5), seed=7)
+    feat = filter_episode(agent, episode, seed=3)
+    assert feat.shape == (len(episode["obs"]), 12 + 3 * 4)
+    rng, state = torch.Generator().manual_seed(3), None
+    for t, (obs, action) in enumerate(zip(episode["obs"], episode["action"], strict=True)):
+        _, state = agent.act(obs[None], np.array([t == 0]), state, greedy=True, rng=rng)
+        torch.testing.assert_close(agent.rssm.get_feat(state)[0], feat[t], rtol=0, atol=1e-5)
+        state = state._replace(action=torch.from_numpy(action)[None])
+
+
+# ---------------------------------------------------------------- dreams
+
+
+def random_window(rows: int = 10, windows: int = 3):
+    rng = np.random.default_rng(0)
+    obs = rng.normal(size=(windows, rows, 4)).astype(np.float32)
+    action = np.eye(2, dtype=np.float32)[rng.integers(2, size=(windows, rows))]
+    return obs, action
+
+
+def test_dreams_do_not_peek(agent):
+    obs, action = random_window()
+    dream = open_loop(agent, obs, action, context=4, seed=0)
+    assert dream["obs"].shape == (3, 6, 4)
+    assert dream["reward"].shape == dream["cont"].shape == (3, 6)
+    hidden = obs.copy()
+    hidden[:, 4:] = np.nan
+    blind = open_loop(agent, hidden, action, context=4, seed=0)
+    for name in dream:
+        np.testing.assert_array_equal(blind[name], dream[name])
+    hidden = obs.copy()
+    hidden[:, 3] += 5  # the last row that it may see
+    assert not np.array_equal(open_loop(agent, hidden, action, 4, 0)["obs"], dream["obs"])
+
+
+@pytest.mark.parametrize(("row", "first_changed"), [(3, 0), (4, 1), (8, 5), (9, 6)])
+def test_dreamed_row_depends_on_the_actions_before_it(agent, row, first_changed):
+    """Row 4 is the first dreamed one, reached by the action of row 3."""
+    obs, action = random_window()
+    changed = action.copy()
+    changed[:, row] = changed[:, row, ::-1]
+    before = open_loop(agent, obs, action, 4, 0)["obs"]
+    after = open_loop(agent, obs, changed, 4, 0)["obs"]
+    np.testing.assert_array_equal(after[:, :first_changed], before[:, :first_changed])
+    if first_changed < 6:
+        assert (after[:, first_changed] != before[:, first_changed]).any()
+
+
+def test_a_dream_forgets_what_lies_before_a_first_row(agent):
+    obs, action = (torch.from_numpy(x) for x in random_window())
+    other = obs.clone()
+    other[:, :2] += 5
+    is_first = torch.zeros(obs.shape[:2], dtype=torch.bool)
+
+    def dreams() -> list[torch.Tensor]:
+        rows = action, is_first, 4
+        return [dream_on(agent, x, *rows, torch.Generator().manual_seed(1)) for x in (obs, other)]
+
+    assert not torch.equal(*dreams())
+    is_first[:, 2] = True
+    assert torch.equal(*dreams())
+
+
+class Knowing:
+    """In the agent's place, a model that knows its world of one number: each action is added to
+    the number, and is the reward."""
+
+    config, device = SimpleNamespace(imag_horizon=4), CPU
+    rssm = reward = decoder = property(lambda self: self)
+
+    def encoder(self, obs):
+        return obs
+
+    encoder.norm = lambda obs: obs
+
+    def observe(self, embed, action, is_first, rng):
+        return None, embed[:, -1]
+
+    def imagine(self, state, policy, horizon, rng):
+        rows = [torch.cat([state, torch.zeros_like(state)], 1)]
+        for t in range(horizon):
+            action = policy(None, t)
+            rows.append(torch.cat([rows[-1][:, :1] + action, action], 1))
+        return torch.stack(rows, 1)  # (N, H+1, 2): number and reward
+
+    def get_feat(self, dream):
+        return dream
+
+    def __call__(self, feat):
+        return feat[..., :1]
+
+    def predict(self, feat):
+        return feat[..., 1]
+
+
+def test_open_loop_error_by_hand():
+    """The dream of a model that knows its world is right on every row of an episode, first to
+    last; rows of the next episode, which starts anew from -50, do not count."""
+    replay, number, reward = ReplayBuffer(200, 1, 1), 0.0, 0.0
+    rng = np.random.default_rng(0)
+    for t in range(200):
+        first, last = t % 10 == 0, t % 10 == 9
+        if first:
+            number, reward = -50.0, 0.0
+        action = float(rng.integers(1, 4))
+        replay.add(np.array([number]), np.array([action]), reward, first, last, last)
+        number, reward = number + action, action
+
+    error = open_loop_error(Knowing(), replay, seed=3, context=2)
+    assert error["dream_obs_error"] == 0 and error["dream_reward_error"] == 0
+
+    probe = np.random.default_rng(derive_seed(3, evaluation.PROBE))
+    moved = []
+    for obs, is_last in zip(*map(replay.sample(64, 6, probe).get, ("obs", "is_last")), strict=True):
+        for t in range(2, 6):
+            if is_last[t - 1]:
+                break
+            moved.append(abs(obs[t, 0] - obs[1, 0]))
+    assert len(moved) < 64 * 4  # some windows cross an end
+    assert error["naive_obs_error"] == pytest.approx(np.mean(moved))
+
+
+def test_a_replay_without_a_row_to_dream_of_has_no_error():
+    replay = ReplayBuffer(10, 1, 1)
+    for t in range(2):
+        replay.add(np.zeros(1), np.zeros(1), 0.0, t == 0, False, False)
+    assert open_loop_error(Knowing(), replay, seed=3, context=2) == {}

@@ -1,0 +1,279 @@
+"""A stopped run goes on as if it had never been stopped, or is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ACTION_SPACES, CPU, Walk, quiet_train, tiny_config, walk
+from faults import log_rows, refusal, same, timeless
+
+from dreamer import evaluate, load_agent, save_agent
+from dreamer.agent import rate_factor
+from dreamer.checkpoint import load_checkpoint, save_checkpoint
+from dreamer.resume import restore, start
+from dreamer.run import Run
+
+
+def resume(run_dir: Path, env=None, **changes) -> Run:
+    """Go on with a run like the one in `finished`."""
+    return quiet_train(env or walk(), tiny_config(**{"evals": 2, **changes}), run_dir, resume=True)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return dict(run.agent.state_dict())
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """A finished run that may be damaged."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+# ---------------------------------------------------------------- exactly as uninterrupted
+
+
+def interrupted_walk(kind: str, at: list[int]):
+    """A `walk` that gets a Ctrl-C at about these steps of the run; and each time is made anew by a
+    later `train`, which takes the steps of the present episode again."""
+    clock = SimpleNamespace(alarms=list(at))
+
+    class Interrupted(Walk):
+        taken = 0
+
+        def step(self, action):
+            answer = super().step(action)
+            self.taken += 1
+            if clock.alarms and self.taken + self.offset == clock.alarms[0]:
+                clock.alarms.pop(0)
+                signal.raise_signal(signal.SIGINT)
+            return answer
+
+    Interrupted.__name__ = "Walk"
+    Interrupted.offset = 0
+
+    def make(offset: int):
+        def env():
+            world = Interrupted(ACTION_SPACES[kind]())
+            world.offset = offset
+            return world
+
+        return env
+
+    return make, clock
+
+
+@pytest.mark.parametrize(
+    ("kind", "repeat", "alarms"),
+    [
+        ("discrete", 1, [13, 32, 33, 51]),
+        ("box", 1, [13, 32, 33, 51]),
+        ("discrete", 3, [13, 29, 36, 51]),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(kind, repeat, alarms, tmp_path):
+    """Ctrl-C within the prefill, in mid-episode, and again soon after: weights, optimiser, replay,
+    generators and log are those of a run that was never stopped, number for number."""
+    # An update every 4.5 steps, a report every step: some stops fall between updates.
+    config = tiny_config(evals=3, explore=0.3, explore_hold=6, action_repeat=repeat)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    quiet_train(walk(kind), config, whole)
+    make, clock = interrupted_walk(kind, alarms)
+    offset = stops = mid_episode = 0
+    while clock.alarms:
+        with pytest.raises(KeyboardInterrupt):
+            quiet_train(make(offset), config, parts, resume=True)
+        saved = load_checkpoint(parts / "checkpoint.pt")
+        again = repeat * len(saved["episode_actions"])  # steps that the next `train` takes again
+        offset = saved["counters"][0] - again
+        stops += 1
+        mid_episode += again > 0
+    assert stops == 4 and mid_episode >= 3
+    result = quiet_train(make(offset), config, parts, resume=True)
+
+    first, second = (load_checkpoint(path / "checkpoint.pt") for path in (whole, parts))
+    for value in (first, second):
+        del value["minutes"], value["log_size"]
+    assert flat(first) == flat(second)
+    assert len(flat(first)) > 100
+    logs = [timeless(log_rows(path)) for path in (whole, parts)]
+    assert logs[0] == logs[1]
+    keys = [(row["kind"], row["step"]) for row in logs[1]]
+    assert len(keys) == len(set(keys))
+    assert {kind for kind, _ in keys} == {"episode", "report", "eval"}
+    assert len(result.evals) == 3
+
+
+def flat(value, name: str = "") -> dict[str, object]:
+    """A nested checkpoint as one dictionary of plain numbers."""
+    if isinstance(value, torch.Tensor):
+        return {name: value.tolist()}
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, part in items for k, v in flat(part, f"{name}.{key}").items()}
+    return {name: value}
+
+
+def test_without_resume_a_run_starts_anew_and_keeps_the_earlier_ones_files(copied):
+    before = {name: (copied / name).read_bytes() for name in ("checkpoint.pt", "log.jsonl")}
+    first = load_agent(copied / "agent.pt", "cpu")
+    again = quiet_train(walk(), tiny_config(evals=2), copied)
+    assert same(dict(first.state_dict()), weights(again))
+    for name, content in before.items():
+        assert (copied / f"previous-{name}").read_bytes() == content
+
+
+def test_a_finished_run_is_not_trained_on(finished, copied):
+    again = resume(copied)
+    assert same(dict(load_agent(finished / "agent.pt", "cpu").state_dict()), weights(again))
+    assert log_rows(copied) == log_rows(finished)
+    minutes = load_checkpoint(finished / "checkpoint.pt")["minutes"]
+    found = [again.minutes, again.cpu_minutes]
+    assert found == pytest.approx(minutes, abs=0.01) and min(found) > 0
+
+
+def test_a_finished_run_can_be_given_more_steps(finished, copied):
+    """It goes on where it was, at the rates of a run of that length."""
+    run = resume(copied, steps=90)
+    episodes = [row for row in log_rows(finished) if row["kind"] == "episode"]
+    assert len(run.episodes) > len(episodes) > 0
+    assert [r["return"] for r in run.episodes][: len(episodes)] == [r["return"] for r in episodes]
+    c, updates = run.agent.config, run.agent.schedule.last_epoch
+    assert updates == c.updates_after(90) == 20 > c.updates_after(60)
+    rates = [group["lr"] for group in run.agent.optimizer.param_groups]
+    expected = [rate * rate_factor(c, 20) for rate in (c.model_lr, c.actor_lr, c.critic_lr)]
+    assert rates == pytest.approx(expected)
+
+
+class Forgetful(Walk):
+    """Resets to another state every time, whatever the seed."""
+
+    lives = 0
+
+    def reset(self, *, seed=None, options=None):
+        Forgetful.lives += 1
+        return super().reset(seed=seed + Forgetful.lives)
+
+
+def test_an_episode_that_cannot_be_repeated_is_dropped_and_said_so(tmp_path):
+    make = lambda: Forgetful(ACTION_SPACES["discrete"]())  # noqa: E731
+    quiet_train(make, tiny_config(steps=13), tmp_path)
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert len(saved["episode_actions"]) > 0
+    with pytest.warns(UserWarning, match="Forgetful does not repeat itself"):
+        resume(tmp_path, make, steps=40, evals=0)
+    replay = load_checkpoint(tmp_path / "checkpoint.pt")["replay"]
+    first, last = replay["is_first"].numpy(), replay["is_last"].numpy()
+    assert (first[1:] == last[:-1]).all()  # every episode in the replay has its end
+
+
+def test_rows_after_the_checkpoint_and_torn_ones_are_cut(finished, copied):
+    with open(copied / "log.jsonl", "a") as file:
+        file.write('{"kind": "episode", "step": 61}\n{"kind": "epi')
+    resume(copied)
+    assert log_rows(copied) == log_rows(finished)
+
+
+def test_numpy_numbers_in_the_config_can_be_saved(tmp_path):
+    changes = dict(steps=np.int64(30), lam=np.float32(0.5), train_ratio=np.int32(2))
+    resume(tmp_path, **changes)
+    assert load_agent(tmp_path / "checkpoint.pt", "cpu").config.steps == 30
+    resume(tmp_path, **changes)
+    assert json.loads((tmp_path / "config.json").read_text())["lam"] == 0.5
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_a_damaged_checkpoint_is_refused(copied):
+    path = copied / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    for call in (lambda: load_agent(path), lambda: resume(copied)):
+        assert re.search("damaged.*delete it and train anew", refusal(path, call))
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_touched(copied):
+    before = {p.name: p.read_bytes() for p in copied.iterdir()}
+    path = copied / "checkpoint.pt"
+    cases = [
+        (dict(env=walk("box")), r"is of Walk with sizes \[2, 3, True\], not of Walk with \[2, 2"),
+        (dict(env="CartPole-v1"), "is of Walk .* not of CartPole-v1"),
+        (dict(hidden=8), "another config, with hidden=16 instead of 8: resume with that config"),
+        (dict(seed=1, lam=0.5), "seed=0 instead of 1, lam=0.95 instead of 0.5"),
+        (dict(steps=59), "is of step 60, beyond Config.steps=59"),
+    ]
+    for changes, expected in cases:
+        assert re.search(expected, refusal(path, lambda c=changes: resume(copied, **c)))
+    assert {p.name: p.read_bytes() for p in copied.iterdir()} == before
+
+
+def test_a_checkpoint_of_another_device_is_refused(copied):
+    path = copied / "checkpoint.pt"
+    save_checkpoint(path, {**load_checkpoint(path), "device": "cuda"})
+    assert "was made on cuda, not on cpu" in refusal(path, lambda: resume(copied))
+
+
+def test_a_refused_checkpoint_leaves_no_half_loaded_agent(copied):
+    run = Run(walk(), tiny_config(evals=2, actor_lr=1e-5), copied, CPU)
+    before = {k: v.clone() for k, v in weights(run).items()}
+    refusal(copied / "checkpoint.pt", lambda: restore(run))
+    assert same(before, weights(run))
+    assert len(run.replay) == run.step == 0
+
+
+def test_weights_alone_are_no_training_state(copied):
+    (copied / "agent.pt").rename(copied / "checkpoint.pt")
+    text = refusal(copied / "checkpoint.pt", lambda: resume(copied))
+    assert "holds no training state" in text
+
+
+def test_a_missing_or_shorter_log_is_refused(copied):
+    log = copied / "log.jsonl"
+    content = log.read_bytes()
+    log.write_bytes(content[:-1])
+    assert f"has {len(content) - 1} bytes" in refusal(log, lambda: resume(copied))
+    log.unlink()
+    assert "has 0 bytes" in refusal(log, lambda: resume(copied))
+
+
+# ---------------------------------------------------------------- agents
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "agent.pt"])
+def test_a_loaded_agent_acts_as_the_trained_one(name, tmp_path):
+    agent = quiet_train(walk("box"), run_dir=tmp_path).agent
+    loaded = load_agent(tmp_path / name, "cpu")
+    assert same(dict(agent.state_dict()), dict(loaded.state_dict()))
+    assert (evaluate(agent, walk("box"), 5, 1) == evaluate(loaded, walk("box"), 5, 1)).all()
+
+
+def test_an_agents_file_holds_what_acting_needs_and_no_more(finished, tmp_path):
+    agent = load_agent(finished / "checkpoint.pt", "cpu")
+    save_agent(agent, tmp_path / "new" / "agent.pt")
+    saved = load_checkpoint(tmp_path / "new" / "agent.pt")
+    assert saved.keys() == {"sizes", "config", "agent"}
+    assert same(saved, load_checkpoint(finished / "agent.pt"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"config": {"hiden": 3}}, {"sizes": [2, 3]}, {"agent": {}}, {"config": None}]
+)
+def test_an_agent_that_cannot_be_built_is_refused(finished, tmp_path, change):
+    path = tmp_path / "agent.pt"
+    save_checkpoint(path, {**load_checkpoint(finished / "checkpoint.pt"), **change})
+    assert "does not hold an agent" in refusal(path, lambda: load_agent(path))
+
+
+def test_a_started_run_writes_down_its_config(tmp_path):
+    run = start(walk(), tiny_config(seed=3), tmp_path / "run", device="cpu")
+    run.log.close()
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert written["env"] == "Walk" and written["seed"] == 3 and written["steps"] == 60

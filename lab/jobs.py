@@ -9,22 +9,25 @@ a crash or Ctrl-C left undone. When a job fails the others go on.
 from __future__ import annotations
 
 import json
+import math
 import os
-import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from joblib import Parallel, delayed
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+GOOD = ("done", "complete")
+GRACE = 60.0  # seconds that a job has to save its checkpoint after Ctrl-C
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,93 +59,81 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        return self.status in ("done", "complete")
-
-
-# ---------------------------------------------------------------- one job
+        return self.status in GOOD
 
 
 def result_of(job: Job) -> dict[str, Any] | None:
     """The `result.json` of a complete run with this job's config, else None."""
-    path = Path(job.folder) / "result.json"
-    result = json.loads(path.read_text()) if path.exists() else None
-    return result if result and result.get("config") == job.config else None
+    try:
+        result = json.loads((Path(job.folder) / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return result if result.get("config") == job.config else None
 
 
-def run_job(job: Job) -> Outcome:
-    """Run a job to its end, unless it is complete. Never raises for what goes wrong in it."""
+def run_job(job: Job, stop: threading.Event | None = None) -> Outcome:
+    """Run a job to its end, unless it is complete. Never raises for what goes wrong in it.
+
+    stop: set after Ctrl-C. The job got that too, and is killed if it goes on for GRACE seconds.
+    """
     started = time.monotonic()
     try:
-        status, reason = attempt(job, started)
+        status, reason = attempt(job, started, stop or threading.Event())
     except OSError as error:
         status, reason = "failed", str(error)
-    result = result_of(job) if status in ("done", "complete") else None
-    if result:
-        return Outcome(job, status, result["minutes"], result.get("return"))
-    minutes = (time.monotonic() - started) / 60
-    return Outcome(job, status, minutes, None, reason)
+    result = (result_of(job) if status in GOOD else None) or {}
+    minutes = result.get("minutes", (time.monotonic() - started) / 60)
+    return Outcome(job, status, minutes, result.get("return"), reason)
 
 
-def attempt(job: Job, started: float) -> tuple[str, str]:
+def attempt(job: Job, started: float, stop: threading.Event) -> tuple[str, str]:
     """(status, reason) of a job.
 
     The job's process holds a lock on its output file for as long as it lives. A process that
-    outlived the worker that started it is thus waited for, and never has a twin.
+    outlived the one that started it is thus waited for, and never has a twin.
     """
     path = Path(job.folder) / "output.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    seconds = None if job.timeout is None else job.timeout * 60
-    env = {**os.environ, "TQDM_MININTERVAL": "30"}
-    if job.threads:
-        env["OMP_NUM_THREADS"] = str(job.threads)
+    deadline = started + 60 * (job.timeout or math.inf)
+    threads = {"OMP_NUM_THREADS": str(job.threads)} if job.threads else {}
     with open(path, "ab") as output:
         while not lock(output):
-            if seconds is not None and time.monotonic() - started > seconds:
+            if time.monotonic() > deadline or stop.wait(0.5):
                 return "timed out", f"another process still writes {path}"
-            time.sleep(0.5)
         if not job.fresh and result_of(job):
             return "complete", ""
         print(f"{job}: running, output in {path}", flush=True)
+        begin = output.tell()
         process = subprocess.Popen(
             [sys.executable, *job.command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=env,
+            env={**os.environ, "TQDM_MININTERVAL": "30", **threads},
         )
+    while process.poll() is None and time.monotonic() < deadline and not stop.wait(0.1):
+        pass
     try:
-        code = process.wait(seconds)
+        code = process.wait(GRACE if stop.is_set() else 0)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        return "timed out", f"stopped after {job.timeout:g} minutes"
-    except KeyboardInterrupt:  # the job gets it too, and saves its checkpoint if it has one
-        process.wait(60)
-        raise
+        return "timed out", f"stopped after {(time.monotonic() - started) / 60:.2g} minutes"
     if code == 0:
         return "done", ""
-    return f"killed by signal {-code}" if code < 0 else f"exit status {code}", last_line(path)
+    status = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+    lines = path.read_bytes()[begin:].decode(errors="replace").strip().splitlines()
+    return status, "".join(lines[-1:])
 
 
 def lock(file) -> bool:
     """Whether the file's lock was free, and is now ours and our children's."""
-    if fcntl is None:
-        return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
-
-
-def last_line(path: Path) -> str:
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - 10_000))
-        lines = re.split(r"[\r\n]+", file.read().decode(errors="replace").strip())
-    return lines[-1]
-
-
-# ---------------------------------------------------------------- many jobs
 
 
 def run_jobs(jobs: list[Job], at_once: int = 1, dask: str | None = None) -> Iterator[Outcome]:
@@ -152,26 +143,30 @@ def run_jobs(jobs: list[Job], at_once: int = 1, dask: str | None = None) -> Iter
     jobs instead (and runs the job of a worker that died again); its workers must see this folder
     under the same path.
     """
-    outcomes = run_on_dask(jobs, dask) if dask else run_here(jobs, at_once)
-    for outcome in outcomes:
+    for outcome in run_on_dask(jobs, dask) if dask else run_here(jobs, at_once):
         print(f"{outcome.job}: {outcome.status}", flush=True)
         yield outcome
 
 
 def run_here(jobs: list[Job], at_once: int) -> Iterator[Outcome]:
-    parallel = Parallel(at_once, batch_size=1, return_as="generator_unordered")
-    return parallel(delayed(run_job)(job) for job in jobs)
+    pool, stop = ThreadPoolExecutor(at_once), threading.Event()
+    try:
+        for future in as_completed([pool.submit(run_job, job, stop) for job in jobs]):
+            yield future.result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def run_on_dask(jobs: list[Job], address: str) -> Iterator[Outcome]:
     import cloudpickle
-    from distributed import Client, as_completed
+    import distributed
 
     # Workers are started anywhere: they need not be able to import this package.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with Client(address) as client:
+    with distributed.Client(address) as client:
         of = {client.submit(run_job, job, pure=False): job for job in jobs}
-        for future in as_completed(of, raise_errors=False):
+        for future in distributed.as_completed(of, raise_errors=False):
             if future.status == "finished":
                 yield future.result()
             else:
@@ -188,5 +183,4 @@ def summary(jobs: list[Job], outcomes: list[Outcome]) -> str:
         ret = "-" if o.ret is None else f"{o.ret:.1f}"
         begin = f"{o.job.name:{width}} {o.job.seed:>4}"
         lines.append(f"{begin} {o.status:20} {ret:>8} {o.minutes:>8.1f}")
-    lines += [f"{o.job}: {o.reason}" for o in outcomes if not o.good]
-    return "\n".join(lines)
+    return "\n".join(lines + [f"{o.job}: {o.reason}" for o in outcomes if not o.good])

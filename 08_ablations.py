@@ -423,10 +423,10 @@ def main() -> int:
         task, variant, flags.seeds = flags.run[0], flags.run[1], [int(flags.run[2])]
         ((key, job),) = make_jobs(flags, [task], [variant]).items()
         if variant in METHODS:
-            found = run_method(task, job.config)
+            result = run_method(task, job.config)
         else:
-            found = run_one(task, variant, config_of(*key, flags.smoke))
-        write_json(Path(job.folder) / "result.json", {"config": job.config, **found})
+            result = run_one(task, variant, config_of(*key, flags.smoke))
+        write_json(Path(job.folder) / "result.json", {"config": job.config, **result})
         return 0
     try:
         good = flags.plot_only or flags.publish or run_all(flags)

@@ -43,14 +43,14 @@ class SquaredErrorHead(TwoHotHead):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """logits (..., 1); target (...), or (..., M) for M losses of each prediction."""
-        guess = logits if target.ndim == logits.ndim else self.mean(logits)
-        return (guess - target).square()
+        value = logits if target.ndim == logits.ndim else self.mean(logits)
+        return (value - target).square()
 
 
 def loss_of_posteriors(
     parts: dict[str, Tensor], beta_obs: float, beta_dyn: float, beta_rep: float
 ) -> tuple[Tensor, Metrics]:
-    """The world model's loss without what the heads make of the prior's guesses."""
+    """The world model's loss without what the heads make of samples of the prior."""
     nothing = torch.zeros_like(parts["reward_loss"])
     parts = {**parts, "prior_reward_loss": nothing, "prior_cont_loss": nothing}
     return model_loss(parts, beta_obs, beta_dyn, beta_rep)

@@ -2,14 +2,20 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from lab import jobs
 from lab.jobs import Job
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def make_job(folder, source, name="work", seed=0, **fields):
@@ -30,22 +36,33 @@ def write_result(job, **fields):
     [
         ("import os; os.kill(os.getpid(), 9)", None, "killed by signal 9", ""),
         ("import sys; sys.exit('error: no luck')", None, "exit status 1", "error: no luck"),
-        ("import time; time.sleep(60)", 0.01, "timed out", "stopped after 0.01 minutes"),
-        ("import os; print(os.environ['OMP_NUM_THREADS'])", None, "done", ""),
+        ("print('50%', end='\\r'); 1 / 0", None, "exit status 1", "ZeroDivisionError: division by"),
+        ("import time; time.sleep(60)", 0.01, "timed out", "stopped after 0.01"),
+        ("", None, "done", ""),
     ],
-    ids=["killed", "fails", "hangs", "works"],
+    ids=["killed", "fails", "breaks", "hangs", "works"],
 )
 def test_how_a_job_ends(tmp_path, source, timeout, status, reason):
-    outcome = jobs.run_job(make_job(tmp_path, source, timeout=timeout))
-    assert (outcome.status, outcome.reason) == (status, reason)
-    assert outcome.good == (status == "done")
+    job = make_job(tmp_path, source, timeout=timeout)
+    Path(job.folder).mkdir(parents=True)
+    (Path(job.folder) / "output.txt").write_text("error: of yesterday\n")
+    outcome = jobs.run_job(job)
+    assert outcome.status == status and outcome.good == (status == "done")
+    assert outcome.reason.startswith(reason) and bool(outcome.reason) == bool(reason)
     assert outcome.minutes < 0.5
 
 
-def test_output_and_threads(tmp_path):
+def test_a_job_whose_folder_cannot_be_made_has_failed(tmp_path):
+    (tmp_path / "work").write_text("a file")
+    outcome = jobs.run_job(make_job(tmp_path, ""))
+    assert outcome.status == "failed" and str(tmp_path / "work") in outcome.reason
+
+
+def test_output_is_kept_and_threads_are_set(tmp_path):
     job = make_job(tmp_path, "import os; print(os.environ['OMP_NUM_THREADS'])", threads=3)
     jobs.run_job(job)
-    assert (Path(job.folder) / "output.txt").read_text() == "3\n"
+    jobs.run_job(dataclasses.replace(job, threads=2))
+    assert (Path(job.folder) / "output.txt").read_text() == "3\n2\n"
 
 
 def test_a_complete_job_is_skipped_unless_its_config_is_another(tmp_path):
@@ -58,6 +75,8 @@ def test_a_complete_job_is_skipped_unless_its_config_is_another(tmp_path):
     assert status({"steps": 1}) == "complete"
     assert status({"steps": 1}, fresh=True) == "done"
     assert status({"steps": 2}) == "done"
+    (Path(job.folder) / "result.json").write_text('{"config"')  # damaged
+    assert jobs.run_job(job).status == "done"
 
 
 def test_minutes_and_return_are_those_of_the_result(tmp_path):
@@ -71,7 +90,7 @@ def test_minutes_and_return_are_those_of_the_result(tmp_path):
 
 
 @pytest.mark.skipif(jobs.fcntl is None, reason="no flock on this system")
-def test_a_run_that_outlived_its_worker_gets_no_twin(tmp_path):
+def test_a_run_that_outlived_its_parent_gets_no_twin(tmp_path):
     job = make_job(tmp_path, "", timeout=0.02)
     Path(job.folder).mkdir(parents=True)
     with open(Path(job.folder) / "output.txt", "wb") as held:
@@ -81,6 +100,63 @@ def test_a_run_that_outlived_its_worker_gets_no_twin(tmp_path):
     assert (outcome.status, "another process" in outcome.reason) == ("timed out", True)
     alive.communicate(b"\n")
     assert jobs.run_job(job).status == "done"
+
+
+# ---------------------------------------------------------------- Ctrl-C
+
+SAVES = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(0.5)
+    pathlib.Path({path!r}).write_text("saved")
+    sys.exit(130)
+signal.signal(signal.SIGINT, save)
+pathlib.Path({path!r}).write_text("begun")
+time.sleep(60)
+"""
+
+
+def in_time(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no process groups on this system")
+def test_ctrl_c_leaves_running_jobs_the_time_to_save_and_begins_no_other(tmp_path):
+    """As in a terminal, where it goes to all processes at once."""
+    files = [tmp_path / f"{name}.txt" for name in "abc"]
+    todo = [make_job(tmp_path, SAVES.format(path=str(path)), path.stem) for path in files]
+    source = "from lab import jobs\nfrom lab.jobs import Job\nlist(jobs.run_jobs({}, at_once=2))"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", source.format(todo)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    in_time(lambda: all(path.exists() and path.read_text() for path in files[:2]))
+    os.killpg(parent.pid, signal.SIGINT)
+    _, error = parent.communicate(timeout=30)
+    assert error.splitlines()[-1] == "KeyboardInterrupt"
+    assert [path.exists() and path.read_text() for path in files] == ["saved", "saved", False]
+
+
+def test_a_job_that_does_not_end_after_ctrl_c_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "GRACE", 0.1)
+    begun, stop, outcomes = tmp_path / "begun", threading.Event(), []
+    source = f"import pathlib, time; pathlib.Path({str(begun)!r}).touch(); time.sleep(60)"
+    job = make_job(tmp_path, source)
+    thread = threading.Thread(target=lambda: outcomes.append(jobs.run_job(job, stop)))
+    thread.start()
+    in_time(begun.exists)
+    stop.set()
+    thread.join(10)
+    assert [outcome.status for outcome in outcomes] == ["timed out"]
+
+
+# ---------------------------------------------------------------- many jobs
 
 
 def test_many_jobs_run_at_once_and_one_that_fails_stops_no_other(tmp_path, capsys):
@@ -125,3 +201,20 @@ def test_jobs_begin_in_their_order(tmp_path):
     todo = [make_job(tmp_path, source.format(str(log), i), seed=i) for i in (3, 1, 2)]
     assert [outcome.job.seed for outcome in jobs.run_jobs(todo)] == [3, 1, 2]
     assert log.read_text() == "3 1 2 "
+
+
+@pytest.mark.scripts
+@pytest.mark.skipif(os.name != "posix", reason="no signal 9 on this system")
+def test_a_cluster_does_the_same_and_a_job_that_kills_its_worker_is_lost(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    todo = [
+        make_job(tmp_path, "", "works"),
+        make_job(tmp_path, "raise SystemExit('error: broken')", "fails"),
+        make_job(tmp_path, "import os; os.kill(os.getppid(), 9)", "kills"),
+    ]
+    with distributed.LocalCluster(n_workers=1, dashboard_address=None) as cluster:
+        outcomes = list(jobs.run_jobs(todo[:2], dask=cluster.scheduler_address))
+        outcomes += jobs.run_jobs(todo[2:], dask=cluster.scheduler_address)
+    table = jobs.summary(todo, outcomes).splitlines()
+    assert [line.split()[2] for line in table[1:4]] == ["done", "exit", "lost"]
+    assert "fails seed 0: error: broken" in table and "KilledWorker" in table[-1]

@@ -146,7 +146,7 @@ class Session:
 
     def say(self, text: str) -> None:
         """In the bar's place of numbers, a few times a second at most."""
-        if time.monotonic() - self.said > max(0.2, self.bar.mininterval):
+        if not self.bar.disable and time.monotonic() - self.said > max(0.2, self.bar.mininterval):
             self.bar.set_postfix_str(f"return {self.ret}, {text}")
             self.said = time.monotonic()
 

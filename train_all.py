@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import cli, figures, results
+from lab import cli, results
 from dreamer.checkpoint import write_atomic
 from lab.jobs import Job, run_jobs, summary
 
@@ -82,13 +82,8 @@ def publish_task(task: str, job: ScriptJob, assets: Path) -> None:
     entries = [result["entry"] for result, _ in complete]
     path = assets / "results" / f"{task}.json"
     data = results.merge(path, job.env_id, job.threshold, entries)
-    figures.training_figure(
-        results.title(job.env_id),
-        data["runs"],
-        job.threshold,
-        data["random_return"],
-        assets / f"{job.name[:2]}_{task}_training.png",
-    )
+    figure = assets / f"{job.name[:2]}_{task}_training.png"
+    results.draw(job.env_id, data["runs"], job.threshold, data["random_return"], figure)
     ret, folder = median_run(complete)
     copy(folder / "agent.pt", assets / "agents" / f"{task}.pt")
     print(f"{task}: {len(data['runs'])} seeds; agent of {folder.name}, return {ret:.1f}")

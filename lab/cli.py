@@ -25,23 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"  # comes with the repository; only `--publish` writes it
 
 # A run that goes through every stage in seconds and learns nothing (--smoke).
-SMOKE = {
-    "steps": 300,
-    "train_ratio": 16.0,
-    "capacity": 1_000,
-    "prefill": 100,
-    "batch_size": 4,
-    "seq_len": 16,
-    "deter": 16,
-    "hidden": 16,
-    "layers": 1,
-    "categoricals": 4,
-    "classes": 4,
-    "imag_starts": 16,
-    "imag_horizon": 5,
-    "evals": 2,
-    "eval_episodes": 2,
-}
+SMOKE = dict(
+    **dict(steps=300, train_ratio=16.0, capacity=1_000, prefill=100, batch_size=4, seq_len=16),
+    **dict(deter=16, hidden=16, layers=1, categoricals=4, classes=4, imag_starts=16),
+    **dict(imag_horizon=5, evals=2, eval_episodes=2),
+)
 
 
 @dataclass(frozen=True)
@@ -68,9 +56,9 @@ class Args:
     device: str
     resume: bool
     smoke: bool
-    base: Path  # absolute: runs, or --out
     tensorboard: bool
     shipped: bool
+    base: Path  # absolute: runs, or --out
     resume_command: str  # what the user types to go on with this run
 
     @property
@@ -124,22 +112,11 @@ def parse(
         fail(str(error), status=2)
 
     called = sys.argv[0] if argv is None else str(path)
-    python = Path(sys.executable)
-    if python.is_relative_to(Path.cwd()):
-        python = python.relative_to(Path.cwd())
-    command = [str(python), called, *words, *([] if flags.resume else ["--resume"])]
+    python = str(short(Path(sys.executable)))
+    command = [python, called, *words, *([] if flags.resume else ["--resume"])]
     base = flags.out or path.parent / "runs" / ("smoke" if flags.smoke else "")
-    return Args(
-        path,
-        config,
-        flags.device,
-        flags.resume,
-        flags.smoke,
-        base.resolve(),
-        flags.tensorboard,
-        flags.shipped,
-        shlex.join(command),
-    )
+    shared = (flags.device, flags.resume, flags.smoke, flags.tensorboard, flags.shipped)
+    return Args(path, config, *shared, base.expanduser().resolve(), shlex.join(command))
 
 
 def unknown_flag(word: str) -> str:

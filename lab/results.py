@@ -20,6 +20,7 @@ import math
 import os
 import platform
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,7 @@ def finish(
     ours = load(RESULTS / f"{task}.json")
     chance = ours["random_return"] if ours else random_returns(env_id).mean()
     figure = args.run_dir / f"{args.script.stem[:2]}_{task}_training.png"
-    before = ours["runs"] if ours else []
-    figures.training_figure(
-        title(env_id), [entry], threshold, chance, figure, before, max_entropy=max_entropy(run)
-    )
+    draw(env_id, [entry], threshold, chance, figure, ours["runs"] if ours else [])
     agent = short(args.run_dir / "agent.pt")
     print(
         f"{env_id}, seed {args.seed}: mean return {mean:.1f} over {len(returns)} greedy episodes "
@@ -88,6 +86,20 @@ def finish(
         f"Watch it:  python -m dreamer watch {agent} --env {env_id}\n"
         f"Next:      python {next_script}, or python 04_visualize.py to see what this one dreams"
     )
+
+
+def draw(
+    env_id: str,
+    runs: list[dict[str, Any]],
+    threshold: float,
+    chance: float,
+    figure: Path,
+    before: Sequence[dict[str, Any]] = (),
+) -> None:
+    """The training figure of runs, over those of before in grey."""
+    space = gym.make(env_id).action_space
+    uniform = math.log(space.n) if isinstance(space, gym.spaces.Discrete) else None  # nats
+    figures.training_figure(env_id, runs, threshold, chance, figure, before, uniform)
 
 
 def run_entry(run: Run, returns: np.ndarray) -> dict[str, Any]:
@@ -112,15 +124,6 @@ def run_entry(run: Run, returns: np.ndarray) -> dict[str, Any]:
             for row in sorted(evals + reports, key=lambda row: row["step"])
         ],
     }
-
-
-def title(env_id: str) -> str:
-    return env_id.partition("-")[0]
-
-
-def max_entropy(run: Run) -> float | None:
-    """Of a uniform policy, nats; None for continuous actions."""
-    return math.log(run.agent.action_size) if run.agent.discrete else None
 
 
 def significant(value: float, digits: int = 4) -> float:

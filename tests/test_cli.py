@@ -1,0 +1,192 @@
+"""The command line of the numbered scripts: flags, folders, and how a run ends."""
+
+import dataclasses
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab import cli
+from dreamer import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "02_dreamer_cartpole.py"
+SCRIPTS = sorted(ROOT.glob("0[0-9]_*.py"))
+
+
+def parse(*words, config=None):
+    return cli.parse(SCRIPT, "What it teaches.", config or Config(), list(words))
+
+
+# ---------------------------------------------------------------- flags
+
+
+def other(value):
+    """A valid value of a field, unlike its default."""
+    if isinstance(value, str):
+        return "pathwise"
+    return value / 2 if isinstance(value, float) else value + 1
+
+
+def test_every_config_field_is_a_flag():
+    changed = {f.name: other(f.default) for f in dataclasses.fields(Config)}
+    changed["steps"] = 3 * changed["action_repeat"]
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items()]
+    assert parse(*words).config == Config(**changed)
+    for name, word in zip(changed, words, strict=True):
+        if name not in ("steps", "action_repeat"):  # either alone need not fit the other's default
+            assert parse(word).config == dataclasses.replace(Config(), **{name: changed[name]})
+
+
+def test_without_flags_a_script_s_own_config_holds():
+    own = Config(steps=77, train_ratio=3.5)
+    args = parse(config=own)
+    assert args.config == own
+    assert (args.device, args.resume, args.smoke, args.tensorboard, args.shipped) == (
+        "auto",
+        *[False] * 4,
+    )
+
+
+def test_smoke_makes_all_tiny_and_the_user_s_flags_win():
+    own = Config(steps=60_000, hidden=512, gamma=0.5)
+    args = parse("--hidden", "24", "--smoke", config=own)
+    assert args.config == Config(**{**cli.SMOKE, "hidden": 24, "gamma": 0.5})
+    assert args.smoke and args.final_episodes < parse(config=own).final_episodes == 100
+
+
+@pytest.mark.parametrize("word", ["--stepz", "--config.steps", "steps"])
+def test_an_unknown_flag_names_what_exists(word, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(word, "3")
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert f"no flag {word}" in message
+    assert (word != "--stepz") or "did you mean --steps?" in message
+    names = [field.name.replace("_", "-") for field in dataclasses.fields(Config)]
+    for name in (*names, "device", "resume", "smoke", "out", "tensorboard", "shipped"):
+        assert f"--{name}" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--steps", "-3"], "error: Config.steps must be a whole number from 1"),
+        (["--steps", "3", "--action-repeat", "2"], "error: Config.steps must be a multiple"),
+        (["--tensorboard"], "error: --tensorboard needs `pip install tensorboard`"),
+    ],
+)
+def test_a_bad_value_is_one_sentence(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no TensorBoard
+    with pytest.raises(SystemExit) as end:
+        parse(*words, "--out", str(tmp_path / "out"))
+    assert end.value.code == 2
+    out, error = capsys.readouterr()
+    assert error.startswith(message) and error.count("\n") == 1 and not out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_says_what_the_script_teaches_and_what_each_flag_means(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse("--help", config=Config(steps=4321))
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for words in ("What it teaches.", "--train-ratio", "4321", "replayed rows per environment"):
+        assert words in text
+    assert "go on from the run's checkpoint" in text
+
+
+# ---------------------------------------------------------------- folders
+
+
+def test_where_things_go(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "02_dreamer_cartpole"
+    assert parse().run_dir == ROOT / "runs" / name / "seed0"
+    assert parse("--seed", "4").run_dir == ROOT / "runs" / name / "seed4"
+    assert parse("--smoke").run_dir == ROOT / "runs" / "smoke" / name / "seed0"
+    for words in (["--out", "here"], ["--out", "here", "--smoke"]):
+        assert parse(*words).run_dir == tmp_path / "here" / name / "seed0"
+    assert list(tmp_path.iterdir()) == []  # nothing is made yet
+    assert cli.ASSETS == ROOT / "assets"
+
+
+def test_paths_are_shown_as_one_would_type_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.short(tmp_path / "a" / "b.png") == Path("a/b.png")
+    assert cli.short(tmp_path.parent / "b.png") == tmp_path.parent / "b.png"
+
+
+def test_the_command_that_resumes_is_the_one_that_was_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    python = tmp_path / ".venv" / "bin" / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
+    words = ["--steps", "300", "--out", "my out"]
+    monkeypatch.setattr(sys, "argv", ["../02_dreamer_cartpole.py", *words])
+    command = cli.parse(SCRIPT, None, Config()).resume_command
+    expected = [os.path.join(".venv", "bin", "python"), "../02_dreamer_cartpole.py", *words]
+    assert shlex.split(command) == [*expected, "--resume"]
+    monkeypatch.setattr(sys, "argv", [sys.argv[0], "--resume", *words])
+    command = cli.parse(SCRIPT, None, Config()).resume_command
+    assert shlex.split(command) == [*expected[:2], "--resume", *words]
+
+
+# ---------------------------------------------------------------- begin and end
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "train_all.py"], ids=lambda path: path.stem)
+def test_something_is_said_before_torch_is_imported(script, tmp_path):
+    """This torch ends the process at once, and what was not yet written is lost."""
+    (tmp_path / "torch.py").write_text("import os; os._exit(77)")
+    process = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (process.returncode, process.stdout) == (77, "")
+    assert process.stderr == "loading PyTorch ...\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(OSError("no space left"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_how_a_run_ends(error, status, tmp_path, capsys):
+    args = parse("--out", str(tmp_path))
+
+    def main(args):
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main, args)
+    assert end.value.code == status
+    out, error_text = capsys.readouterr()
+    if status == 130:
+        assert out.splitlines()[-1].strip() == args.resume_command and not error_text
+    else:
+        assert error_text == "error: no space left\n" and not out
+
+
+def test_a_refusal_of_the_package_is_a_sentence_and_a_defect_a_traceback(tmp_path, capsys):
+    args = parse("--out", str(tmp_path))
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda args: Config(steps=-1), args)
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("error: Config.steps must be")
+    with pytest.raises(ValueError, match="invalid literal"):
+        cli.run(lambda args: int("x"), args)
+
+
+def test_a_run_that_begins_is_no_longer_complete(tmp_path):
+    args = parse("--out", str(tmp_path))
+    args.run_dir.mkdir(parents=True)
+    result = args.run_dir / "result.json"
+    result.write_text("{}")
+    seen = []
+    cli.run(lambda args: seen.append(result.exists()), args)
+    assert seen == [False]

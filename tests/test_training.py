@@ -53,7 +53,7 @@ def test_every_supported_space_trains(kind):
     ids=str,
 )
 def test_sensible_extremes_train(kind, changes):
-    run = quiet_train(walk(kind), tiny_config(**{"steps": 36, "evals": 1, **changes}))
+    run = quiet_train(walk(kind), tiny_config(**{"steps": 30, "evals": 1, **changes}))
     assert all(p.isfinite().all() for p in run.agent.parameters())
     assert len(run.evals) == (0 if "train_ratio" in changes else 1)
 
@@ -63,7 +63,7 @@ def test_the_same_numbers_twice_in_a_row(env, tmp_path):
     if env == "LunarLander-v3":
         pytest.importorskip("Box2D")
     for name, seed in [("first", 3), ("second", 3), ("other", 4)]:
-        quiet_train(env, tiny_config(steps=60, train_ratio=6, seed=seed), tmp_path / name)
+        quiet_train(env, tiny_config(steps=40, train_ratio=6, seed=seed), tmp_path / name)
     assert_same_runs(tmp_path / "first", tmp_path / "second")
     assert log_rows(tmp_path / "other") != log_rows(tmp_path / "first")
 

@@ -1,322 +1,388 @@
-"""Every figure is drawn from synthetic data; dreams never peek; states are set exactly."""
+"""What the figures show, looked up in them before they are written to a file."""
 
-import os
-from types import SimpleNamespace
+import math
 
-import gymnasium as gym
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+from lab import figures, style
 
-from dreamer.agent import Config, DreamerAgent  # noqa: E402
-from dreamer.envs import AgentEnv  # noqa: E402
-from dreamer.evaluation import agent_chooses, chance_chooses, filter_episode, open_loop, play
-from lab import animations, figures  # noqa: E402
-
-ENVS = list(figures.OBS_NAMES)
-TINY = Config(deter=8, hidden=8, layers=1, categoricals=3, classes=4)
-
-
-def drawn(path):
-    """A PNG that is more than an empty page."""
-    picture = np.asarray(Image.open(path).convert("L"))
-    return picture.shape[0] > 300 and picture.shape[1] > 300 and (picture < 128).mean() > 0.002
-
-
-def make_run(seed, diagnostics=True):
-    rng = np.random.default_rng(seed)
-    steps = list(range(1000, 5001, 1000))
-    names = ["obs_loss", "reward_loss", "cont_loss", "dyn_loss", "rep_loss", "entropy", "ret_scale"]
-    reports = [
-        {"kind": "report", "step": s, **{n: float(rng.uniform(0.1, 2)) for n in names}}
-        for s in range(500, 5001, 100)
-    ]
-    names = ["value_real", "value_pred", "value_corr", "naive_obs_error", "dream_obs_error"]
-    evals = [
-        {"kind": "eval", "step": s, **{n: float(rng.uniform(0, 1)) for n in names}} for s in steps
-    ]
-    return {
-        "seed": seed,
-        "env_steps": 5000,
-        "curve": {"env_steps": steps, "return": rng.uniform(0, 500, 5).tolist()},
-        "final_returns": rng.uniform(400, 500, 100).tolist(),
-        "diagnostics": reports + evals if diagnostics else [],
-    }
-
-
-# ---------------------------------------------------------------- figures
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("seeds", [1, 5])
-def test_training_figure(tmp_path, seeds):
-    path = tmp_path / "new folder" / "figure.png"
-    figures.training_figure("CartPole", [make_run(s) for s in range(seeds)], 475, 22.0, path)
-    assert drawn(path)
-
-
-@pytest.mark.filterwarnings("error")
-def test_training_figure_without_any_record(tmp_path):
-    run = {**make_run(0, diagnostics=False), "curve": {"env_steps": [], "return": []}}
-    figures.training_figure("CartPole", [run], 475, 22.0, tmp_path / "figure.png")
-    assert drawn(tmp_path / "figure.png")
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("tasks", [1, 4])
-def test_sample_efficiency_figure(tmp_path, tasks):
-    """Complete, with one seed, and with a method that is missing."""
-    ours = {"env_id": "CartPole-v1", "threshold": 475, "random_return": 22.0}
-    many = {**ours, "runs": [make_run(seed) for seed in range(5)]}
-    methods = {"dreamer": many, "ppo": {**ours, "runs": [make_run(7)]}, "dqn": None, "sac": many}
-    path = tmp_path / "figure.png"
-    figures.sample_efficiency_figure({f"task {i}": methods for i in range(tasks)}, path)
-    assert drawn(path)
-
-
-def test_a_panel_says_what_is_drawn_and_what_is_missing():
-    ax = figures.Figure().subplots()
-    data = {"env_id": "Pendulum-v1", "threshold": -200, "random_return": -1200}
-    returns = [[0, 100], [1, 200], [5, 600], [-9000, 9000]]  # middle two: 0.5 and 400
-    runs = [{"curve": {"env_steps": [500, 5000], "return": values}} for values in returns]
-    figures.draw_methods(ax, {"dreamer": {**data, "runs": runs}, "ppo": None})
-    assert ax.get_xscale() == "log"
-    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[500, 0.5], [5000, 400]])
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
-        "Dreamer, 4 seeds",
-        "PPO: not measured yet",
-        "threshold -200",
-        "random policy -1200",
-    ]
-    assert ax.get_ylim()[0] == -1700  # the lowest point, -9000, would make the rest a line
-
-
-def test_methods_look_different():
-    for field in zip(*figures.METHODS.values(), strict=True):
-        assert len(set(field)) == len(figures.METHODS)
-
-
-def test_only_steps_that_all_runs_share_are_compared():
-    curves = [([1, 2, 3], [10, 20, 30]), ([2, 3, 4], [21, 31, 41])]
-    runs = [{"curve": {"env_steps": steps, "return": values}} for steps, values in curves]
-    steps, returns = figures.same_steps(runs)
-    np.testing.assert_array_equal(steps, [2, 3])
-    np.testing.assert_array_equal(returns, [[20, 30], [21, 31]])
-
-
-def test_seed_curves_join_different_grids():
-    grid, values = figures.seed_curves([([0, 10], [0, 100]), ([5, 10, 20], [1, 2, 3])])
-    assert grid.tolist() == [0, 5, 10, 20]
-    np.testing.assert_array_equal(values, [[0, 50, 100, np.nan], [np.nan, 1, 2, 3]])
-
-
-def test_smooth_is_a_mean_that_shrinks_at_the_ends():
-    np.testing.assert_allclose(figures.smooth(np.array([0, 3, 6, 0.0]), 3), [1.5, 3, 3, 3])
-    np.testing.assert_allclose(figures.smooth(np.array([4.0]), 5), [4])
-
-
-@pytest.mark.filterwarnings("error")
-def test_world_model_figure(tmp_path):
-    rng = np.random.default_rng(0)
-    error = {name: rng.uniform(0, 1, (20, 6)) for name in ("dream", "naive")}
-    error["dream"][:5, 4:] = np.nan
-    ends = {
-        name: {kind: rng.uniform(0, 1, (20, 8)) for kind in ("real", "filtered", "dreamed")}
-        for name in ("reward", "cont")
-    }
-    reports = make_run(0)["diagnostics"]
-    figures.world_model_figure("Title", reports, error, ends, tmp_path / "figure.png")
-    assert drawn(tmp_path / "figure.png")
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("env_id", ENVS)
-def test_dream_figure(tmp_path, env_id):
-    rng, names = np.random.default_rng(0), figures.OBS_NAMES[env_id]
-    real = {"obs": rng.normal(size=(12, len(names))), "reward": np.ones(12), "cont": np.ones(12)}
-    dreams = {"obs": rng.normal(size=(9, 8, len(names)))}
-    dreams |= {name: rng.uniform(0, 1, (9, 8)) for name in ("reward", "cont")}
-    scatter = rng.normal(size=50), rng.normal(size=50)
-    figures.dream_figure("Title", names, 4, real, dreams, tmp_path / "figure.png", scatter)
-    assert drawn(tmp_path / "figure.png")
-
-
-@pytest.mark.filterwarnings("error")
-def test_latents_figure(tmp_path):
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(300, 2))
-    colourings = [
-        ("reward", np.ones(300), "viridis"),
-        ("value", rng.normal(size=300), "viridis"),
-        ("angle", rng.normal(size=300), "coolwarm"),
-    ]
-    figures.latents_figure("Title", points, colourings, tmp_path / "figure.png")
-    assert drawn(tmp_path / "figure.png")
-
-
-def test_gif_holds_every_picture_side_by_side(tmp_path):
-    real = [Image.new("RGB", (40, 30), (10 * i, 0, 0)) for i in range(5)]
-    dream = [Image.new("RGB", (40, 30), (0, 0, 50 * i)) for i in range(5)]
-    path = tmp_path / "dream.gif"
-    size = animations.write_gif(real, dream, [(f"real {i}", "dream") for i in range(5)], path)
-    assert size == path.stat().st_size
-    with Image.open(path) as gif:
-        assert gif.n_frames == 5
-        gif.seek(4)
-        frame = gif.convert("RGB")
-    assert frame.width > 80 and frame.height > 30
-    left, right = frame.getpixel((20, frame.height - 5)), frame.getpixel((70, frame.height - 5))
-    np.testing.assert_allclose(left, (40, 0, 0), atol=12)
-    np.testing.assert_allclose(right, (0, 0, 200), atol=12)
-
-
-# ---------------------------------------------------------------- states from observations
-
-
-def own_observation(env):
-    """What the environment itself says of its present state."""
-    world = env.unwrapped
-    if env.spec.id == "LunarLander-v3":  # it observes only in `step`: let no time pass there
-        physics, world.world = world.world, SimpleNamespace(Step=lambda *_: None)
-        obs = world.step(0)[0]
-        world.world = physics
-        return obs
-    names = {"CartPole-v1": "state", "Pendulum-v1": "_get_obs", "Acrobot-v1": "_get_ob"}
-    found = getattr(world, names[env.spec.id])
-    return np.array(found() if callable(found) else found, np.float32)
-
-
-@pytest.mark.parametrize("env_id", ENVS)
-def test_state_set_from_an_observation_is_observed_as_such(env_id):
-    env = gym.make(env_id)
-    env.reset(seed=1)
-    env.action_space.seed(1)
-    seen = []
-    for _ in range(25):
-        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        seen.append(obs)
-        if terminated or truncated:
-            env.reset()
-    other = gym.make(env_id)
-    other.reset(seed=2)
-    for obs in seen:
-        animations.set_state(other, obs)
-        np.testing.assert_allclose(own_observation(other), obs, atol=2e-5)
-
-
-@pytest.mark.parametrize("env_id", ["Pendulum-v1", "Acrobot-v1"])
-def test_dreamed_angles_need_not_lie_on_the_circle(env_id):
-    env = gym.make(env_id)
-    obs, _ = env.reset(seed=3)
-    dreamed = obs.copy()
-    dreamed[: 2 if env_id == "Pendulum-v1" else 4] *= 0.7
-    animations.set_state(env, dreamed)
-    np.testing.assert_allclose(own_observation(env), obs, atol=1e-5)
-
-
-def test_lander_keeps_its_legs():
-    env = gym.make("LunarLander-v3")
-    env.reset(seed=1)
-    world = env.unwrapped
-    animations.set_state(env, np.array([0.3, 0.5, 0, 0, 0.8, 0, 0, 1]))
-    for leg in world.legs:  # the joint's two ends are one point
-        np.testing.assert_allclose(leg.joint.anchorA, leg.joint.anchorB, atol=1e-4)
-        assert leg.joint.lowerLimit - 1e-4 <= leg.joint.angle <= leg.joint.upperLimit + 1e-4
-    assert [leg.ground_contact for leg in world.legs] == [False, True]
-
-
-def test_other_environments_are_refused():
-    env = gym.make("MountainCar-v0")
-    env.reset(seed=0)
-    with pytest.raises(ValueError, match="MountainCarEnv"):
-        animations.set_state(env, np.zeros(2))
-
-
-@pytest.mark.parametrize("env_id", ENVS)
-def test_pictures_follow_the_observation(env_id):
-    env = gym.make(env_id)
-    first, _ = env.reset(seed=1)
-    env.close()
-    moved = first * 0.5 + 0.2
-    same, again, other = animations.render_observations(
-        env_id, np.stack([first, first, moved]), 1, 100
-    )
-    assert same.width == 100
-    np.testing.assert_array_equal(same, again)
-    assert not np.array_equal(same, other)
-
-
-# ---------------------------------------------------------------- episodes and dreams
-
-
-def random_window(rows=10, windows=3):
-    rng = np.random.default_rng(0)
-    obs = rng.normal(size=(windows, rows, 4)).astype(np.float32)
-    action = np.eye(2, dtype=np.float32)[rng.integers(2, size=(windows, rows))]
-    return obs, action
+pytestmark = pytest.mark.filterwarnings("error")
+ENVS = list(style.OBS_NAMES)
 
 
 @pytest.fixture
-def agent():
-    return DreamerAgent(4, 2, True, TINY)
+def drawn(monkeypatch):
+    """The figures that would have been saved."""
+    found = []
+    monkeypatch.setattr(figures, "save", lambda fig, path: found.append(fig))
+    return found
 
 
-def test_dreams_do_not_peek(agent):
-    obs, action = random_window()
-    dream = open_loop(agent, obs, action, context=4, seed=0)
-    assert dream["obs"].shape == (3, 6, 4)
-    assert dream["reward"].shape == dream["cont"].shape == (3, 6)
-    hidden = obs.copy()
-    hidden[:, 4:] = np.nan
-    blind = open_loop(agent, hidden, action, context=4, seed=0)
-    for name in dream:
-        np.testing.assert_array_equal(blind[name], dream[name])
-    hidden = obs.copy()
-    hidden[:, 3] += 5  # the last row that it may see
-    assert not np.array_equal(open_loop(agent, hidden, action, 4, 0)["obs"], dream["obs"])
+def panel(fig, title):
+    """The panel with this title."""
+    (ax,) = (ax for ax in fig.axes if title in ax.get_title())
+    return ax
 
 
-@pytest.mark.parametrize(("row", "first_changed"), [(3, 0), (4, 1), (8, 5), (9, 6)])
-def test_dreamed_row_depends_on_the_actions_before_it(agent, row, first_changed):
-    """Row 4 is the first dreamed one, reached by the action of row 3."""
-    obs, action = random_window()
-    changed = action.copy()
-    changed[:, row] = changed[:, row, ::-1]
-    before = open_loop(agent, obs, action, 4, 0)["obs"]
-    after = open_loop(agent, obs, changed, 4, 0)["obs"]
-    np.testing.assert_array_equal(after[:, :first_changed], before[:, :first_changed])
-    if first_changed < 6:
-        assert (after[:, first_changed] != before[:, first_changed]).any()
+def line(ax, label):
+    """The (x, y) of the line with this label, and its colour."""
+    (found,) = (line for line in ax.lines if line.get_label() == label)
+    return found.get_xydata(), to_hex(found.get_color()).upper()
 
 
-@pytest.mark.parametrize(("env_id", "terminal"), [("CartPole-v1", True), ("Pendulum-v1", False)])
-def test_played_rows_are_those_of_the_environment(env_id, terminal):
-    env = AgentEnv(env_id)
-    episode = play(env, chance_chooses(env, hold=3, seed=5), seed=7)
-    rows = len(episode["obs"])
-    assert all(len(column) == rows for column in episode.values())
-    assert episode["reward"][0] == 0 and (episode["action"][-1] == 0).all()
-    assert (episode["cont"][:-1] == 1).all() and episode["cont"][-1] == (not terminal)
-
-    np.testing.assert_array_equal(env.reset(7), episode["obs"][0])
-    for t in range(rows - 1):
-        obs, reward, *_ = env.step(episode["action"][t])
-        np.testing.assert_array_equal(obs, episode["obs"][t + 1])
-        assert np.float32(reward) == episode["reward"][t + 1]
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
-def test_the_same_agent_plays_the_same_again(agent):
-    env = AgentEnv("CartPole-v1")
-    episode = play(env, agent_chooses(agent, seed=1), seed=2)
-    again = play(env, agent_chooses(agent, seed=1), seed=2)
-    np.testing.assert_array_equal(episode["action"], again["action"])
-    assert filter_episode(agent, episode, seed=0).shape == (len(episode["obs"]), 8 + 3 * 4)
+def make_run(seed, **others):
+    """A run whose logged numbers follow from the seed: those of row i are i + seed."""
+    steps = [1000, 2000, 3000]
+    names = ["obs_loss", "reward_loss", "cont_loss", "dyn_loss", "rep_loss", "entropy", "ret_scale"]
+    rows = [
+        {"kind": "report", "step": s, **dict.fromkeys(names, 1 + i + seed)}
+        for i, s in enumerate(steps)
+    ]
+    names = ["value_real", "naive_obs_error", "dream_obs_error", "dream_reward_error"]
+    rows += [
+        {"kind": "eval", "step": s, **dict.fromkeys(names, i + seed), "value_pred": 10 * i}
+        for i, s in enumerate(steps)
+    ]
+    curve = {"env_steps": steps, "return": [100 * seed + i for i in range(3)]}
+    ends = {"env_steps": 3000, "final_returns": [400 + seed, 402 + seed]}
+    return {"seed": seed, "curve": curve, **ends, "diagnostics": rows, **others}
+
+
+# ---------------------------------------------------------------- shared pieces
+
+
+def test_a_saved_figure_is_small_and_looks_the_same(tmp_path):
+    fig = Figure(figsize=(style.WIDTH, 3))
+    ax = fig.subplots()
+    ax.imshow(np.random.default_rng(0).random((8, 8, 3)))
+    fig.savefig(tmp_path / "full.png", dpi=150)
+    style.save(fig, tmp_path / "new folder" / "small.png")
+    full, small = (Image.open(tmp_path / n) for n in ("full.png", "new folder/small.png"))
+    assert small.mode == "P" and len(small.getcolors()) <= 256
+    assert small.size == full.size == (1245, 450)
+    full, small = (np.asarray(picture.convert("RGB"), float) for picture in (full, small))
+    assert np.abs(full - small).mean() < 2
 
 
 def test_a_figure_that_cannot_be_saved_only_warns(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    path = tmp_path / "file" / "figure.png"
     with pytest.warns(UserWarning, match="figure not saved: .*file"):
-        figures.save(figures.Figure(), path)
+        style.save(Figure(), tmp_path / "file" / "figure.png")
+
+
+def test_only_steps_that_all_seeds_share_are_drawn():
+    steps, values = style.same_steps([([1, 2, 3], [10, 20, 30]), ([2, 3, 4], [21, 31, 41])])
+    assert steps.tolist() == [2, 3] and values.tolist() == [[20, 30], [21, 31]]
+
+
+def test_seeds_are_their_mean_with_a_band_from_the_lowest_to_the_highest():
+    ax = Figure().subplots()
+    style.draw_seeds(ax, [([1, 2], [0, 3]), ([1, 2], [1, 5]), ([1, 2], [5, 7])], "black")
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[1, 2], [2, 5]])
+    corners = {tuple(corner) for corner in ax.collections[0].get_paths()[0].vertices}
+    assert corners == {(1, 0), (1, 5), (2, 3), (2, 7)}
+    style.draw_seeds(ax, [([1, 2], [0, 3])], "black")
+    assert len(ax.collections) == 1  # a single seed has no band
+
+
+def test_smooth_is_a_mean_that_shrinks_at_the_ends():
+    np.testing.assert_allclose(style.smooth(np.array([0, 3, 6, 0.0]), 3), [1.5, 3, 3, 3])
+    np.testing.assert_allclose(style.smooth(np.array([4.0]), 5), [4])
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_a_run_is_drawn_over_those_of_before(drawn):
+    before = [make_run(0), make_run(4)]
+    figures.training_figure("CartPole", [make_run(1)], 475, 22.0, "", before, math.log(2))
+    (fig,) = drawn
+    returns = panel(fig, "CartPole: greedy return")
+    np.testing.assert_array_equal(
+        line(returns, "seed 1")[0], [[1000, 100], [2000, 101], [3000, 102]]
+    )
+    assert line(returns, "seed 1")[1] == style.DREAM
+    mean, color = line(returns, "assets/results: mean of 2 seeds")
+    assert mean[:, 1].tolist() == [200, 201, 202] and color == style.BEFORE
+    assert "2 fresh episodes: 402.0" in legend(returns)
+    assert {"threshold 475", "random policy 22"} <= set(legend(returns))
+    assert "grey: the 2 seeds" in fig._supxlabel.get_text()
+
+    observations = panel(fig, "error of observations")
+    gray, blue = (to_hex(found.get_color()).upper() for found in observations.lines[-2:])
+    assert (gray, blue) == (style.BEFORE, style.DREAM)  # the later one is in front
+    assert observations.lines[-2].get_zorder() < observations.lines[-1].get_zorder()
+
+
+def test_entropy_has_its_maximum_where_there_is_one(drawn):
+    figures.training_figure("CartPole", [make_run(1)], 475, 22.0, "", max_entropy=math.log(2))
+    figures.training_figure("Pendulum", [make_run(1)], 475, 22.0, "")
+    bounded, free = (panel(fig, "entropy") for fig in drawn)
+    assert line(bounded, "uniform policy")[0][:, 1] == pytest.approx(math.log(2))
+    assert bounded.get_ylim()[1] > line(bounded, "policy")[0][:, 1].max()  # both are seen
+    assert len(free.lines) == 1
+
+
+def test_the_same_loss_is_drawn_once(drawn):
+    figures.training_figure("CartPole", [make_run(1)], 475, 22.0, "")
+    losses = panel(drawn[0], "losses")
+    assert legend(losses) == ["KL", "reward", "observation", "continue"]
+    assert len(losses.lines) == 4 and losses.get_yscale() == "log"
+
+
+def test_calibration_has_a_dot_for_each_evaluation_later_ones_darker(drawn):
+    figures.training_figure("CartPole", [make_run(1), make_run(3)], 475, 22.0, "", [make_run(5)])
+    critic = panel(drawn[0], "critic")
+    before, ours = critic.collections
+    dots = [[1, 0], [2, 10], [3, 20], [3, 0], [4, 10], [5, 20]]
+    np.testing.assert_array_equal(ours.get_offsets(), dots)
+    np.testing.assert_array_equal(before.get_offsets(), [[5, 0], [6, 10], [7, 20]])
+    ours.update_scalarmappable()
+    light = ours.get_facecolors()[:, :3].sum(1)
+    assert light[0] > light[1] > light[2] and light[0] == light[3]
+    assert critic.get_xlim() == critic.get_ylim()
+
+
+def test_episodes_that_are_too_low_to_be_drawn_are_counted(drawn):
+    trained = [[10, 0], [20, -431], [30, -430.9], [40, -9000]]  # 22 - (475 - 22) = -431
+    figures.training_figure("CartPole", [make_run(1, train_returns=trained)], 475, 22.0, "")
+    returns = panel(drawn[0], "greedy return")
+    np.testing.assert_array_equal(returns.collections[0].get_offsets(), [[10, 0], [30, -430.9]])
+    assert "training episodes (2 are lower)" in legend(returns)
+
+
+def test_panels_without_a_record_say_so(drawn):
+    run = {"seed": 0, "curve": {"env_steps": [], "return": []}, "env_steps": 0, "final_returns": []}
+    figures.training_figure("CartPole", [run], 475, 22.0, "", max_entropy=1.0)
+    texts = [[text.get_text() for text in ax.texts] for ax in drawn[0].axes]
+    assert texts == [[], *[["not recorded"]] * 6]
+
+
+# ---------------------------------------------------------------- methods compared
+
+
+def method(env_id="LunarLander-v3", values=((0, 100), (2, 300)), steps=(500, 5000)):
+    runs = [{"curve": {"env_steps": list(steps), "return": list(row)}} for row in values]
+    return {"env_id": env_id, "threshold": 200, "random_return": -200, "runs": runs}
+
+
+def test_methods_are_drawn_on_a_logarithmic_axis_and_what_is_missing_is_said():
+    ax = Figure().subplots()
+    figures.draw_methods(ax, {"dreamer": method(), "ppo": None, "sac": method(values=[[0, 0]] * 5)})
+    assert ax.get_xscale() == "log"
+    np.testing.assert_array_equal(line(ax, "Dreamer")[0], [[500, 1], [5000, 200]])
+    assert ax.texts[0].get_text().split("\n") == ["Dreamer: 2 of 5 seeds", "PPO: not measured yet"]
+    assert ax.get_title() == "LunarLander-v3"
+
+
+def test_what_is_cut_off_far_below_chance_is_marked():
+    ax = Figure().subplots()
+    low = method(values=[[-900, -50, -300], [-441, -439, 0], *[[0, 0, 0]] * 3], steps=(1, 10, 100))
+    figures.draw_methods(ax, {"dreamer": method(values=[[0, 100]] * 5), "ppo": low})
+    assert ax.get_ylim()[0] == -440  # -200 - 0.6 * 400
+    assert ax.texts[0].get_text() == "seeds of PPO go down to -900"
+    (arrows,) = (found for found in ax.lines if found.get_marker() == "v")
+    np.testing.assert_array_equal(arrows.get_xydata(), [[1, -440]])
+
+
+def test_all_tasks_share_one_legend(drawn):
+    tasks = {
+        "a": {"dreamer": method(), "ppo": method(), "dqn": method()},
+        "b": {"dreamer": method(), "ppo": method(), "sac": method()},
+        "c": {"dreamer": method()},
+    }
+    figures.sample_efficiency_figure(tasks, "")
+    (fig,) = drawn
+    names = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert names == ["Dreamer", "PPO", "DQN", "threshold", "random policy", "SAC"]
+    assert [ax.get_legend() for ax in fig.axes] == [None] * 4
+    assert [ax.axison for ax in fig.axes] == [True, True, True, False]
+
+
+def test_methods_look_different():
+    for field in zip(*style.METHODS.values(), strict=True):
+        assert len(set(field)) == len(style.METHODS)
+
+
+# ---------------------------------------------------------------- dreams against reality
+
+
+def test_world_model_figure_shows_each_dimensions_error(drawn):
+    error = {"dream": np.zeros((3, 2, 4)), "naive": np.ones((3, 2, 4))}
+    error["dream"][:, 1] = [[1, 2, 3, 4]] * 3
+    error["dream"][2, 1] = np.nan  # this episode ended after one step
+    error["naive"][2, 1] = np.nan
+    cont = {kind: np.full((3, 5), value) for kind, value in (("real", 1), ("filtered", 0.9))}
+    cont["dreamed"] = np.full((3, 5), 0.8)
+    names = style.OBS_NAMES["CartPole-v1"]
+    figures.world_model_figure("Title", names, make_run(0)["diagnostics"], error, cont, "")
+    (fig,) = drawn
+    each = panel(fig, "each dimension")
+    assert [line(each, name)[0][:, 1].tolist() for name in names] == [[0, i] for i in (1, 2, 3, 4)]
+    total = panel(fig, "mean of all dimensions")
+    assert line(total, "dream")[0].tolist() == [[1, 0], [2, 2.5]]
+    end = panel(fig, "end coming")
+    np.testing.assert_allclose(line(end, "dreamed")[0], [[t, 0.8] for t in range(-4, 1)])
+    assert len(fig.axes) == 4
+
+
+def episode_and_dreams(env_id, rows=12, context=4, count=9):
+    rng, size = np.random.default_rng(0), len(style.OBS_NAMES[env_id])
+    real = {"obs": rng.normal(size=(rows, size)), "reward": np.ones(rows), "cont": np.ones(rows)}
+    dreams = {"obs": rng.normal(size=(count, rows - context, size))}
+    dreams |= {name: np.ones((count, rows - context)) for name in ("reward", "cont")}
+    return real, dreams
+
+
+@pytest.mark.parametrize("env_id", ENVS)
+def test_a_dream_has_a_panel_for_each_dimension_and_none_for_a_constant(drawn, env_id):
+    real, dreams = episode_and_dreams(env_id)
+    figures.dream_figure("Title", style.OBS_NAMES[env_id], 4, real, dreams, "")
+    dreams["reward"] = np.linspace(0, 1, 8) + np.zeros((9, 8))
+    figures.dream_figure("Title", style.OBS_NAMES[env_id], 4, real, dreams, "")
+    plain, more = ([ax.get_title() for ax in fig.axes if ax.axison] for fig in drawn)
+    assert plain == style.OBS_NAMES[env_id] and more == [*plain, "reward"]
+    ax = drawn[0].axes[0]
+    np.testing.assert_array_equal(line(ax, "real")[0][:, 1], real["obs"][:, 0])
+    mean = line(ax, "9 dreams: mean, middle 80%")[0]
+    np.testing.assert_array_equal(mean[:, 0], np.arange(4, 12))
+    np.testing.assert_allclose(mean[:, 1], dreams["obs"][:, :, 0].mean(0))
+
+
+def test_the_length_of_dreams_in_training_is_marked(drawn):
+    real, dreams = episode_and_dreams("CartPole-v1")
+    for trained in (5, 8):  # the last dreamed row, 11, is the eighth
+        figures.dream_figure("", style.OBS_NAMES["CartPole-v1"], 4, real, dreams, "", trained)
+    label = "length of dreams in training"
+    assert line(drawn[0].axes[0], label)[0][:, 0].tolist() == [8, 8]  # the fifth dreamed row
+    assert all(found.get_label() != label for found in drawn[1].axes[0].lines)
+
+
+def test_a_dream_that_has_ended_is_left_out(drawn):
+    real, dreams = episode_and_dreams("Pendulum-v1", count=2)
+    dreams["cont"][0, 2:] = [0.4, 1, 1, 1, 1, 1]  # ends with its third row
+    dreams["cont"][1, 5:] = [0.1, 0.1, 0.1]
+    figures.dream_figure("Title", style.OBS_NAMES["Pendulum-v1"], 4, real, dreams, "")
+    mean = line(drawn[0].axes[0], "2 dreams: mean, middle 80%")[0]
+    assert mean[:, 0].tolist() == [4, 5, 6, 7, 8, 9]
+    first, second = dreams["obs"][:, :6, 0]
+    np.testing.assert_allclose(mean[:, 1], [*((first + second) / 2)[:3], *second[3:]])
+    assert len(line(panel(drawn[0], "goes on"), "2 dreams: mean, middle 80%")[0]) == 8
+
+
+def test_a_dream_is_over_after_the_row_in_which_it_ends():
+    cont = np.array([[1, 1, 1], [1, 0.4, 0.9], [0.2, 1, 1]])
+    expected = [[False, False, False], [False, False, True], [False, True, True]]
+    assert figures.over(cont).tolist() == expected
+
+
+def test_what_changes():
+    rare = np.ones(200)
+    rare[:3] = 0  # three of 200 are below 2%
+    assert not figures.changes(np.full(5, -1.0)) and not figures.changes(np.zeros(5))
+    assert not figures.changes(rare) and not figures.changes(100 + np.linspace(0, 1, 50))
+    assert figures.changes(np.linspace(-1, 1, 50)) and figures.changes(np.append(rare, [0] * 9))
+
+
+def test_maps_leave_out_what_is_the_same_everywhere(drawn):
+    points = np.random.default_rng(0).normal(size=(300, 2))
+    whose = np.repeat(["own", "random"], 150)
+    maps = [("whose", whose, ""), ("reward", np.ones(300), "viridis")]
+    maps += [("angle", np.linspace(-1, 3, 300), "coolwarm")]
+    figures.latents_figure("Title", points, maps, "")
+    (fig,) = drawn
+    assert [ax.get_title() for ax in fig.axes if ax.get_title()] == ["whose", "angle"]
+    assert legend(panel(fig, "whose")) == ["own", "random"]
+    dots = panel(fig, "angle").collections[0]
+    np.testing.assert_array_equal(dots.get_offsets(), points)
+    low, high = dots.get_clim()
+    assert low == -high and high == pytest.approx(np.percentile(maps[2][1], 98))
+    bars = [ax for ax in fig.axes if not ax.get_title()]
+    assert [bar.get_visible() for bar in bars] == [False, True]  # words have no colour bar
+
+
+# ---------------------------------------------------------------- ablations
+
+
+def effects_grid(**changes):
+    """Two tasks and three ideas, of which one is not measured at all."""
+    nan = np.nan
+    grid = {
+        "mean": [[-0.1, nan], [0.2, -0.5], [nan, nan]],
+        "low": [[-0.3, nan], [0.1, -0.9], [nan, nan]],
+        "high": [[0.1, nan], [0.3, -0.1], [nan, nan]],
+        "seeds": [[3, 0], [5, 5], [0, 0]],
+        "sign": [[0, 0], [1, -1], [0, 0]],
+        "planned": np.ones((3, 2), bool),
+        "full": [0.7, 0.8],
+    }
+    return {name: np.array(values) for name, values in {**grid, **changes}.items()}
+
+
+def test_effects_stand_in_order_and_those_that_are_sure_in_colour(drawn):
+    figures.ablation_figure(["symlog", "memory", "unimix"], ["Plain", "Blind"], effects_grid(), "")
+    ax = drawn[0].axes[0]
+    assert [text.get_text() for text in ax.texts] == ["memory", "symlog"]  # the worst one first
+    labels = [text.get_text() for text in ax.get_yticklabels()]
+    assert labels == ["Blind", "Plain", "Plain (3 seeds)"]
+    intervals = [found for found in ax.lines if found.get_marker() == "None"][:3]
+    ends = [list(found.get_xdata()) for found in intervals]
+    assert ends == [[-0.9, -0.1], [0.1, 0.3], [-0.3, 0.1]]
+    colors = [to_hex(found.get_color()).upper() for found in intervals]
+    assert colors == [style.HARM, style.DREAM, style.RANDOM]
+    dots = [found for found in ax.lines if found.get_marker() == "o"]
+    assert [float(found.get_xdata()[0]) for found in dots] == [-0.5, 0.2, -0.1]
+
+
+def test_a_figure_of_no_effects_is_drawn(drawn):
+    nothing = effects_grid(seeds=np.zeros((3, 2)), mean=np.full((3, 2), np.nan))
+    figures.ablation_figure(["a", "b", "c"], ["Plain", "Blind"], nothing, "")
+    assert not drawn[0].axes[0].texts
+
+
+def test_variants_whose_dreams_differ_are_in_colour(drawn):
+    full = np.array([[0, 1, 2], [0, 2, 3.0]])
+    others = {"memory": full + [0, 3, 3], "unimix": full + [5, 0.5, 5], "symlog": full[:0]}
+    guess = {"mean": [1, 1, 1]}
+    figures.ablation_dreams_figure("Title", full, others, guess, "", trained=2)
+    ax = drawn[0].axes[0]
+    assert line(ax, "full agent") == (pytest.approx(np.c_[[1, 2, 3], full.mean(0)]), "#000000")
+    assert line(ax, "without memory")[1] == style.DREAM
+    rest, color = line(ax, "without one of the others")
+    assert color == style.BEFORE and rest[:, 1].tolist() == (full.mean(0) + [5, 0.5, 5]).tolist()
+    assert not any("symlog" in found.get_label() for found in ax.lines)
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def test_all_figures_can_be_read_at_830_pixels(drawn):
+    """They are as wide as the page, and no text on them is smaller than 11 pixels."""
+    figures.training_figure("CartPole", [make_run(1)], 475, 22.0, "", [make_run(2)], 1.0)
+    figures.sample_efficiency_figure({"a": {"dreamer": method(), "ppo": None}}, "")
+    real, dreams = episode_and_dreams("LunarLander-v3")
+    figures.dream_figure("Title", style.OBS_NAMES["LunarLander-v3"], 4, real, dreams, "", 5)
+    points = np.random.default_rng(0).normal(size=(300, 2))
+    figures.latents_figure("Title", points, [("whose", np.repeat(["a", "b"], 150), "")], "")
+    figures.ablation_figure(["symlog", "memory", "unimix"], ["Plain", "Blind"], effects_grid(), "")
+    figures.ablation_dreams_figure("Title", np.ones((2, 3)), {}, {"mean": [1, 1, 1]}, "", 2)
+    error = {name: np.ones((9, 3, 4)) for name in ("dream", "naive")}
+    cont = {kind: np.ones((9, 5)) for kind in ("real", "filtered", "dreamed")}
+    names = style.OBS_NAMES["CartPole-v1"]
+    figures.world_model_figure("Title", names, make_run(0)["diagnostics"], error, cont, "")
+    assert len(drawn) == 7
+    for fig in drawn:
+        fig.draw_without_rendering()
+        pixels = 830 / fig.get_figwidth() / 72  # of a point
+        texts = [text for text in fig.findobj(Text) if text.get_text() and text.get_visible()]
+        assert len(texts) >= 4
+        assert min(text.get_fontsize() for text in texts) * pixels >= 11

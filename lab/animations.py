@@ -1,4 +1,4 @@
-"""Animations: a real episode beside a dreamed one, both drawn by the environment's own renderer."""
+"""Animations: a real episode and dreams of it on one canvas, drawn by the environment itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamer.checkpoint import write_atomic
-from lab.figures import DREAM, REAL
+from lab.style import DREAM, REAL
+
+TINT = np.array([86, 180, 233])  # of what is dreamed: a blue that shows on black and on white
 
 
 def set_state(env: gym.Env, obs: np.ndarray) -> None:
@@ -63,8 +65,8 @@ def set_lander(world: Any, obs: np.ndarray) -> None:
         leg.ground_contact = bool(touches > 0.5)
 
 
-def render_observations(env_id: str, obs: np.ndarray, seed: int, width: int = 320) -> list:
-    """Pictures (PIL images `width` pixels wide) of observations (T, O), drawn by the environment.
+def render_observations(env_id: str, obs: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Pictures (height, width, 3) of observations (T, O), drawn by the environment itself.
 
     seed: of the reset, which decides what no observation shows (LunarLander's mountains).
     """
@@ -73,46 +75,56 @@ def render_observations(env_id: str, obs: np.ndarray, seed: int, width: int = 32
     frames = []
     for row in obs:
         set_state(env, row)
-        picture = Image.fromarray(env.unwrapped.render())
-        height = round(picture.height * width / picture.width)
-        frames.append(picture.resize((width, height), Image.Resampling.LANCZOS))
+        frames.append(env.unwrapped.render())
     env.close()
     return frames
 
 
-def write_gif(
-    real: list[Image.Image],
-    dream: list[Image.Image],
-    captions: Sequence[tuple[str, str]],
-    path: Path | str,
-    milliseconds: int = 50,
-) -> int:
-    """Two rows of pictures side by side, a caption above each; the last one stays for a while.
+def scenery(env_id: str, obs_size: int, seed: int) -> np.ndarray:
+    """A picture of the world without what moves in it: the median of pictures in which that is
+    somewhere else each time."""
+    anywhere = np.random.default_rng(0).normal(size=(25, obs_size))
+    return np.median(render_observations(env_id, anywhere, seed), axis=0).astype(np.uint8)
 
-    captions: (left, right) for every frame. Returns the file's size in bytes.
+
+def ghosts(real: np.ndarray, dreams: Sequence[np.ndarray], empty: np.ndarray) -> np.ndarray:
+    """One picture of many: what moves in the dreams shows through, tinted, behind what is real.
+
+    All (height, width, 3); empty: the world without what moves.
     """
-    font = ImageFont.load_default(size=14)
-    width, height, head, gap = *real[0].size, 24, 6
+
+    def moves(picture: np.ndarray) -> np.ndarray:
+        return (np.maximum(picture, empty) - np.minimum(picture, empty)).max(-1) > 20
+
+    covered = sum((moves(dream).astype(float) for dream in dreams), np.zeros(real.shape[:2]))
+    opacity = np.where(moves(real), 0, 1 - 0.55**covered)[..., None]
+    return ((1 - opacity) * real + opacity * TINT).astype(np.uint8)
+
+
+def write_gif(
+    pictures: Sequence[np.ndarray],
+    captions: Sequence[str],
+    title: str,
+    path: Path | str,
+    milliseconds: int = 60,
+) -> int:
+    """Pictures under a title and a caption of their own; the last one stays for a while. Rows of
+    pixels far from all that changes are cut off. Returns the file's size in bytes."""
+    font, head = ImageFont.load_default(size=16), 48
+    changed = np.ptp(pictures, axis=0).any((1, 2)).nonzero()[0]
+    rows = slice(max(0, changed[0] - 30), changed[-1] + 30) if len(changed) else slice(None)
     frames = []
-    for left, right, texts in zip(real, dream, captions, strict=True):
-        frame = Image.new("RGB", (2 * width + gap, height + head), "white")
-        frame.paste(left, (0, head))
-        frame.paste(right, (width + gap, head))
+    for picture, caption in zip(pictures, captions, strict=True):
+        content = Image.fromarray(picture[rows])
+        frame = Image.new("RGB", (content.width, content.height + head), "white")
+        frame.paste(content, (0, head))
         draw = ImageDraw.Draw(frame)
-        draw.text((6, 3), texts[0], fill=REAL, font=font)
-        draw.text((width + gap + 6, 3), texts[1], fill=DREAM, font=font)
-        frames.append(frame.quantize(64, dither=Image.Dither.NONE))
-    durations = [milliseconds] * (len(frames) - 1) + [1500]
+        draw.text((8, 2), title, fill=REAL, font=font)
+        draw.text((8, 24), caption, fill=DREAM, font=font)
+        frames.append(frame.quantize(32, dither=Image.Dither.NONE))
+    durations = [milliseconds] * (len(frames) - 1) + [2500]
+    look = {"save_all": True, "duration": durations, "loop": 0, "optimize": True}
     write_atomic(
-        Path(path),
-        lambda temporary: frames[0].save(
-            temporary,
-            format="GIF",
-            save_all=True,
-            append_images=frames[1:],
-            duration=durations,
-            loop=0,
-            optimize=True,
-        ),
+        Path(path), lambda part: frames[0].save(part, "GIF", append_images=frames[1:], **look)
     )
     return Path(path).stat().st_size

@@ -1,24 +1,24 @@
 """Inside a trained agent's head: where its states lie, and what it dreams.
 
-For each task whose agent is found, in runs/<script>/seed<k>/checkpoint.pt of your own training or
-else in assets/agents, three pictures are made:
+For each task it looks into the agent of your own run, runs/<script>/seed<k>/agent.pt, or else into
+the one that comes with the repository (--shipped: into that one in any case), and draws
 
-- assets/04_<task>_latents.png: a map (t-SNE) of the model's states while it watches episodes of
-  its own and of random actions, coloured by whose they are, by reward, by the critic's value and
-  by a physical quantity that no loss ever names.
-- assets/04_<task>_dreams.png: dreams against reality. After 5 observed steps the model dreams on
-  with the prior alone, taking the actions that were really taken; the band shows many dreams.
-- assets/04_<task>.gif: the real episode beside one such dream, both drawn by the environment's own
-  renderer, its state set from the real and from the decoded dreamed observation.
+- 04_<task>_latents.png: a map of the world model's states in episodes of its own and of random
+  actions, coloured by reward, by value and by a quantity that no loss ever names;
+- 04_<task>_dreams.png: dreams against reality. After 5 observed steps the model dreams on with the
+  prior alone, taking the actions that were really taken, far beyond the 15 steps of its training;
+- 04_<task>.gif: such dreams and the real episode on one canvas, drawn by the environment itself.
 
-The numbers go to assets/results/visualize.json.
+Pictures and numbers go to runs/04_visualize/seed<k>.
 
     python 04_visualize.py
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from sklearn.manifold import TSNE
 
-from dreamer.agent import Config, DreamerAgent
+from lab import animations, cli, figures, results, style
+from dreamer import AgentEnv, Config, DreamerAgent, load_agent
 from dreamer.checkpoint import CheckpointError, write_json
-from dreamer.envs import AgentEnv
 from dreamer.evaluation import (
     Episode,
     agent_chooses,
@@ -38,14 +38,14 @@ from dreamer.evaluation import (
     open_loop,
     play,
 )
-from dreamer.training import load_agent
-from dreamer.utils import derive_seed, pick_device, tune_cpu
-from lab import animations, cli, figures
+from dreamer.run import pick_device, tune_cpu
+from dreamer.utils import derive_seed
 
 CONFIG = Config()  # only its seed is used here: that of the agents and of what is drawn
 CONTEXT = 5  # observed steps before a dream
 HORIZON = 50  # steps of the dreams in the figure
-GIF_STEPS = 100  # of the dream in the animation, at most
+GIF_STEPS = 100  # of the dreams in the animation, at most
+GHOSTS = 8  # dreams in the animation
 POINTS = 2_000  # states in the map
 VISUALIZE = 40  # stream of random numbers
 
@@ -53,71 +53,32 @@ VISUALIZE = 40  # stream of random numbers
 class Task(NamedTuple):
     name: str
     env_id: str
-    script: str  # that trains it
-    quantity: str  # what the third map is coloured by
-    measure: Callable[[np.ndarray], np.ndarray]  # obs (T, O) -> that quantity (T,)
-    cmap: str
+    quantity: str  # what the last map is coloured by
+    measure: Callable[[np.ndarray], np.ndarray]  # dimensions of the observation (O, T) -> (T,)
+    cmap: str = "viridis"
 
 
 TASKS = [
-    Task(
-        "cartpole",
-        "CartPole-v1",
-        "02_dreamer_cartpole",
-        "pole angle (degrees)",
-        lambda obs: np.degrees(obs[:, 2]),
-        "coolwarm",
-    ),
-    Task(
-        "pendulum",
-        "Pendulum-v1",
-        "03_dreamer_pendulum",
-        "angle from upright (degrees)",
-        lambda obs: np.degrees(np.arctan2(obs[:, 1], obs[:, 0])),
-        "twilight",
-    ),
-    Task(
-        "acrobot",
-        "Acrobot-v1",
-        "05_dreamer_acrobot",
-        "height of the tip (links; goal: 1)",
-        lambda obs: -obs[:, 0] - (obs[:, 0] * obs[:, 2] - obs[:, 1] * obs[:, 3]),
-        "viridis",
-    ),
-    Task(
-        "lunar_lander",
-        "LunarLander-v3",
-        "06_dreamer_lunar_lander",
-        "altitude (1 = half the screen)",
-        lambda obs: obs[:, 1],
-        "viridis",
-    ),
+    Task("cartpole", "CartPole-v1", "pole angle (°)", lambda x: np.degrees(x[2]), "coolwarm"),
+    Task("pendulum", "Pendulum-v1", "angle (0: up)", lambda x: np.arctan2(x[1], x[0]), "twilight"),
+    Task("acrobot", "Acrobot-v1", "height of tip", lambda x: -x[0] - x[0] * x[2] + x[1] * x[3]),
+    Task("lunar_lander", "LunarLander-v3", "altitude (scaled)", lambda x: x[1]),
 ]
 
 
 def find_agent(task: Task, args: cli.Args) -> DreamerAgent | None:
-    """The run's own agent, else the one that comes with the repository; None with a message."""
-    own = Path("runs") / task.script / f"seed{args.seed}" / "checkpoint.pt"
-    given = Path("assets") / "agents" / f"{task.name}.pt"
-    roots = [args.base] if args.smoke else [args.base, args.script.parent]
-    places = [root / place for root in roots for place in (own, given)]
-    for path in places:
+    """The agent of the user's own run, else the one that comes with the repository."""
+    own = args.base / results.SCRIPTS[task.name] / f"seed{args.seed}" / "agent.pt"
+    shipped = cli.ASSETS / "agents" / f"{task.name}.pt"
+    for path in [shipped] if args.shipped else [own, shipped]:
         if path.exists():
             try:
                 agent = load_agent(path, args.device)
+                print(f"{task.env_id}: {cli.short(path)}")
+                return agent
             except CheckpointError as error:
                 print(f"{task.env_id}: {error}")
-                continue
-            print(f"{task.env_id}: {path}")
-            return agent
-    if args.smoke:  # every stage is to run
-        print(f"{task.env_id}: an untrained agent")
-        env = AgentEnv(task.env_id)
-        return DreamerAgent(env.obs_size, env.action_size, env.discrete, args.config)
-    print(
-        f"{task.env_id}: no usable agent in {places[0]} or {places[-1]}; "
-        f"train one with: python {task.script}.py --seed {args.seed}"
-    )
+    print(f"{task.env_id}: no agent; train one with: python {results.SCRIPTS[task.name]}.py")
     return None
 
 
@@ -126,65 +87,28 @@ def episode_seed(seed: int, kind: int, number: int) -> int:
     return derive_seed(seed, VISUALIZE, kind, number)
 
 
-def watch(
-    agent: DreamerAgent, task: Task, seed: int, steps: int
-) -> tuple[list[Episode], list[Episode]]:
+def watch(agent: DreamerAgent, task: Task, seed: int, steps: int) -> tuple[list[Episode], ...]:
     """Real episodes of at least `steps` actions in all: of the greedy agent, and of held random
     actions, which show it what it does not do itself."""
-    env, groups = AgentEnv(task.env_id, agent.config.action_repeat), []
-    for kind in range(2):
-        episodes: list[Episode] = []
+    env, groups = AgentEnv(task.env_id, agent.config.action_repeat), ([], [])
+    for kind, episodes in enumerate(groups):
         while sum(len(episode["reward"]) - 1 for episode in episodes) < steps:
             stream = episode_seed(seed, kind, len(episodes))
-            greedy = agent_chooses(agent, stream)
-            choose = chance_chooses(env, 8, stream) if kind else greedy
+            choose = chance_chooses(env, 8, stream) if kind else agent_chooses(agent, stream)
             episodes.append(play(env, choose, stream))
-        groups.append(episodes)
     env.close()
-    return groups[0], groups[1]
+    return groups
 
 
-def map_latents(
-    agent: DreamerAgent,
-    task: Task,
-    groups: tuple[list[Episode], ...],
-    points: int,
-    path: Path,
-) -> None:
-    """t-SNE of `points` filtered states, as many of the agent's own episodes as of the others."""
-    rng = np.random.default_rng(0)
-    feats, owns, rewards, quantities = [], [], [], []
-    for own, episodes in zip((1.0, 0.0), groups, strict=True):  # no first rows: they have no reward
-        watched = [filter_episode(agent, e, seed=0)[1:].cpu().numpy() for e in episodes]
-        feat = np.concatenate(watched)
-        chosen = rng.permutation(len(feat))[: points // 2]
-        feats.append(feat[chosen])
-        owns.append(np.full(len(chosen), own))
-        rewards.append(np.concatenate([e["reward"][1:] for e in episodes])[chosen])
-        quantities.append(np.concatenate([task.measure(e["obs"][1:]) for e in episodes])[chosen])
-    feat = np.concatenate(feats)
-    with torch.inference_mode():
-        value = agent.critic.predict(torch.from_numpy(feat).to(agent.device)).cpu().numpy()
-    places = TSNE(perplexity=min(30, len(feat) // 4), init="pca", random_state=0).fit_transform(
-        feat
-    )
-    figures.latents_figure(
-        f"{task.env_id}: t-SNE of {len(feat):,} latent states, coloured by",
-        places,
-        [
-            ("actions: own (1), random (0)", np.concatenate(owns), "cividis"),
-            ("reward received", np.concatenate(rewards), "viridis"),
-            ("critic's value", value, "viridis"),
-            (task.quantity, np.concatenate(quantities), task.cmap),
-        ],
-        path,
-    )
+def to_draw(own: list[Episode], rows: int) -> int:
+    """Which episode to draw: the first of so many rows, or the longest if none is as long."""
+    lengths = [len(episode["obs"]) for episode in own]
+    return next((i for i, length in enumerate(lengths) if length >= rows), int(np.argmax(lengths)))
 
 
 def short_dreams(agent: DreamerAgent, episodes: list[Episode]) -> tuple[Episode, Episode]:
-    """Dreams of `imag_horizon` steps, as in training, or as long as the longest episode allows,
-    all along the episodes that are that long: (real rows, dreams), leading shape
-    (N, context + horizon) and (N, horizon)."""
+    """Dreams as long as in training, or as the longest episode allows, all along the episodes that
+    are that long: real rows (N, CONTEXT + H, ...) and dreams (N, H, ...)."""
     longest = max(len(episode["obs"]) for episode in episodes)
     length = min(CONTEXT + agent.config.imag_horizon, longest)
     windows = [
@@ -197,104 +121,129 @@ def short_dreams(agent: DreamerAgent, episodes: list[Episode]) -> tuple[Episode,
     return real, open_loop(agent, real["obs"], real["action"], CONTEXT, seed=0)
 
 
-def to_draw(own: list[Episode], rows: int) -> int:
-    """Which episode to draw: the first of so many rows, or the longest if none is as long."""
-    lengths = [len(episode["obs"]) for episode in own]
-    return next((i for i, length in enumerate(lengths) if length >= rows), int(np.argmax(lengths)))
-
-
-def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, float] | None:
-    """All pictures of one task. Returns how good the dreams were; None, and no pictures, where the
-    agent's episodes are over before a dream could begin."""
-    seed, horizon = args.seed, 10 if args.smoke else HORIZON
-    held = agent.config.action_repeat
-    points = 100 if args.smoke else POINTS
-    own, others = watch(agent, task, seed, points // 2)
-    chosen = to_draw(own, CONTEXT + agent.config.imag_horizon)
-    if len(own[chosen]["obs"]) <= CONTEXT:
-        return None
-    stem = f"04_{task.name}"
-    map_latents(agent, task, (own, others), points, args.assets / f"{stem}_latents.png")
-
-    # Dreams ahead of the start of one episode of the agent, and short ones of all episodes.
-    real = {name: rows[: CONTEXT + horizon] for name, rows in own[chosen].items()}
-    window = (np.repeat(real[name][None], 32, 0) for name in ("obs", "action"))
-    dreams = open_loop(agent, *window, CONTEXT, seed)
-    truth, dreamed = short_dreams(agent, own + others)
-    reward = truth["reward"][:, CONTEXT:]
-    figures.dream_figure(
-        f"{task.env_id}: {CONTEXT} observed steps, then dreamed from the prior alone, "
-        "same actions as in reality",
-        figures.OBS_NAMES[task.env_id],
-        CONTEXT,
-        real,
-        dreams,
-        args.assets / f"{stem}_dreams.png",
-        scatter=(reward.flatten(), dreamed["reward"].flatten()),
-        step="environment step" if held == 1 else f"step (an action, held for {held})",
-    )
-    size = animate(agent, task, own[chosen], episode_seed(seed, 0, chosen), args)
-
+def dream_errors(truth: Episode, dreamed: Episode) -> dict[str, float]:
+    """How good dreams are: mean absolute errors, of observations in units of their spread."""
     spread = truth["obs"].std((0, 1))
     moves = spread > 1e-3  # a dimension that never moved tells nothing
-    scaled, dreamed_scaled = (x["obs"][..., moves] / spread[moves] for x in (truth, dreamed))
-    ahead, last = scaled[:, CONTEXT:], scaled[:, CONTEXT - 1 : CONTEXT]
-    error, naive_error = np.abs(dreamed_scaled - ahead), np.abs(last - ahead)
+    real, dream = (x["obs"][..., moves] / spread[moves] for x in (truth, dreamed))
+    ahead, last = real[:, CONTEXT:], real[:, CONTEXT - 1 : CONTEXT]
+    error, naive_error = np.abs(dream - ahead), np.abs(last - ahead)
+    reward = truth["reward"][:, CONTEXT:]
     return {
-        "dreams": len(ahead),
-        "dream_steps": ahead.shape[1],
+        "dreams": len(error),
+        "dream_steps": error.shape[1],
         "obs_error": float(error.mean()),
         "naive_obs_error": float(naive_error.mean()),
         "first_obs_error": float(error[:, 0].mean()),
         "first_naive_obs_error": float(naive_error[:, 0].mean()),
         "reward_error": float(np.abs(dreamed["reward"] - reward).mean()),
         "reward_spread": float(reward.std()),
-        "gif_bytes": size,
     }
 
 
-def animate(
-    agent: DreamerAgent, task: Task, episode: Episode, reset_seed: int, args: cli.Args
-) -> int:
-    """The episode beside one dream of it that takes the same actions. Returns the file's size."""
-    steps, held = 20 if args.smoke else GIF_STEPS, agent.config.action_repeat
-    obs, action = (episode[name][None, : CONTEXT + steps] for name in ("obs", "action"))
-    dream = open_loop(agent, obs, action, CONTEXT, args.seed)
-    dreamed = np.concatenate([obs[0, :CONTEXT], dream["obs"][0]])  # what it saw, then its dream
-
-    captions = [
-        (
-            f"real, step {t * held}",
-            "observing" if t < CONTEXT else "dreamed (prior alone, same actions)",
-        )
-        for t in range(len(dreamed))
+def map_latents(agent: DreamerAgent, task: Task, groups: tuple, points: int, path: Path) -> None:
+    """t-SNE of filtered states, half from the agent's own episodes, half from the others'."""
+    rng, parts = np.random.default_rng(0), []
+    for whose, episodes in zip(("own", "random"), groups, strict=True):
+        watched = [filter_episode(agent, e, seed=0)[1:].cpu().numpy() for e in episodes]
+        feat = np.concatenate(watched)  # no first rows: they have no reward
+        chosen = rng.permutation(len(feat))[: points // 2]
+        reward = np.concatenate([e["reward"][1:] for e in episodes])[chosen]
+        quantity = np.concatenate([task.measure(e["obs"][1:].T) for e in episodes])[chosen]
+        parts.append((feat[chosen], np.full(len(chosen), whose), reward, quantity))
+    feat, whose, reward, quantity = (np.concatenate(part) for part in zip(*parts, strict=True))
+    with torch.inference_mode():
+        value = agent.critic.predict(torch.from_numpy(feat).to(agent.device)).cpu().numpy()
+    tsne = TSNE(perplexity=min(30, len(feat) // 4), init="pca", random_state=0)
+    colourings = [
+        ("whose actions", whose, ""),
+        ("reward received", reward, "viridis"),
+        ("critic's value", value, "viridis"),
+        (task.quantity, quantity, task.cmap),
     ]
-    pictures = (
-        animations.render_observations(task.env_id, x, reset_seed) for x in (obs[0], dreamed)
+    title = f"{task.env_id}: a map (t-SNE) of {len(feat):,} states of the world model, coloured by"
+    figures.latents_figure(title, tsne.fit_transform(feat), colourings, path)
+
+
+def draw_dreams(agent: DreamerAgent, task: Task, episode: Episode, path: Path) -> None:
+    """Many dreams ahead of the start of an episode, dimension by dimension."""
+    held = agent.config.action_repeat
+    figures.dream_figure(
+        f"{task.env_id}: {CONTEXT} steps observed, then dreamed, with the actions really taken",
+        style.OBS_NAMES[task.env_id],
+        CONTEXT,
+        episode,
+        dream_on(agent, episode, 32),
+        path,
+        trained=agent.config.imag_horizon,
+        step="environment step" if held == 1 else f"choice of an action, held for {held} steps",
     )
-    return animations.write_gif(*pictures, captions, args.assets / f"04_{task.name}.gif")
+
+
+def animate(agent: DreamerAgent, task: Task, episode: Episode, reset_seed: int, path: Path) -> int:
+    """An episode, and dreams of it that take the same actions. Returns the file's size."""
+    dreams = dream_on(agent, episode, GHOSTS)
+    over = figures.over(dreams["cont"])
+    moves = np.abs(np.diff(episode["obs"], axis=0)).max(1) > 0.03
+    still, ended = moves.nonzero()[0].max(initial=0), CONTEXT + (~over).sum(1).max()
+    rows = min(len(moves) + 1, still + 15, ended + 10)  # what follows shows nothing
+
+    draw = animations.render_observations
+    pictures = draw(task.env_id, episode["obs"][:rows], reset_seed)
+    empty = animations.scenery(task.env_id, agent.obs_size, reset_seed)
+    captions = [f"watching, step {t + 1} of {CONTEXT}" for t in range(CONTEXT)]
+    for t in range(rows - CONTEXT):
+        alive = draw(task.env_id, dreams["obs"][~over[:, t], t], reset_seed)
+        pictures[CONTEXT + t] = animations.ghosts(pictures[CONTEXT + t], alive, empty)
+        count = f"; {over[:, t].sum()} of {GHOSTS} dreams have ended" if over[:, t].any() else ""
+        captions.append(f"{t + 1} steps dreamed ({agent.config.imag_horizon} in training){count}")
+    title = f"Solid: reality. Blue: {GHOSTS} dreams that take the same actions."
+    return animations.write_gif(pictures, captions, title, path)
+
+
+def dream_on(agent: DreamerAgent, episode: Episode, count: int) -> Episode:
+    """Dreams ahead of the episode's first rows, taking its actions: (count, T - CONTEXT, ...)."""
+    window = (np.repeat(episode[name][None], count, 0) for name in ("obs", "action"))
+    return open_loop(agent, *window, CONTEXT, seed=0)
+
+
+def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, float] | None:
+    """All pictures of one task. Returns how good the dreams were; None, and no pictures, where the
+    agent's episodes are over before a dream could begin."""
+    points, horizon, gif_steps = (100, 10, 20) if args.smoke else (POINTS, HORIZON, GIF_STEPS)
+    groups = watch(agent, task, args.seed, points // 2)
+    number = to_draw(groups[0], CONTEXT + agent.config.imag_horizon)
+    if len(groups[0][number]["obs"]) <= CONTEXT:
+        print(f"    no pictures: its episodes end within {CONTEXT} choices")
+        return None
+    whole, stem = groups[0][number], f"04_{task.name}"
+    map_latents(agent, task, groups, points, args.run_dir / f"{stem}_latents.png")
+    episode = {name: rows[: CONTEXT + horizon] for name, rows in whole.items()}
+    draw_dreams(agent, task, episode, args.run_dir / f"{stem}_dreams.png")
+    episode = {name: rows[: CONTEXT + gif_steps] for name, rows in whole.items()}
+    reset_seed = episode_seed(args.seed, 0, number)
+    size = animate(agent, task, episode, reset_seed, args.run_dir / f"{stem}.gif")
+    errors = dream_errors(*short_dreams(agent, groups[0] + groups[1]))
+    print(
+        f"    error of {errors['dream_steps']}-step dreams {errors['obs_error']:.2f} of the "
+        f"data's spread (nothing changes: {errors['naive_obs_error']:.2f})"
+    )
+    return {**errors, "gif_bytes": size}
 
 
 def main(args: cli.Args) -> None:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # the environments draw without a window
     if pick_device(args.device).type == "cpu":
         tune_cpu()
-    numbers = {}
+    started, numbers = time.monotonic(), {}
     for task in TASKS:
         agent = find_agent(task, args)
-        if agent is not None:
-            row = visualize(agent, task, args)
-            if row is None:
-                print(f"    no pictures: its episodes end within {CONTEXT} choices")
-                continue
+        if agent and (row := visualize(agent, task, args)):
             numbers[task.name] = row
-            print(
-                f"    error of {row['dream_steps']}-step dreams {row['obs_error']:.2f} of the "
-                f"data's spread (nothing changes: {row['naive_obs_error']:.2f}); "
-                f"GIF of {row['gif_bytes'] / 1e6:.1f} MB"
-            )
-    write_json(args.results / "visualize.json", numbers)
-    print(f"Looked into {len(numbers)} of {len(TASKS)} agents; figures in {args.assets}")
+    minutes, config = (time.monotonic() - started) / 60, dataclasses.asdict(args.config)
+    result = {"tasks": numbers, "minutes": minutes, "config": config}
+    write_json(args.run_dir / "result.json", result)
+    print(f"Looked into {len(numbers)} of {len(TASKS)} agents: {cli.short(args.run_dir)}")
 
 
 if __name__ == "__main__":

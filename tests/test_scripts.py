@@ -1,9 +1,10 @@
-"""The numbered scripts and train_all.py, as a user runs them: from another folder, in a process."""
+"""The numbered scripts, as a user runs them, and what is committed of them."""
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -16,89 +17,289 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer.agent import Config, DreamerAgent
-from dreamer.checkpoint import load_checkpoint
-from dreamer.envs import AgentEnv
-from dreamer.evaluation import evaluate
-from dreamer.training import load_agent, read_log
-from lab import cli, results
+from lab import results
+from dreamer import AgentEnv, Config, DreamerAgent, evaluate, load_agent
+from dreamer.checkpoint import load_checkpoint, read_log
 
-REPO = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parent.parent
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy"}
+TASKS = {stem: task for task, stem in results.SCRIPTS.items()}
+
+demo = importlib.import_module("01_world_model_demo")
 visualize = importlib.import_module("04_visualize")
-SCRIPTS = sorted(REPO.glob("0[0-9]_*.py"), key=lambda path: ("visualize" in path.name, path.name))
-CARTPOLE = REPO / "02_dreamer_cartpole.py"
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def call(cwd, script, *words, timeout=120):
-    """A finished process of `python script words`, called from the folder `cwd`."""
-    command = [sys.executable, str(script), *map(str, words)]
-    return subprocess.run(
+def call(cwd, *words, timeout=300):
+    """A finished process of `python WORDS` in the folder `cwd`, which must end well."""
+    command = [sys.executable, *map(str, words)]
+    process = subprocess.run(
         command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=timeout
     )
+    assert process.returncode == 0, process.stderr[-2000:]
+    return process.stdout
 
 
-def listing(folder):
-    """Every file below a folder, with what changes when it is written."""
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in paths}
+# ---------------------------------------------------------------- what is committed
+
+
+@pytest.mark.parametrize("task", results.SCRIPTS)
+def test_what_is_shipped_was_made_with_the_script_s_config(task):
+    script = importlib.import_module(results.SCRIPTS[task])
+    config = dataclasses.asdict(script.CONFIG)
+    data = results.load(results.RESULTS / f"{task}.json")
+    assert (data["env_id"], data["threshold"]) == (script.ENV, script.THRESHOLD)
+    assert [run["config"] for run in data["runs"]] == [
+        {**config, "seed": seed} for seed in range(5)
+    ]
+    agent = load_agent(ROOT / "assets" / "agents" / f"{task}.pt", "cpu")
+    assert dataclasses.asdict(agent.config) in [run["config"] for run in data["runs"]]
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize("task", results.SCRIPTS)
+def test_the_shipped_agents_do_their_task(task):
+    data = results.load(results.RESULTS / f"{task}.json")
+    agent = load_agent(ROOT / "assets" / "agents" / f"{task}.pt", "cpu")
+    final = np.mean([np.mean(run["final_returns"]) for run in data["runs"]])
+    halfway = (final + data["random_return"]) / 2
+    assert evaluate(agent, data["env_id"], 10, seed=1).mean() > halfway
+
+
+# ---------------------------------------------------------------- as a user runs them
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    """One folder for the smoke runs of all scripts: the last one looks at the others' agents."""
-    return tmp_path_factory.mktemp("out")
+def tree(tmp_path_factory):
+    """A copy of the repository, all of it committed: whatever a script writes is seen."""
+    if shutil.which("git") is None:
+        pytest.skip("no git")
+    tree = tmp_path_factory.mktemp("tree") / "repository"
+    unwanted = (".git", ".venv", "runs", "build", "*.egg-info", "*cache*", ".hypothesis")
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*unwanted))
+    me = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for words in (["init", "-q"], ["add", "-A"], [*me, "commit", "-q", "-m", "all"]):
+        subprocess.run(["git", *words], cwd=tree, check=True)
+    return tree
 
 
-# ---------------------------------------------------------------- every script
+def changes(tree):
+    """What git sees of what was written, but for what it ignores."""
+    command = ["git", "status", "--porcelain", "--untracked-files=all"]
+    return subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_smoke_runs_every_stage_and_touches_no_assets(script, out, tmp_path):
-    before = listing(REPO / "assets")
-    process = call(tmp_path, script, "--smoke", "--out", out)
-    assert process.returncode == 0, process.stderr[-2000:]
-    assert process.stdout.strip()
-    assert listing(REPO / "assets") == before
-    assert list(tmp_path.iterdir()) == []  # nothing where it was called
-    assert any(path.suffix in (".png", ".gif") for path in (out / "assets").iterdir())
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
-    task = {stem: task for task, stem in results.SCRIPTS.items()}.get(script.stem)
-    if task:
-        run_dir = out / "runs" / script.stem / "seed0"
-        data = json.loads((out / "assets" / "results" / f"{task}.json").read_text())
-        summary = process.stdout.strip().splitlines()[-1]
-        assert f"{data['env_id']}, seed 0: mean return" in summary
-        assert f"threshold {data['threshold']} NOT reached" in summary
-        assert json.loads((run_dir / "result.json").read_text())["config"]["steps"] == 300
-        assert load_agent(run_dir / "agent.pt", "cpu").config.hidden == cli.SMOKE["hidden"]
+
+def smoke(tree, stem):
+    """(what it printed, its folder) of a script's smoke run, which may write there and nowhere
+    else."""
+    assets, runs = contents(tree / "assets"), set(contents(tree / "runs"))
+    printed = call(tree, f"{stem}.py", "--smoke")
+    assert changes(tree) == "" and contents(tree / "assets") == assets
+    run_dir = tree / "runs" / "smoke" / stem / "seed0"
+    new = set(contents(tree / "runs")) - runs
+    assert new and all(path.parent == run_dir for path in new)
+    return printed, run_dir
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize("stem", TASKS)
+def test_a_smoke_run_keeps_all_in_its_folder_and_says_what_to_do_next(stem, tree):
+    printed, run_dir = smoke(tree, stem)
+    figure = f"{stem[:2]}_{TASKS[stem]}_training.png"
+    names = {"agent.pt", "checkpoint.pt", "config.json", "log.jsonl", "result.json", figure}
+    assert {path.name for path in run_dir.iterdir()} == names
+
+    result = json.loads((run_dir / "result.json").read_text())
+    keys = ("return", "worst_episode", "threshold", "minutes", "config", "entry")
+    assert set(result) >= set(keys)
+    assert result["config"]["steps"] == 300 and result["entry"]["seed"] == 0
+    assert result["return"] == pytest.approx(np.mean(result["entry"]["final_returns"]), rel=1e-3)
+
+    verdict, *last = printed.splitlines()[-5:]
+    env_id = importlib.import_module(stem).ENV
+    assert verdict.startswith(f"{env_id}, seed 0: mean return {result['return']:.1f} over 2 greedy")
+    assert verdict.endswith(f"threshold {result['threshold']} NOT reached")
+    said = dict(line.split(":", 1) for line in last)
+    assert list(said) == ["Figure", "Agent", "Watch it", "Next"]
+    assert (tree / said["Figure"].split(" (")[0].strip()) == run_dir / figure
+    assert (tree / said["Agent"].strip()) == run_dir / "agent.pt"
+    scripts = re.findall(r"\S+\.py", said["Next"])
+    assert scripts and all((tree / name).exists() for name in scripts)
+
+    python, *words = shlex.split(said["Watch it"])
+    assert Path(python).name.startswith("python")
+    if env_id != "Acrobot-v1":  # a window shows that one for half a minute
+        watched = call(tree, *words, "--episodes", "1")
+        assert re.fullmatch(r"episode 0: return -?\d+\.\d\n", watched)
+    assert changes(tree) == ""
+
+
+@pytest.mark.scripts
+def test_a_smoke_run_of_a_world_model_alone(tree):
+    printed, run_dir = smoke(tree, "01_world_model_demo")
+    names = {path.name for path in run_dir.iterdir()}
+    assert names >= {"01_world_model.png", "01_open_loop.png", "result.json"}
+    result = json.loads((run_dir / "result.json").read_text())
+    assert set(result) >= {"error_by_dream_length", "minutes", "config"}
+    assert result["config"]["hidden"] == 16
+    assert str(run_dir.relative_to(tree)) in printed.splitlines()[-1]
+
+
+@pytest.mark.scripts
+def test_a_smoke_run_that_looks_into_agents(tree):
+    """Into that of the user's own run where there is one, and into the committed others."""
+    own = tree / "runs" / "smoke" / "02_dreamer_cartpole" / "seed0" / "agent.pt"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(tree / "assets" / "agents" / "cartpole.pt", own)
+    printed, run_dir = smoke(tree, "04_visualize")
+    assert f"CartPole-v1: {own.relative_to(tree)}" in printed
+    names = {path.name for path in run_dir.iterdir()}
+    for task in results.SCRIPTS:
+        pictures = [f"04_{task}{end}" for end in (".gif", "_dreams.png", "_latents.png")]
+        if f"agents{os.sep}{task}.pt" in printed or task == "cartpole":
+            assert names >= set(pictures)
+    result = json.loads((run_dir / "result.json").read_text())
+    assert set(result) >= {"tasks", "minutes", "config"} and "cartpole" in result["tasks"]
+    assert str(run_dir.relative_to(tree)) in printed.splitlines()[-1]
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize("stem", ["07_sample_efficiency", "08_ablations"])
+def test_comparisons_are_drawn_without_a_change_of_what_is_committed(stem, tree):
+    call(tree, f"{stem}.py", "--plot-only")
+    assert changes(tree) == ""
+    assert (tree / "runs" / stem / f"{stem}.png").exists()
+
+
+@pytest.mark.scripts
+def test_ctrl_c_tells_how_to_go_on_and_that_ends_as_if_nothing_had_been(tmp_path):
+    script = os.path.relpath(ROOT / "02_dreamer_cartpole.py", tmp_path)
+    words = [script, "--smoke", "--steps", "500", "--seed", "3", "--device", "cpu", "--out"]
+    call(tmp_path, *words, "whole")
+    whole, run_dir = (tmp_path / out / Path(script).stem / "seed3" for out in ("whole", "my out"))
+
+    process = subprocess.Popen(
+        [sys.executable, *words, "my out"], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, text=True
+    )
+    log, deadline = run_dir / "log.jsonl", time.monotonic() + 120
+    while not (log.exists() and read_log(log, "report")):  # it is learning
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 100 <= load_checkpoint(run_dir / "checkpoint.pt")["counters"][0] < 500
+    assert not (run_dir / "result.json").exists()
+
+    python, *command = shlex.split(printed.splitlines()[-1])
+    assert Path(python).samefile(sys.executable)
+    assert command == [*words, "my out", "--resume"]
+    call(tmp_path, *command)
+
+    def rows(folder):
+        lines = (folder / "log.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(line).items() if k != "minutes"} for line in lines]
+
+    def weights(folder):
+        return load_agent(folder / "agent.pt", "cpu").state_dict()
+
+    assert rows(run_dir) == rows(whole)
+    before = weights(run_dir)
+    assert all(torch.equal(x, before[name]) for name, x in weights(whole).items())
+
+    # Once it is finished, the same command trains no more.
+    saved = log.read_bytes()
+    assert "mean return" in call(tmp_path, *command)
+    assert log.read_bytes() == saved
+    assert all(torch.equal(x, before[name]) for name, x in weights(run_dir).items())
+
+
+# ---------------------------------------------------------------- 01: a world model alone
+
+
+def tiny_agent(**fields):
+    return DreamerAgent(4, 2, True, Config(deter=8, hidden=8, **fields), torch.device("cpu"))
+
+
+def counting(rows):
+    """An episode whose observations and rewards count its rows."""
+    obs = np.arange(rows, dtype=np.float32)[:, None].repeat(4, 1)
+    cont = np.ones(rows, np.float32)
+    cont[-1] = 0
+    action = np.ones((rows, 2), np.float32)
+    return {"obs": obs, "action": action, "reward": obs[:, 0], "cont": cont}
+
+
+def test_errors_of_dreams_end_with_the_episode_and_are_in_units_of_the_data_s_spread():
+    error = demo.dream_errors(tiny_agent(), [counting(40), counting(8)])
+    assert error["dream"].shape == error["naive"].shape == (2, demo.HORIZON, 4)
+    spread = np.std([*range(40), *range(8)])
+    expected = np.arange(1, demo.HORIZON + 1) / spread  # the last observed row is 4
+    np.testing.assert_allclose(error["naive"][0, :, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(error["naive"][1, :3, 0], expected[:3], rtol=1e-5)
+    assert np.isfinite(error["dream"][0]).all() and np.isfinite(error["dream"][1, :3]).all()
+    assert np.isnan(error["dream"][1, 3:]).all()
+
+
+def test_predictions_of_the_end_are_of_the_last_rows():
+    agent, episodes = tiny_agent(), [counting(40), counting(14)]
+    ends = demo.end_predictions(agent, episodes)
+    np.testing.assert_array_equal(ends["reward"]["real"], [range(32, 40), range(6, 14)])
+    np.testing.assert_array_equal(ends["cont"]["real"], [[1] * 7 + [0]] * 2)
+    for kind in ("filtered", "dreamed"):
+        assert ends["cont"][kind].shape == ends["reward"][kind].shape == (2, 8)
+        assert ((ends["cont"][kind] >= 0) & (ends["cont"][kind] <= 1)).all()
+
+
+def test_the_numbers_by_hand():
+    """Two episodes, one of which is over after 5 dreamed steps."""
+    dream = np.ones((2, demo.HORIZON, 1)) * [[[1.0]], [[3.0]]]
+    dream[1, 5:] = np.nan
+    dream[:, 15:] = np.nan
+    reward = {"real": np.array([[1.0, 1]]), "filtered": np.array([[1.0, 2]])}
+    cont = {"real": np.array([[1.0, 0]]), "filtered": np.array([[0.6, 0.4]])}
+    ends = {
+        "reward": {**reward, "dreamed": np.array([[2.0, 3]])},
+        "cont": {**cont, "dreamed": np.array([[0.9, 0.8]])},
+    }
+    assert demo.numbers({"dream": dream, "naive": 2 * dream}, ends) == {
+        "error_by_dream_length": {
+            "dream": {1: 2.0, 5: 2.0, 10: 1.0, 15: 1.0},
+            "naive": {1: 4.0, 5: 4.0, 10: 2.0, 15: 2.0},
+        },
+        "reward_error": {"filtered": 0.5, "dreamed": 1.5},
+        "cont_wrong": {"filtered": 0.0, "dreamed": 0.5},
+    }
+
+
+# ---------------------------------------------------------------- 04: latents and dreams
 
 
 def test_the_first_episode_that_is_long_enough_is_drawn_else_the_longest():
-    own = [{"obs": np.zeros((rows, 1))} for rows in (5, 30, 9, 60)]
+    own = [counting(rows) for rows in (5, 30, 9, 60)]
     assert [visualize.to_draw(own, rows) for rows in (5, 6, 30, 31, 99)] == [0, 1, 1, 3, 3]
 
 
 def test_an_episode_is_watched_from_the_reset_that_its_seed_gives():
-    agent = DreamerAgent(4, 2, True, Config(deter=8, hidden=8, action_repeat=2))
     cartpole = visualize.TASKS[0]
     env = AgentEnv(cartpole.env_id, 2)
-    for kind, episodes in enumerate(visualize.watch(agent, cartpole, 7, steps=30)):
+    groups = visualize.watch(tiny_agent(action_repeat=2), cartpole, 7, 30)
+    for kind, episodes in enumerate(groups):
         assert len(episodes) > 1
+        assert sum(len(episode["reward"]) - 1 for episode in episodes) >= 30
         for number, episode in enumerate(episodes):
             first = env.reset(visualize.episode_seed(7, kind, number))
             np.testing.assert_array_equal(episode["obs"][0], first)
 
 
 def test_short_dreams_cover_the_episodes_that_are_long_enough():
-    agent = DreamerAgent(4, 2, True, Config(deter=8, hidden=8, imag_horizon=15))
-
-    def episode(rows):
-        obs = np.arange(rows, dtype=np.float32)[:, None].repeat(4, 1)
-        return {"obs": obs, "action": np.ones((rows, 2), np.float32), "reward": obs[:, 0]}
+    agent = tiny_agent(imag_horizon=15)
 
     def windows(*lengths):  # first and last row of each
-        real, dream = visualize.short_dreams(agent, [episode(rows) for rows in lengths])
+        real, dream = visualize.short_dreams(agent, [counting(rows) for rows in lengths])
         assert dream["reward"].shape == (len(real["obs"]), real["obs"].shape[1] - visualize.CONTEXT)
         np.testing.assert_array_equal(real["obs"][..., 0], real["reward"])
         return [(row[0], row[-1]) for row in real["reward"]]
@@ -107,271 +308,22 @@ def test_short_dreams_cover_the_episodes_that_are_long_enough():
     assert windows(6, 8) == [(0, 7)]  # of agents that fail at once: as long as can be
 
 
-@pytest.mark.parametrize("task", results.SCRIPTS)
-def test_what_is_shipped_was_made_with_the_script_s_config(task):
-    config = dataclasses.asdict(importlib.import_module(results.SCRIPTS[task]).CONFIG)
-    runs = json.loads((REPO / "assets" / "results" / f"{task}.json").read_text())["runs"]
-    assert [run["config"] for run in runs] == [{**config, "seed": seed} for seed in range(5)]
-    agent = load_agent(REPO / "assets" / "agents" / f"{task}.pt", "cpu")
-    assert dataclasses.asdict(agent.config) in [run["config"] for run in runs]
-
-
-def test_a_finished_run_is_not_trained_again(out, tmp_path):
-    run_dir = out / "runs" / CARTPOLE.stem / "seed0"
-    if not (run_dir / "result.json").exists():
-        call(tmp_path, CARTPOLE, "--smoke", "--out", out)
-    log = (run_dir / "log.jsonl").read_bytes()
-    weights = load_agent(run_dir / "agent.pt", "cpu").state_dict()
-    results_file = out / "assets" / "results" / "cartpole.json"
-    runs = json.loads(results_file.read_text())["runs"]
-    results_file.unlink()
-
-    process = call(tmp_path, CARTPOLE, "--smoke", "--out", out, "--resume")
-    assert process.returncode == 0, process.stderr[-2000:]
-    assert (run_dir / "log.jsonl").read_bytes() == log
-    again = load_agent(run_dir / "agent.pt", "cpu").state_dict()
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
-    assert json.loads(results_file.read_text())["runs"] == runs
-
-
-def test_ctrl_c_saves_and_tells_how_to_resume(tmp_path):
-    words = ["--smoke", "--steps", "800", "--seed", "3", "--out", str(tmp_path / "my out")]
-    run_dir = tmp_path / "my out" / "runs" / CARTPOLE.stem / "seed3"
-    process = subprocess.Popen(
-        [sys.executable, str(CARTPOLE), *words], env=ENV, stdout=subprocess.PIPE, text=True
+def test_how_good_dreams_are_by_hand():
+    """Two episodes whose first number swings between -1 and 1, its spread 1; the other stands."""
+    swing = (-1.0) ** (np.arange(7) + np.arange(1, 3)[:, None])  # (2, 7), 5 of them observed
+    obs = np.stack([swing, np.full_like(swing, 9.0)], -1)
+    reward = np.tile([0.0] * 5 + [1, 3], (2, 1))
+    truth = {"obs": obs, "reward": reward}
+    dreamed = {"obs": obs[:, 5:] + [0.5, 4], "reward": reward[:, 5:] - 0.25}
+    assert visualize.dream_errors(truth, dreamed) == pytest.approx(
+        {
+            "dreams": 2,
+            "dream_steps": 2,
+            "obs_error": 0.5,
+            "naive_obs_error": 1.0,  # 2, then 0
+            "first_obs_error": 0.5,
+            "first_naive_obs_error": 2.0,
+            "reward_error": 0.25,
+            "reward_spread": 1.0,
+        }
     )
-    log, deadline = run_dir / "log.jsonl", time.monotonic() + 60
-    while not (log.exists() and read_log(log, "report")):  # it is learning
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    saved = load_checkpoint(run_dir / "checkpoint.pt")
-    assert 100 <= saved["counters"][0] < 800
-    assert not (run_dir / "result.json").exists()
-
-    # The command that was printed goes on from there and ends the run.
-    python, *command = shlex.split(printed.strip().splitlines()[-1])
-    assert Path(python).samefile(sys.executable) and command == [str(CARTPOLE), *words, "--resume"]
-    resumed = call(tmp_path, *command)
-    assert resumed.returncode == 0, resumed.stderr[-2000:]
-    steps = [row["step"] for row in read_log(log, "report")]
-    assert steps == [*range(100, 801, 4)]  # every one once, before and after
-
-
-# ---------------------------------------------------------------- comparisons
-
-
-def test_a_part_of_the_comparison_again_and_its_figure_alone(tmp_path):
-    script = REPO / "07_sample_efficiency.py"
-    words = ["--smoke", "--out", tmp_path, "--tasks", "cartpole", "--methods", "ppo"]
-    first = call(tmp_path, script, *words)
-    assert first.returncode == 0, first.stderr[-2000:]
-    assert "cartpole_ppo seed 0: done" in first.stdout
-    path = tmp_path / "assets" / "results" / "sample_efficiency" / "cartpole_ppo.json"
-    data, figure = json.loads(path.read_text()), tmp_path / "assets" / "07_sample_efficiency.png"
-    assert data["env_id"] == "CartPole-v1" and [run["seed"] for run in data["runs"]] == [0]
-    assert "| CartPole-v1 | DQN | not measured yet |" in first.stdout
-
-    path.unlink()  # what is complete is not run again, but kept again
-    again = call(tmp_path, script, *words)
-    assert "cartpole_ppo seed 0: complete" in again.stdout
-    assert json.loads(path.read_text())["runs"] == data["runs"]
-
-    shutil.rmtree(tmp_path / "runs")  # as on another machine, which has what was recorded
-    elsewhere = call(tmp_path, script, *words)
-    assert "1 of 1 runs are in" in elsewhere.stdout and ": running" not in elsewhere.stdout
-    assert elsewhere.returncode == 0 and not (tmp_path / "runs").exists()
-
-    figure.unlink()
-    alone = call(tmp_path, script, "--plot-only", "--out", tmp_path)
-    assert alone.returncode == 0 and figure.exists()
-    table = first.stdout[first.stdout.index("| Task |") :]
-    assert alone.stdout == table
-
-
-def test_without_the_library_a_sentence_says_what_to_install(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("script", REPO / "07_sample_efficiency.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(sys, "argv", ["07_sample_efficiency.py", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as end:
-        module.main()
-    assert end.value.code == 1
-    assert "pip install 'stable-baselines3" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------- flags
-
-
-def test_a_bad_value_is_one_sentence(tmp_path):
-    process = call(tmp_path, CARTPOLE, "--steps", "-3", "--out", tmp_path / "out")
-    assert process.returncode == 2
-    assert process.stdout == ""
-    assert process.stderr.count("\n") == 1
-    assert "Config.steps must be a whole number from 1" in process.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("task", list(results.SCRIPTS))
-def test_the_shipped_agents_load_and_do_their_task(task):
-    data = json.loads((REPO / "assets" / "results" / f"{task}.json").read_text())
-    agent = load_agent(REPO / "assets" / "agents" / f"{task}.pt", "cpu")
-    final = np.mean([np.mean(run["final_returns"]) for run in data["runs"]])
-    halfway = (final + data["random_return"]) / 2
-    assert evaluate(agent, data["env_id"], 10, seed=1).mean() > halfway
-
-
-@pytest.mark.parametrize("word", ["--stepz", "--config.steps", "steps"])
-def test_an_unknown_flag_names_what_exists(word, capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.parse(CARTPOLE, "", Config(), [word, "3"])
-    assert end.value.code == 2
-    message = capsys.readouterr().err
-    assert f"no flag {word}" in message
-    for field in dataclasses.fields(Config):
-        assert f"--{field.name.replace('_', '-')}" in message
-    for flag in ("--device", "--resume", "--smoke", "--out", "--tensorboard"):
-        assert flag in message
-
-
-def other(value):
-    """A valid value of a field, unlike its default."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, str):
-        return "pathwise"
-    return value / 2 if isinstance(value, float) else value + 1
-
-
-@pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda field: field.name)
-def test_every_config_field_is_a_flag(field):
-    default = getattr(Config(), field.name)
-    value = other(default)
-    assert value != default
-    flag = f"--{field.name.replace('_', '-')}"
-    words = [flag] if isinstance(default, bool) else [flag, str(value)]
-    args = cli.parse(CARTPOLE, "", Config(), words)
-    assert args.config == dataclasses.replace(Config(), **{field.name: value})
-
-
-def test_where_things_go(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    args = cli.parse(CARTPOLE, "", Config(steps=77), ["--seed", "4"])
-    assert (args.steps, args.seed, args.final_episodes) == (77, 4, 100)
-    assert args.run_dir == REPO / "runs" / "02_dreamer_cartpole" / "seed4"
-    assert (args.assets, args.results) == (REPO / "assets", REPO / "assets" / "results")
-
-    args = cli.parse(CARTPOLE, "", Config(), ["--out", "here"])
-    assert args.run_dir == tmp_path / "here" / "runs" / "02_dreamer_cartpole" / "seed0"
-    assert args.assets == tmp_path / "here" / "assets"
-
-    args = cli.parse(CARTPOLE, "", Config(steps=77), ["--smoke", "--hidden", "24"])
-    assert REPO / "assets" not in (args.assets, *args.assets.parents)
-    assert (args.steps, args.config.hidden) == (cli.SMOKE["steps"], 24)
-
-
-@pytest.mark.parametrize(
-    ("error", "status"), [(OSError("no space left"), 1), (KeyboardInterrupt(), 130)]
-)
-def test_how_a_run_ends(error, status, tmp_path, capsys):
-    args = cli.parse(CARTPOLE, "", Config(), ["--out", str(tmp_path)])
-
-    def main(args):
-        raise error
-
-    with pytest.raises(SystemExit) as end:
-        cli.run(main, args)
-    assert end.value.code == status
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    assert ("--resume" in captured.out) == (status == 130)
-
-
-def test_a_refusal_of_the_package_is_a_sentence_and_a_defect_a_traceback(tmp_path, capsys):
-    args = cli.parse(CARTPOLE, "", Config(), ["--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as end:
-        cli.run(lambda args: Config(steps=-1), args)
-    assert end.value.code == 1
-    assert capsys.readouterr().err.startswith("error: Config.steps must be")
-    with pytest.raises(ValueError, match="invalid literal"):
-        cli.run(lambda args: int("x"), args)
-
-
-# ---------------------------------------------------------------- train_all.py
-
-
-@pytest.fixture
-def train_all(monkeypatch):
-    """The module."""
-    spec = importlib.util.spec_from_file_location("train_all", REPO / "train_all.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "train_all", module)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize(
-    ("returns", "median"), [([7], 7), ([9, 1, 5], 5), ([4, 3, 2, 1], 2), ([1, 8, 9, 2, 7], 7)]
-)
-def test_the_median_seed_is_kept(train_all, tmp_path, returns, median):
-    for seed, ret in enumerate([*returns, 100]):
-        folder = tmp_path / "runs" / "02_dreamer_cartpole" / f"seed{seed}"
-        folder.mkdir(parents=True)
-        # The last one has another config and must not count.
-        config = {"seed": seed, "steps": 1 if seed < len(returns) else 2}
-        (folder / "result.json").write_text(json.dumps({"return": ret, "config": config}))
-        (folder / "agent.pt").write_text(str(ret))
-    job = train_all.ScriptJob(
-        name="02_dreamer_cartpole",
-        seed=0,
-        command=[],
-        folder=str(tmp_path / "runs" / "02_dreamer_cartpole" / "seed0"),
-        config={"seed": 0, "steps": 1},
-        agents=str(tmp_path / "assets" / "agents"),
-    )
-    train_all.keep_agents([job])
-    assert (tmp_path / "assets" / "agents" / "cartpole.pt").read_text() == str(median)
-
-
-def test_train_all_goes_on_when_one_fails(tmp_path):
-    out = tmp_path / "out"
-    (out / "assets" / "results" / "cartpole.json").mkdir(parents=True)  # cannot be written to
-    before = listing(REPO / "assets")
-    words = ["--only", "02", "03", "--jobs", "2", "--smoke", "--out", out]
-    process = call(tmp_path, REPO / "train_all.py", *words)
-    assert process.returncode == 1, process.stderr[-2000:]
-    table = process.stdout[process.stdout.index("job  ") :].splitlines()
-    assert table[1].split()[:5] == ["02_dreamer_cartpole", "0", "exit", "status", "1"]
-    assert table[2].split()[:3] == ["03_dreamer_pendulum", "0", "done"]
-    assert "02_dreamer_cartpole seed 0: error: " in table[3] and "cartpole.json" in table[3]
-    assert load_agent(out / "assets" / "agents" / "pendulum.pt", "cpu").action_size == 1
-    assert not (out / "assets" / "agents" / "cartpole.pt").exists()
-    assert listing(REPO / "assets") == before
-
-    # What is complete is skipped; what failed is tried again, and works now.
-    (out / "assets" / "results" / "cartpole.json").rmdir()
-    process = call(tmp_path, REPO / "train_all.py", *words)
-    assert process.returncode == 0, process.stdout + process.stderr[-2000:]
-    assert "02_dreamer_cartpole seed 0: done" in process.stdout
-    assert "03_dreamer_pendulum seed 0: complete" in process.stdout
-
-
-def test_train_all_leaves_the_long_comparisons_alone(train_all, monkeypatch):
-    started = []
-    monkeypatch.setattr(sys, "argv", ["train_all.py"])
-    monkeypatch.setattr(train_all, "run_jobs", lambda jobs, *_: started.extend(jobs) or [])
-    monkeypatch.setattr(train_all, "keep_agents", lambda jobs: None)
-    assert train_all.main() == 0
-    assert [job.name[:2] for job in started] == ["01", "02", "03", "05", "06", "04"]
-
-
-@pytest.mark.parametrize("words", [["--only", "99"], ["--jobs", "0"], ["--timeout", "0"]])
-def test_train_all_refuses_nonsense(train_all, words, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train_all.py", *words])
-    with pytest.raises(SystemExit) as end:
-        train_all.parse_flags(["01", "02"])
-    assert end.value.code == 2
-    assert words[0] in capsys.readouterr().err

@@ -18,15 +18,12 @@ import pytest
 import torch
 
 from lab import results
-from dreamer import AgentEnv, Config, DreamerAgent, evaluate, load_agent
+from dreamer import evaluate, load_agent
 from dreamer.checkpoint import load_checkpoint, read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy"}
 TASKS = {stem: task for task, stem in results.SCRIPTS.items()}
-
-demo = importlib.import_module("01_world_model_demo")
-visualize = importlib.import_module("04_visualize")
 
 
 def call(cwd, *words, timeout=300):
@@ -215,115 +212,3 @@ def test_ctrl_c_tells_how_to_go_on_and_that_ends_as_if_nothing_had_been(tmp_path
     assert "mean return" in call(tmp_path, *command)
     assert log.read_bytes() == saved
     assert all(torch.equal(x, before[name]) for name, x in weights(run_dir).items())
-
-
-# ---------------------------------------------------------------- 01: a world model alone
-
-
-def tiny_agent(**fields):
-    return DreamerAgent(4, 2, True, Config(deter=8, hidden=8, **fields), torch.device("cpu"))
-
-
-def counting(rows):
-    """An episode whose observations and rewards count its rows."""
-    obs = np.arange(rows, dtype=np.float32)[:, None].repeat(4, 1)
-    cont = np.ones(rows, np.float32)
-    cont[-1] = 0
-    action = np.ones((rows, 2), np.float32)
-    return {"obs": obs, "action": action, "reward": obs[:, 0], "cont": cont}
-
-
-def test_errors_of_dreams_end_with_the_episode_and_are_in_units_of_the_data_s_spread():
-    error = demo.dream_errors(tiny_agent(), [counting(40), counting(8)])
-    assert error["dream"].shape == error["naive"].shape == (2, demo.HORIZON, 4)
-    spread = np.std([*range(40), *range(8)])
-    expected = np.arange(1, demo.HORIZON + 1) / spread  # the last observed row is 4
-    np.testing.assert_allclose(error["naive"][0, :, 0], expected, rtol=1e-5)
-    np.testing.assert_allclose(error["naive"][1, :3, 0], expected[:3], rtol=1e-5)
-    assert np.isfinite(error["dream"][0]).all() and np.isfinite(error["dream"][1, :3]).all()
-    assert np.isnan(error["dream"][1, 3:]).all()
-
-
-def test_predictions_of_the_end_are_of_the_last_rows():
-    agent, episodes = tiny_agent(), [counting(40), counting(14)]
-    ends = demo.end_predictions(agent, episodes)
-    np.testing.assert_array_equal(ends["reward"]["real"], [range(32, 40), range(6, 14)])
-    np.testing.assert_array_equal(ends["cont"]["real"], [[1] * 7 + [0]] * 2)
-    for kind in ("filtered", "dreamed"):
-        assert ends["cont"][kind].shape == ends["reward"][kind].shape == (2, 8)
-        assert ((ends["cont"][kind] >= 0) & (ends["cont"][kind] <= 1)).all()
-
-
-def test_the_numbers_by_hand():
-    """Two episodes, one of which is over after 5 dreamed steps."""
-    dream = np.ones((2, demo.HORIZON, 1)) * [[[1.0]], [[3.0]]]
-    dream[1, 5:] = np.nan
-    dream[:, 15:] = np.nan
-    reward = {"real": np.array([[1.0, 1]]), "filtered": np.array([[1.0, 2]])}
-    cont = {"real": np.array([[1.0, 0]]), "filtered": np.array([[0.6, 0.4]])}
-    ends = {
-        "reward": {**reward, "dreamed": np.array([[2.0, 3]])},
-        "cont": {**cont, "dreamed": np.array([[0.9, 0.8]])},
-    }
-    assert demo.numbers({"dream": dream, "naive": 2 * dream}, ends) == {
-        "error_by_dream_length": {
-            "dream": {1: 2.0, 5: 2.0, 10: 1.0, 15: 1.0},
-            "naive": {1: 4.0, 5: 4.0, 10: 2.0, 15: 2.0},
-        },
-        "reward_error": {"filtered": 0.5, "dreamed": 1.5},
-        "cont_wrong": {"filtered": 0.0, "dreamed": 0.5},
-    }
-
-
-# ---------------------------------------------------------------- 04: latents and dreams
-
-
-def test_the_first_episode_that_is_long_enough_is_drawn_else_the_longest():
-    own = [counting(rows) for rows in (5, 30, 9, 60)]
-    assert [visualize.to_draw(own, rows) for rows in (5, 6, 30, 31, 99)] == [0, 1, 1, 3, 3]
-
-
-def test_an_episode_is_watched_from_the_reset_that_its_seed_gives():
-    cartpole = visualize.TASKS[0]
-    env = AgentEnv(cartpole.env_id, 2)
-    groups = visualize.watch(tiny_agent(action_repeat=2), cartpole, 7, 30)
-    for kind, episodes in enumerate(groups):
-        assert len(episodes) > 1
-        assert sum(len(episode["reward"]) - 1 for episode in episodes) >= 30
-        for number, episode in enumerate(episodes):
-            first = env.reset(visualize.episode_seed(7, kind, number))
-            np.testing.assert_array_equal(episode["obs"][0], first)
-
-
-def test_short_dreams_cover_the_episodes_that_are_long_enough():
-    agent = tiny_agent(imag_horizon=15)
-
-    def windows(*lengths):  # first and last row of each
-        real, dream = visualize.short_dreams(agent, [counting(rows) for rows in lengths])
-        assert dream["reward"].shape == (len(real["obs"]), real["obs"].shape[1] - visualize.CONTEXT)
-        np.testing.assert_array_equal(real["obs"][..., 0], real["reward"])
-        return [(row[0], row[-1]) for row in real["reward"]]
-
-    assert windows(45, 19, 20) == [(0, 19), (20, 39), (25, 44), (0, 19)]
-    assert windows(6, 8) == [(0, 7)]  # of agents that fail at once: as long as can be
-
-
-def test_how_good_dreams_are_by_hand():
-    """Two episodes whose first number swings between -1 and 1, its spread 1; the other stands."""
-    swing = (-1.0) ** (np.arange(7) + np.arange(1, 3)[:, None])  # (2, 7), 5 of them observed
-    obs = np.stack([swing, np.full_like(swing, 9.0)], -1)
-    reward = np.tile([0.0] * 5 + [1, 3], (2, 1))
-    truth = {"obs": obs, "reward": reward}
-    dreamed = {"obs": obs[:, 5:] + [0.5, 4], "reward": reward[:, 5:] - 0.25}
-    assert visualize.dream_errors(truth, dreamed) == pytest.approx(
-        {
-            "dreams": 2,
-            "dream_steps": 2,
-            "obs_error": 0.5,
-            "naive_obs_error": 1.0,  # 2, then 0
-            "first_obs_error": 0.5,
-            "first_naive_obs_error": 2.0,
-            "reward_error": 0.25,
-            "reward_spread": 1.0,
-        }
-    )

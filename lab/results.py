@@ -20,6 +20,7 @@ import math
 import os
 import platform
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def finish(
         f"threshold {threshold:g} {'reached' if mean >= threshold else 'NOT reached'}\n"
         f"Figure:    {short(figure)} (this run in blue, the committed seeds in grey)\n"
         f"Agent:     {agent}\n"
-        f"Watch it:  python -m dreamer watch {agent} --env {env_id}\n"
+        f"Watch it:  python -m dreamer watch {shlex.quote(str(agent))} --env {env_id}\n"
         f"Next:      python {next_script}, or python 04_visualize.py to see what this one dreams"
     )
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import os
+import shlex
 from types import SimpleNamespace
 
 import numpy as np
@@ -114,15 +116,16 @@ def finish(folder, returns, task="cartpole", seed=7):
 @pytest.mark.parametrize(("mean", "verdict"), [(474.9, "NOT reached"), (475.0, "475 reached")])
 def test_finish_tells_the_truth(tmp_path, monkeypatch, capsys, drawn, mean, verdict):
     monkeypatch.chdir(tmp_path)
-    run_dir = finish(tmp_path / "out", [mean - 1, mean + 1])
+    run_dir = finish(tmp_path / "my out", [mean - 1, mean + 1])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"CartPole-v1, seed 7: mean return {mean:.1f} over 2 greedy")
     assert verdict in lines[0] and f"(worst {mean - 1:.1f})" in lines[0]
     assert "10000 steps in 1.6 minutes" in lines[0]
-    agent = "out/02_dreamer_cartpole/seed7/agent.pt"
-    assert "out/02_dreamer_cartpole/seed7/02_cartpole_training.png" in lines[1]
-    assert agent in lines[2]
-    assert f"-m dreamer watch {agent} --env CartPole-v1" in lines[3]
+    folder = os.path.join("my out", "02_dreamer_cartpole", "seed7")
+    agent = os.path.join(folder, "agent.pt")
+    assert os.path.join(folder, "02_cartpole_training.png") in lines[1] and agent in lines[2]
+    watch = ["-m", "dreamer", "watch", agent, "--env", "CartPole-v1"]
+    assert shlex.split(lines[3].split(":", 1)[1])[1:] == watch
     assert "03_next.py" in lines[4] and "04_visualize.py" in lines[4]
 
     result = json.loads((run_dir / "result.json").read_text())

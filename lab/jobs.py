@@ -102,7 +102,7 @@ def attempt(job: Job, started: float, stop: threading.Event) -> tuple[str, str]:
                 return "timed out", f"another process still writes {path}"
         if not job.fresh and result_of(job):
             return "complete", ""
-        print(f"{job}: running, output in {path}", flush=True)
+        say(f"{job}: running, output in {path}")
         begin = output.tell()
         process = subprocess.Popen(
             [sys.executable, *job.command],
@@ -136,6 +136,10 @@ def lock(file) -> bool:
     return True
 
 
+def say(text: str) -> None:
+    print(text + "\n", end="", flush=True)  # in one piece, as several threads speak
+
+
 def run_jobs(jobs: list[Job], at_once: int = 1, dask: str | None = None) -> Iterator[Outcome]:
     """Run all jobs, begun in this order; says how each ended, and gives the outcomes as they come.
 
@@ -144,7 +148,7 @@ def run_jobs(jobs: list[Job], at_once: int = 1, dask: str | None = None) -> Iter
     under the same path.
     """
     for outcome in run_on_dask(jobs, dask) if dask else run_here(jobs, at_once):
-        print(f"{outcome.job}: {outcome.status}", flush=True)
+        say(f"{outcome.job}: {outcome.status}")
         yield outcome
 
 

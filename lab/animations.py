@@ -121,7 +121,10 @@ def write_gif(
         draw = ImageDraw.Draw(frame)
         draw.text((8, 2), title, fill=REAL, font=font)
         draw.text((8, 24), caption, fill=DREAM, font=font)
-        frames.append(frame.quantize(32, dither=Image.Dither.NONE))
+        frames.append(frame)
+    some = Image.fromarray(np.concatenate([*map(np.asarray, frames[::-10])]))
+    palette = some.quantize(64, dither=Image.Dither.NONE)  # the same for all: they differ less
+    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [milliseconds] * (len(frames) - 1) + [2500]
     look = {"save_all": True, "duration": durations, "loop": 0, "optimize": True}
     write_atomic(

@@ -32,7 +32,7 @@ from dreamer.utils import derive_seed
 ENV = "CartPole-v1"
 CONFIG = Config(
     steps=5_000,  # of random actions: all that the model ever sees
-    train_ratio=48,
+    train_ratio=64,
     explore_hold=1,  # plain random actions: episodes last longest
 )
 CONTEXT = 5  # observed steps before a dream

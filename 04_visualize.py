@@ -196,7 +196,7 @@ def animate(agent: DreamerAgent, task: Task, episode: Episode, reset_seed: int, 
         alive = draw(task.env_id, dreams["obs"][~over[:, t], t], reset_seed)
         pictures[CONTEXT + t] = animations.ghosts(pictures[CONTEXT + t], alive, empty)
         count = f"; {over[:, t].sum()} of {GHOSTS} dreams have ended" if over[:, t].any() else ""
-        captions.append(f"{t + 1} steps dreamed ({agent.config.imag_horizon} in training){count}")
+        captions.append(f"dreaming, step {t + 1} (in training: {agent.config.imag_horizon}){count}")
     title = f"Solid: reality. Blue: {GHOSTS} dreams that take the same actions."
     return animations.write_gif(pictures, captions, title, path)
 

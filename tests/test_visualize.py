@@ -147,9 +147,9 @@ def test_an_animation_ends_soon_after_its_last_dream(monkeypatch, tmp_path):
     captions = written["captions"]
     assert captions[visualize.CONTEXT - 1 :][:2] == [
         "watching, step 5 of 5",
-        "1 steps dreamed (15 in training)",
+        "dreaming, step 1 (in training: 15)",
     ]
-    assert captions[-1] == "14 steps dreamed (15 in training); 3 of 3 dreams have ended"
+    assert captions[-1] == "dreaming, step 14 (in training: 15); 3 of 3 dreams have ended"
     assert len(captions) == visualize.CONTEXT + 14
 
 

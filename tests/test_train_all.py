@@ -45,6 +45,7 @@ def test_it_leaves_the_long_comparisons_alone_and_looks_at_agents_last(started, 
     learning, drawing = [[(job.name[:2], job.seed) for job in group] for group in started]
     assert learning == [("01", 0), ("02", 0), ("03", 0), ("05", 0), ("06", 0)]
     assert drawing == [("04", 0)]
+    assert [job.fresh for group in started for job in group] == [False] * 5 + [True]
 
 
 def test_seeds_are_those_of_the_learning_curves(started, monkeypatch):

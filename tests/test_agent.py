@@ -125,23 +125,26 @@ def test_same_seed_same_numbers(discrete):
     assert first[1]["loss"] != other[1]["loss"]
 
 
+@pytest.mark.parametrize("discrete", [True, False])
 @pytest.mark.parametrize(
     "extreme",
     [
         {"imag_horizon": 1},
+        {"imag_horizon": 1, "actor_grad": "pathwise"},
+        {"batch_size": 1, "imag_starts": 1},
         {"batch_size": 1, "seq_len": 2},
         {"categoricals": 1, "classes": 2},
         {"deter": 1, "hidden": 1},
         {"unimix": 0.0, "free_nats": 0.0},
-        {"gamma": 1.0, "lam": 1.0},
+        {"gamma": 1.0, "lam": 1.0, "replay_value_weight": 0.0, "slow_weight": 0.0},
         {"gamma": 0.0, "lam": 0.0},
     ],
     ids=str,
 )
-def test_sensible_extremes_can_be_updated(extreme):
-    agent = make_agent(stir=0, **extreme)
+def test_sensible_extremes_can_be_updated(discrete, extreme):
+    agent = make_agent(discrete, stir=0, **extreme)
     for i in range(3):
-        metrics = agent.update(make_batch(agent.config, seed=i))
+        metrics = agent.update(make_batch(agent.config, discrete, seed=i))
     assert all(value.isfinite() for value in metrics.values())
     assert all(p.isfinite().all() for p in agent.parameters())
 

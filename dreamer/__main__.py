@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import gymnasium as gym
+
 from dreamer import evaluate, load_agent
 
 
@@ -23,7 +25,7 @@ def main() -> None:
         for seed in range(args.seed, args.seed + args.episodes):
             (ret,) = evaluate(agent, args.env, 1, seed, render_mode="human")
             print(f"episode {seed}: return {ret:.1f}")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, gym.error.Error) as error:
         sys.exit(f"error: {error}")
 
 

@@ -87,6 +87,9 @@ def test_minutes_and_return_are_those_of_the_result(tmp_path):
     write_result(job, minutes=34.5, config={"steps": 2})  # another's: says nothing of this job
     outcome = jobs.run_job(job)
     assert outcome.minutes < 0.5 and outcome.ret is None
+    job = dataclasses.replace(job, command=["-c", "1 / 0"], config={"steps": 2}, fresh=True)
+    outcome = jobs.run_job(job)  # the result is of an earlier run
+    assert outcome.minutes < 0.5 and outcome.ret is None
 
 
 @pytest.mark.skipif(jobs.fcntl is None, reason="no flock on this system")
@@ -124,23 +127,30 @@ def in_time(condition):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no process groups on this system")
-def test_ctrl_c_leaves_running_jobs_the_time_to_save_and_begins_no_other(tmp_path):
-    """As in a terminal, where it goes to all processes at once."""
+@pytest.mark.parametrize(("kill", "end"), [(os.killpg, "saved"), (os.kill, "begun")])
+def test_ctrl_c_leaves_running_jobs_the_time_to_save_and_begins_no_other(tmp_path, kill, end):
+    """As in a terminal, where it goes to all processes at once; and to the parent alone, where
+    those jobs, which know nothing of it, are ended."""
     files = [tmp_path / f"{name}.txt" for name in "abc"]
     todo = [make_job(tmp_path, SAVES.format(path=str(path)), path.stem) for path in files]
-    source = "from lab import jobs\nfrom lab.jobs import Job\nlist(jobs.run_jobs({}, at_once=2))"
+    source = (
+        "from lab import jobs\n"
+        "from lab.jobs import Job\n"
+        "jobs.GRACE = 5\n"
+        f"list(jobs.run_jobs({todo}, at_once=2))"
+    )
     parent = subprocess.Popen(
-        [sys.executable, "-c", source.format(todo)],
+        [sys.executable, "-c", source],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     in_time(lambda: all(path.exists() and path.read_text() for path in files[:2]))
-    os.killpg(parent.pid, signal.SIGINT)
+    kill(parent.pid, signal.SIGINT)
     _, error = parent.communicate(timeout=30)
     assert error.splitlines()[-1] == "KeyboardInterrupt"
-    assert [path.exists() and path.read_text() for path in files] == ["saved", "saved", False]
+    assert [path.exists() and path.read_text() for path in files] == [end, end, False]
 
 
 def test_a_job_that_does_not_end_after_ctrl_c_is_killed(tmp_path, monkeypatch):

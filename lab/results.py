@@ -1,5 +1,7 @@
 """The numbers of finished runs: recorded beside each run, gathered in assets/results, tabled.
 
+    python -m lab.results      draws the training figures of assets/ anew from assets/results
+
 A run's `result.json` marks it as complete: `return`, `worst_episode`, `threshold`, `minutes`,
 `config`, and `entry`, what a results file keeps of it.
 
@@ -251,3 +253,10 @@ def markdown(rows: list[list[str]]) -> str:
     """A table: its head, then its rows."""
     rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+if __name__ == "__main__":
+    for task, data in load_tasks().items():
+        path = ASSETS / f"{SCRIPTS[task][:2]}_{task}_training.png"
+        draw(data["env_id"], data["runs"], data["threshold"], data["random_return"], path)
+        print(path)

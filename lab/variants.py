@@ -1,14 +1,14 @@
 """The agent without one idea: what 08_ablations.py compares with the agent as it is.
 
-Each `Variant` changes the `Config`, or puts something simpler in the place of a name of the package
-for as long as it is within `without(idea)`. The algorithm itself knows nothing of this.
+Each `Variant` changes fields of the `Config`, or puts something simpler in the place of names of
+the package, within `without(idea)` alone. The algorithm itself knows nothing of this.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
@@ -16,18 +16,10 @@ import torch
 from torch import Tensor
 
 from dreamer.agent import Metrics, model_loss
-from dreamer.config import Config
 from dreamer.networks import MLP, TwoHotHead
 from dreamer.rssm import RSSM, Dream, Posterior, State
 from dreamer.utils import PercentileScale, mode_onehot, sample_onehot
 from lab.effects import FULL
-
-# ---------------------------------------------------------------- what stands in an idea's place
-
-
-def as_it_is(x: Tensor) -> Tensor:
-    """In the place of symlog and of symexp: observations are standardised, and no more."""
-    return x
 
 
 class SquaredErrorHead(TwoHotHead):
@@ -47,13 +39,11 @@ class SquaredErrorHead(TwoHotHead):
         return (value - target).square()
 
 
-def loss_of_posteriors(
-    parts: dict[str, Tensor], beta_obs: float, beta_dyn: float, beta_rep: float
-) -> tuple[Tensor, Metrics]:
+def loss_of_posteriors(parts: dict[str, Tensor], *betas: float) -> tuple[Tensor, Metrics]:
     """The world model's loss without what the heads make of samples of the prior."""
     nothing = torch.zeros_like(parts["reward_loss"])
     parts = {**parts, "prior_reward_loss": nothing, "prior_cont_loss": nothing}
-    return model_loss(parts, beta_obs, beta_dyn, beta_rep)
+    return model_loss(parts, *betas)
 
 
 class NoScale(PercentileScale):
@@ -89,76 +79,60 @@ class MemorylessRSSM(RSSM):
         return super().get_feat(state._replace(deter=torch.zeros_like(state.deter)))
 
 
-# ---------------------------------------------------------------- the variants
-
-
 @dataclass(frozen=True)
 class Variant:
-    """The agent without one idea: with another `Config`, or with names of the package replaced."""
+    """The agent without one idea."""
 
     removed: str  # what is different, as half a sentence
-    config: Callable[[Config], Config] = lambda config: config
-    replaced: dict[str, Any] = field(default_factory=dict)  # dotted name -> what stands there
-
-
-def equal_weights(config: Config) -> Config:
-    weight = (config.beta_dyn + config.beta_rep) / 2
-    return replace(config, beta_dyn=weight, beta_rep=weight)
+    fields: dict[str, float] = field(default_factory=dict)  # of `Config`
+    names: dict[str, Any] = field(default_factory=dict)  # of the package -> what stands there
 
 
 VARIANTS = {
     FULL: Variant("nothing: the agent as it is"),
     "symlog": Variant(
         "observations are standardised without symlog",
-        replaced={"dreamer.networks.symlog": as_it_is, "dreamer.networks.symexp": as_it_is},
+        names=dict.fromkeys(["dreamer.networks.symlog", "dreamer.networks.symexp"], lambda x: x),
     ),
     "two-hot": Variant(
         "rewards and values are single numbers in raw units, fitted by squared error",
-        replaced=dict.fromkeys(
-            ["dreamer.agent.RewardHead", "dreamer.agent.Critic"], SquaredErrorHead
-        ),
+        names=dict.fromkeys(["dreamer.agent.RewardHead", "dreamer.agent.Critic"], SquaredErrorHead),
     ),
-    "free bits": Variant(
-        "the KL is pressed down to 0 instead of to 1 nat", lambda c: replace(c, free_nats=0.0)
-    ),
+    "free bits": Variant("the KL is pressed down to 0 instead of to 1 nat", {"free_nats": 0.0}),
     "return scale": Variant(
         "advantages are not divided by the range of the returns",
-        replaced={"dreamer.agent.PercentileScale": NoScale},
+        names={"dreamer.agent.PercentileScale": NoScale},
     ),
-    "unimix": Variant(
-        "no uniform share in latents and discrete policy", lambda c: replace(c, unimix=0.0)
-    ),
+    "unimix": Variant("no uniform share in latents and discrete policy", {"unimix": 0.0}),
     "straight-through": Variant(
         "no gradient through the sampled latents",
-        replaced={"dreamer.rssm.sample_onehot": sample_without_gradient},
+        names={"dreamer.rssm.sample_onehot": sample_without_gradient},
     ),
     "stochastic latent": Variant(
         "the latent is its likeliest class, never drawn",
-        replaced={"dreamer.rssm.sample_onehot": likeliest_onehot},
+        names={"dreamer.rssm.sample_onehot": likeliest_onehot},
     ),
     "memory": Variant(
         "the state is made from the present observation alone",
-        replaced={"dreamer.agent.RSSM": MemorylessRSSM},
+        names={"dreamer.agent.RSSM": MemorylessRSSM},
     ),
     "guesses": Variant(
         "reward and continue heads learn from posterior states alone, as in the paper",
-        replaced={"dreamer.agent.model_loss": loss_of_posteriors},
+        names={"dreamer.agent.model_loss": loss_of_posteriors},
     ),
-    "KL balance": Variant("β_dyn and β_rep are equal, their sum as before", equal_weights),
-    "replay value": Variant(
-        "the critic learns from dreams alone", lambda c: replace(c, replay_value_weight=0.0)
+    "KL balance": Variant(
+        "β_dyn and β_rep are equal, their sum as before", {"beta_dyn": 0.515, "beta_rep": 0.515}
     ),
-    "slow critic": Variant(
-        "nothing holds the critic near its slow copy", lambda c: replace(c, slow_weight=0.0)
-    ),
+    "replay value": Variant("the critic learns from dreams alone", {"replay_value_weight": 0.0}),
+    "slow critic": Variant("nothing holds the critic near its slow copy", {"slow_weight": 0.0}),
 }
 IDEAS = tuple(VARIANTS)[1:]
 
 
 @contextlib.contextmanager
-def without(name: str) -> Iterator[None]:
+def without(idea: str) -> Iterator[None]:
     """Within this block the package works without an idea, as far as names are replaced."""
     with contextlib.ExitStack() as stack:
-        for dotted, replacement in VARIANTS[name].replaced.items():
-            stack.enter_context(mock.patch(dotted, replacement))
+        for name, replacement in VARIANTS[idea].names.items():
+            stack.enter_context(mock.patch(name, replacement))
         yield

@@ -1,12 +1,10 @@
 """08_ablations: its tasks are what they say, and its numbers those of the runs."""
 
-import argparse
 import dataclasses
 import importlib
 import json
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,14 +80,15 @@ def test_glitches_are_rare_large_and_repeatable():
 
 
 def committed():
-    return json.loads((results.RESULTS / "ablations.json").read_text())["runs"]
+    return json.loads((results.RESULTS / "ablations.json").read_text())
 
 
 def test_settings_are_those_of_the_committed_runs_and_of_the_numbered_scripts():
-    ours = [run for run in committed() if run["variant"] in VARIANTS]
-    assert ours
-    for run in ours:
+    runs = committed()["runs"]
+    for run in runs:
         assert run["config"] == script.settings(run["task"], run["variant"], run["seed"], False)
+    known = [(run["task"], run["variant"], run["seed"]) for run in runs]
+    assert known == [(*pair, seed) for pair in script.PLANNED for seed in range(5)]
     for name, task in script.TASKS.items():
         own = {"steps": task.steps, "action_repeat": 1, "seed": 3}
         assert script.config_of(name, "full", 3) == dataclasses.replace(task.script.CONFIG, **own)
@@ -99,51 +98,26 @@ def test_settings_are_those_of_the_committed_runs_and_of_the_numbered_scripts():
     assert {k for k in full if full[k] != changed[k]} == {"free_nats"}
 
 
-@pytest.mark.baselines
-def test_settings_of_the_model_free_methods_are_those_of_the_committed_runs():
-    theirs = [run for run in committed() if run["variant"] in script.METHODS]
-    assert len(theirs) == 3 * 2 * 5
-    for run in theirs:
-        assert run["config"] == script.settings(run["task"], run["variant"], run["seed"], False)
-
-
-def make_flags(out, **changes):
-    values = {"seeds": [0, 1], "smoke": True, "fresh": False, "out": out, "jobs": 1}
-    return argparse.Namespace(**values | {"folder": out / "08_ablations"} | changes)
-
-
-def check_jobs(out, methods):
-    """Every planned run once, by seed, in a folder of its own."""
-    jobs = script.make_jobs(make_flags(out), script.TASKS, [*VARIANTS, *script.METHODS])
-    planned = sum(1 + len(task.ideas) for task in script.TASKS.values()) + methods
-    assert [seed for _, _, seed in jobs] == [0] * planned + [1] * planned
-    assert len({job.folder for job in jobs.values()}) == len(jobs)
-    assert len({json.dumps(job.config) for job in jobs.values()}) == len(jobs)
-    job = jobs["cartpole", "free bits", 1]
-    assert job.folder == str(out / "08_ablations" / "cartpole" / "free-bits" / "seed1")
-    assert job.command[1:] == ["--run", "cartpole", "free bits", "1", "--out", str(out), "--smoke"]
-
-
-@pytest.mark.baselines
-def test_runs_are_ordered_by_seed_and_have_folders_of_their_own(tmp_path):
-    check_jobs(tmp_path, methods=6)  # two on each of three scales
-
-
-def test_without_the_library_its_methods_are_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "baselines", None)
-    check_jobs(tmp_path, methods=0)
+def test_what_a_task_is_measured_with_is_what_is_committed():
+    for name, info in committed()["tasks"].items():
+        task = script.TASKS[name]
+        assert (list(task.ideas), list(task.methods)) == (info["ideas"], info["methods"])
+        assert (task.title, task.scale) == (info["title"], info["scale"])
+        assert task.script.THRESHOLD == info["threshold"]
 
 
 # ---------------------------------------------------------------- one run's numbers
 
 
 def test_the_full_agent_is_the_ordinary_one():
-    config = tiny_config(evals=4)
-    curve = script.run_one("cartpole", "full", config)["curve"]
+    config = tiny_config(evals=2)
+    run = script.run_variant("cartpole", "full", config)
     plain = train("CartPole-v1", config, progress=False)
-    assert curve["env_steps"] == [row["step"] for row in plain.evals]
-    assert curve["return"] == [results.significant(row["return"]) for row in plain.evals]
-    assert VARIANTS["full"].replaced == {} and VARIANTS["full"].config(config) == config
+    assert run["curve"]["env_steps"] == [row["step"] for row in plain.evals]
+    assert run["curve"]["return"] == [results.significant(row["return"]) for row in plain.evals]
+    assert run["return"] == run["curve"]["return"][-1] and run["dream_error"] is None
+    assert run["minutes"] > 0 and run["cpu_minutes"] > 0
+    assert VARIANTS["full"].names == VARIANTS["full"].fields == {}
 
 
 def test_error_by_length_by_hand():
@@ -165,32 +139,26 @@ def test_unseen_windows_are_whole_and_from_many_episodes():
     np.testing.assert_allclose((obs[..., :2] ** 2).sum(-1), 1, rtol=1e-5)
 
 
-def test_returns_are_in_the_tasks_own_units(monkeypatch):
-    config = tiny_config(evals=2, eval_episodes=1)
-    plain = script.run_one("pendulum-x100", "full", config)
-    monkeypatch.setitem(
-        script.TASKS, "unscaled", dataclasses.replace(script.TASKS["pendulum-x100"], scale=1.0)
-    )
-    raw = script.run_one("unscaled", "full", config)
-    np.testing.assert_allclose(
-        100 * np.array(plain["curve"]["return"]), raw["curve"]["return"], rtol=1e-3
-    )
-    assert plain["curve"]["env_steps"][-1] == 60 and plain["return"] == plain["curve"]["return"][-1]
-    assert plain["minutes"] > 0 and plain["cpu_minutes"] > 0 and plain["dream_error"] is None
+def test_returns_are_in_the_tasks_own_units():
+    entry = script.entry("pendulum-x100", {500: -123_456.0, 1000: -20_000.0}, minutes=2.0)
+    assert entry["curve"] == {"env_steps": [500, 1000], "return": [-1235.0, -200.0]}
+    assert (entry["return"], entry["minutes"], entry["dream_error"]) == (-200.0, 2.0, None)
+    assert script.entry("cartpole", {})["return"] is None
 
 
 @pytest.mark.baselines
 def test_model_free_methods_get_the_scaled_rewards(monkeypatch):
     """Of the same seed, as long as nothing has been learned, returns are the same in the task's
     own units."""
+
+    def short(*args):
+        return {**config, "hyperparameters": {**config["hyperparameters"], "n_timesteps": 50}}
+
     config = script.settings("pendulum-x100", "sac", 0, smoke=True)
-    config["hyperparameters"]["n_timesteps"] = 50  # SAC learns from step 100 on
-    found = script.run_method("pendulum-x100", config)
-    task = dataclasses.replace(script.TASKS["pendulum-x100"], scale=1.0, env="Pendulum-v1")
-    monkeypatch.setitem(script.TASKS, "pendulum-x100", task)
-    plain = script.run_method("pendulum-x100", config)
-    assert found["curve"]["env_steps"] == plain["curve"]["env_steps"] == [50]
-    assert found["return"] == pytest.approx(plain["return"], rel=1e-3) and found["return"] < -100
+    monkeypatch.setattr(script, "settings", short)  # SAC learns from step 100 on
+    scaled, plain = (script.make(task, "sac", 0, True) for task in ("pendulum-x100", "pendulum"))
+    assert scaled["curve"]["env_steps"] == plain["curve"]["env_steps"] == [50]
+    assert scaled["return"] == pytest.approx(plain["return"], rel=1e-3) and plain["return"] < -100
 
 
 def test_a_run_that_breaks_down_is_a_result(monkeypatch):
@@ -202,7 +170,7 @@ def test_a_run_that_breaks_down_is_a_result(monkeypatch):
         return {**metrics, "loss": metrics["loss"] * (math.nan if len(calls) > 6 else 1)}
 
     monkeypatch.setattr(DreamerAgent, "update", breaks)
-    result = script.run_one("cartpole", "full", tiny_config(evals=10))
+    result = script.run_variant("cartpole", "full", tiny_config(evals=10))
     assert 0 < len(result["curve"]["return"]) < 7
     assert result["dream_error"] is None
 
@@ -210,92 +178,20 @@ def test_a_run_that_breaks_down_is_a_result(monkeypatch):
 # ---------------------------------------------------------------- the results file
 
 
-@pytest.fixture
-def finished(tmp_path, monkeypatch):
-    """finished(task, variant, seed, returns) makes that run complete. Random policies have 7;
-    nothing is committed, and no library is installed."""
+def test_runs_are_collected_in_order(monkeypatch):
     monkeypatch.setattr(script, "random_returns", lambda env: np.array([7.0]))
-    monkeypatch.setattr(script, "COMMITTED", tmp_path / "assets" / "ablations.json")
-    monkeypatch.setattr(script, "baselines", None)
-
-    def finish(task, variant, seed, returns, **config):
-        (job,) = script.make_jobs(make_flags(tmp_path, seeds=[seed]), [task], [variant]).values()
-        result = {
-            "config": {**job.config, **config},
-            "cpu": "Some CPU",
-            "minutes": 2.0,
-            "cpu_minutes": 3.0,
-            "curve": {"env_steps": list(range(len(returns))), "return": returns},
-            "dream_error": None,
-        }
-        script.write_json(Path(job.folder) / "result.json", result)
-
-    return finish
-
-
-def commit(folder):
-    """What has been collected becomes what is committed, and the runs are gone."""
-    script.COMMITTED.parent.mkdir(exist_ok=True)
-    (folder / "08_ablations" / "ablations.json").rename(script.COMMITTED)
-    for path in folder.glob("08_ablations/**/result.json"):
-        path.unlink()
-
-
-def recorded(data):
-    return [(r["task"], r["variant"], r["seed"], r["curve"]["return"]) for r in data["runs"]]
-
-
-def test_complete_runs_are_collected_in_order(tmp_path, finished):
-    finished("pendulum-x100", "full", 1, [3.0])
-    finished("cartpole", "memory", 0, [2.0])
-    finished("cartpole", "full", 0, [1.0])
-    finished("cartpole", "unimix", 0, [9.0], unimix=0.5)  # of another config
-    data = script.collect(make_flags(tmp_path))
-    assert recorded(data) == [
-        ("cartpole", "full", 0, [1.0]),
-        ("cartpole", "memory", 0, [2.0]),
-        ("pendulum-x100", "full", 1, [3.0]),
-    ]
-    assert data == json.loads((tmp_path / "08_ablations" / "ablations.json").read_text())
-    assert not script.COMMITTED.exists()
-    assert data["tasks"]["cartpole"]["random_return"] == 7
-    assert data["tasks"]["pendulum-x100"]["random_return"] == 0.07
-    assert data["tasks"]["acrobot"]["random_return"] is None
-
-
-def test_what_is_committed_counts_until_its_settings_change(tmp_path, finished, monkeypatch):
-    finished("cartpole", "full", 0, [1.0])
-    finished("pendulum", "full", 0, [2.0])
-    script.collect(make_flags(tmp_path))
-    commit(tmp_path)
-    monkeypatch.setattr(script, "random_returns", lambda env: np.array([8.0]))
-    finished("pendulum", "full", 1, [3.0])
-    finished("cartpole", "full", 0, [4.0])  # made again
-    data = script.collect(make_flags(tmp_path))
-    assert recorded(data) == [
-        ("cartpole", "full", 0, [4.0]),
-        ("pendulum", "full", 0, [2.0]),
-        ("pendulum", "full", 1, [3.0]),
-    ]
-    assert data["tasks"]["pendulum"]["random_return"] == 7  # not measured again
-    monkeypatch.setattr(script.cli, "SMOKE", {**script.cli.SMOKE, "gamma": 0.5})
-    assert recorded(script.collect(make_flags(tmp_path))) == []
-
-
-def test_what_is_committed_is_not_run_again(tmp_path, finished, monkeypatch, capsys):
-    finished("cartpole", "full", 0, [1.0])
-    script.collect(make_flags(tmp_path))
-    commit(tmp_path)
-    begun = []
-    monkeypatch.setattr(script, "run_jobs", lambda jobs, at_once: begun.extend(jobs) or [])
-    flags = make_flags(tmp_path, tasks=["cartpole"], ideas=["memory"])
-    script.run_all(flags)
-    names = [(job.name, job.seed) for job in begun]
-    assert names == [("cartpole/memory", 0), ("cartpole/full", 1), ("cartpole/memory", 1)]
-    assert "1 of 4 runs are in" in capsys.readouterr().out
-    flags.fresh = True
-    script.run_all(flags)
-    assert len(begun) == 3 + 4
+    keys = [("pendulum-x100", "full", 1), ("cartpole", "memory", 0), ("cartpole", "full", 0)]
+    runs = {key: {"curve": {"env_steps": [1], "return": [float(i)]}} for i, key in enumerate(keys)}
+    before = {"tasks": {"pendulum": {"random_return": 9.0}}}
+    data = script.collect(before, runs)
+    head = [(run["task"], run["variant"], run["seed"]) for run in data["runs"]]
+    assert head == [keys[2], keys[1], keys[0]]
+    assert [run["curve"]["return"] for run in data["runs"]] == [[2.0], [1.0], [0.0]]
+    chance = {name: info["random_return"] for name, info in data["tasks"].items()}
+    assert (chance["cartpole"], chance["pendulum-x100"]) == (7, 0.07)
+    assert chance["pendulum"] == 9  # is not measured again
+    assert list(data["dreams"]["guesses"]) == ["last observation repeated", "mean of the data"]
+    assert all(len(errors) == script.HORIZON for errors in data["dreams"]["guesses"].values())
 
 
 # ---------------------------------------------------------------- the command line
@@ -323,7 +219,7 @@ def test_the_committed_numbers_are_drawn_and_published(tmp_path, monkeypatch, ca
     assert call(monkeypatch, "--plot-only", "--out", out) == 0
     written = {path.name for path in (out / "08_ablations").iterdir()}
     assert written == {"ablations.json", "08_ablations.png", "08_dreams.png"}
-    assert all(dark(out / "08_ablations" / name) > 0.002 for name in script.FIGURES)
+    assert all(dark(path) > 0.002 for path in out.rglob("*.png"))
     printed = capsys.readouterr().out
     assert "275 of 275 runs." in printed and "| memory | **-0.53** |" in printed
     assert "| Dreamer without two-hot |" in printed
@@ -335,12 +231,19 @@ def test_the_committed_numbers_are_drawn_and_published(tmp_path, monkeypatch, ca
     assert json.loads(copy.read_text())["runs"] == json.loads(before)["runs"]
 
 
-@pytest.mark.parametrize("words", [["--publish", "--smoke"], ["--jobs", "0"], ["--ideas", "none"]])
-def test_flags_that_cannot_be_are_refused(words, monkeypatch, capsys):
-    with pytest.raises(SystemExit) as end:
-        call(monkeypatch, *words)
-    assert end.value.code == 2
-    assert f"argument {words[0]}" in capsys.readouterr().err
+@pytest.mark.parametrize(("library", "methods"), [(True, ["sac"]), (False, [])])
+def test_ideas_bring_the_full_agent_and_methods_need_the_library(library, methods, monkeypatch):
+    class Chosen(Exception):
+        pass
+
+    def choose(flags, *_):
+        raise Chosen(*flags.variants)
+
+    monkeypatch.setattr(script.baselines, "sb3", library or None)
+    monkeypatch.setattr(script.campaign, "run", choose)
+    with pytest.raises(Chosen) as chosen:
+        call(monkeypatch, "--ideas", "memory", "sac")
+    assert list(chosen.value.args) == ["full", "memory", *methods]
 
 
 @pytest.mark.scripts
@@ -348,7 +251,7 @@ def test_flags_that_cannot_be_are_refused(words, monkeypatch, capsys):
 def test_every_stage_in_seconds(tmp_path, monkeypatch, capsys):
     assert call(monkeypatch, "--smoke", "--jobs", "2", "--out", tmp_path) == 0
     data = json.loads((tmp_path / "08_ablations" / "ablations.json").read_text())
-    assert [key[:3] for key in recorded(data)] == [
+    assert [(run["task"], run["variant"], run["seed"]) for run in data["runs"]] == [
         ("pendulum", "full", 0),
         ("pendulum", "memory", 0),
         ("pendulum-x100", "full", 0),

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("stable_baselines3")
 
 from lab import baselines
-from lab.baselines import eval_schedule, evaluate, make_model, run, settings
+from lab.baselines import evaluate, make_model, run, settings
 
 pytestmark = pytest.mark.baselines
 PAIRS = [(env_id, method) for env_id, methods in baselines.ZOO.items() for method in methods]
@@ -18,10 +18,8 @@ PAIRS = [(env_id, method) for env_id, methods in baselines.ZOO.items() for metho
 
 def tiny(env_id="CartPole-v1", method="ppo", seed=0, **hyperparameters):
     """A run of a second or so."""
-    config = settings(env_id, method, seed, first_eval=100, evals=2, eval_episodes=2)
-    config |= {"final_episodes": 3}
-    changes = {"n_timesteps": 300, **hyperparameters}
-    return config | {"hyperparameters": config["hyperparameters"] | changes}
+    config = settings(env_id, method, seed, smoke=True) | {"final_episodes": 3}
+    return config | {"hyperparameters": config["hyperparameters"] | hyperparameters}
 
 
 # ---------------------------------------------------------------- the Zoo's settings
@@ -63,15 +61,8 @@ def test_seeds_differ_in_everything():
 # ---------------------------------------------------------------- judging
 
 
-def test_eval_schedule_by_hand():
-    assert eval_schedule(1, 100, 3) == [1, 10, 100]
-    steps = eval_schedule(500, 1_000_000, 25)
-    assert (steps[0], steps[-1], len(set(steps))) == (500, 1_000_000, 25)
-    assert all(type(step) is int for step in steps)
-
-
 def test_a_run_is_evaluated_when_it_is_due_and_at_its_end():
-    entry = run(tiny() | {"evals": 3})  # due at 100, 173 and 300 steps
+    entry = run(tiny() | {"evals": 3})  # due at 100, 100 * sqrt(3) = 173 and 300 steps
     # 8 environments at a time, and 2 rollouts of 32 steps of each.
     assert entry["curve"]["env_steps"] == [104, 176, 512]
     assert entry["env_steps"] == 512

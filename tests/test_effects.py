@@ -95,14 +95,14 @@ def test_sign(low, high, seeds, sign):
 
 def test_scores_by_hand():
     data = make_data(1)
-    assert effects.scores(data, "a", "full") == {0: 0.75}
-    assert effects.scores(data, "a", "memory") == {0: 0.25}
-    assert effects.scores(data, "b", "full") == {0: 0.5}
-    assert effects.scores(data, "b", "symlog") == {}
+    full, memory, symlog = (effects.measures(data, name) for name in ("full", "memory", "symlog"))
+    assert (full["a"], full["b"], full[effects.DREAMS]) == ({0: 0.75}, {0: 0.5}, {0: 0.1})
+    assert (memory["a"], symlog["a"]) == ({0: 0.25}, {0: 0.85})
+    assert set(symlog) == {"a", effects.DREAMS}  # never measured on the other task
     data["runs"][0]["curve"]["return"] = [50]  # broke down: the other half counts as random
-    assert effects.scores(data, "a", "full") == {0: 0.25}
+    assert effects.measures(data, "full")["a"] == {0: 0.25}
     data["runs"][0]["curve"]["return"] = []  # before the first evaluation
-    assert effects.scores(data, "a", "full") == {0: 0.0}
+    assert effects.measures(data, "full")["a"] == {0: 0.0}
 
 
 def test_effects_by_hand():
@@ -141,12 +141,9 @@ def test_grid_by_hand():
     np.testing.assert_allclose(grid["mean"], [[0.02, np.nan], [-0.52, 1.10]], atol=1e-12)
     assert grid["sign"].tolist() == [[0, 0], [-1, 1]]
     assert grid["seeds"].tolist() == [[5, 0], [5, 5]]
-    assert grid["planned"].tolist() == [[True, False], [True, True]]
-    assert grid["full"].tolist() == [0.75, 0.5]
     assert (grid["low"][1] < grid["mean"][1]).all() and (grid["mean"][1] < grid["high"][1]).all()
     empty = effects.grid(make_data(0))
-    assert np.isnan(empty["mean"]).all() and np.isnan(empty["full"]).all()
-    assert (empty["planned"] == grid["planned"]).all() and not empty["seeds"].any()
+    assert np.isnan(empty["mean"]).all() and not empty["seeds"].any() and not empty["sign"].any()
 
 
 # ---------------------------------------------------------------- tables
@@ -175,4 +172,4 @@ def test_table_of_scales_by_hand():
         ["PPO", "78 (70)", "-5 (-6, 2 of 5 seeds)"],
         ["SAC", "?", "?"],
     ]
-    assert effects.scores(data, "b", "full") == {0: 0.5, 1: 0.5}  # its own curves alone count
+    assert effects.measures(data, "full")["b"] == {0: 0.5, 1: 0.5}  # its own curves alone count

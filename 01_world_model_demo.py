@@ -16,12 +16,13 @@ import dataclasses
 import time
 from collections.abc import Iterator
 
+from lab import cli, figures, style
+
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from lab import cli, figures, style
 from dreamer import AgentEnv, Config, DreamerAgent
 from dreamer.checkpoint import write_json
 from dreamer.evaluation import Episode, chance_chooses, filter_episode, open_loop, play
@@ -139,6 +140,7 @@ def numbers(error: dict[str, np.ndarray], ends: dict[str, dict[str, np.ndarray]]
 
 
 def main(args: cli.Args) -> None:
+    (args.run_dir / "result.json").unlink(missing_ok=True)  # the mark of a complete run
     config, device = args.config, pick_device(args.device)
     if device.type == "cpu":
         tune_cpu()

@@ -17,6 +17,7 @@ steps, minutes, CPU) is in the README's table, made from assets/results/cartpole
 """
 
 from lab import cli, results
+
 from dreamer import Config, evaluate
 from dreamer.resume import start
 from dreamer.training import Session

@@ -13,6 +13,7 @@ from assets/results/pendulum.json.
 """
 
 from lab import cli, results
+
 from dreamer import Config, evaluate, train
 
 ENV, THRESHOLD = "Pendulum-v1", -200  # ours: the environment has none

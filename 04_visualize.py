@@ -23,11 +23,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from lab import animations, cli, figures, results, style
+
 import numpy as np
 import torch
 from sklearn.manifold import TSNE
 
-from lab import animations, cli, figures, results, style
 from dreamer import AgentEnv, Config, DreamerAgent, load_agent
 from dreamer.checkpoint import CheckpointError, write_json
 from dreamer.evaluation import (
@@ -232,6 +233,7 @@ def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, floa
 
 
 def main(args: cli.Args) -> None:
+    (args.run_dir / "result.json").unlink(missing_ok=True)  # the mark of a complete run
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # the environments draw without a window
     if pick_device(args.device).type == "cpu":
         tune_cpu()

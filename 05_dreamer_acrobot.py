@@ -13,6 +13,7 @@ from assets/results/acrobot.json.
 """
 
 from lab import cli, results
+
 from dreamer import Config, evaluate, train
 
 ENV, THRESHOLD = "Acrobot-v1", -100  # the environment's own reward_threshold

@@ -16,6 +16,7 @@ from assets/results/lunar_lander.json.
 """
 
 from lab import cli, results
+
 from dreamer import Config, evaluate, train
 
 ENV, THRESHOLD = "LunarLander-v3", 200  # the environment's own reward_threshold

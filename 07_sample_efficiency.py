@@ -25,9 +25,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lab import baselines, campaign, cli, figures, results
+
+import numpy as np
 
 FIGURE = "07_sample_efficiency.png"
 TASKS = results.load_tasks()  # our own runs, which are never made here

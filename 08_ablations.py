@@ -30,19 +30,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lab import baselines, campaign, cli, effects, figures, results
+from lab.effects import FULL
+from lab.results import significant
+from lab.variants import IDEAS, VARIANTS, without
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import TransformObservation, TransformReward
 
-from lab import baselines, campaign, cli, effects, figures, results
 from dreamer import AgentEnv, Config, train
 from dreamer.checkpoint import read_log
 from dreamer.evaluation import chance_chooses, open_loop, play, random_returns
 from dreamer.run import PREFILL_HOLD
 from dreamer.utils import derive_seed
-from lab.effects import FULL
-from lab.results import significant
-from lab.variants import IDEAS, VARIANTS, without
 
 COMMITTED = results.RESULTS / "ablations.json"
 HEAD = ("task", "variant", "seed")  # of each run

@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import cli, results
-from dreamer.checkpoint import write_atomic
 from lab.jobs import Job, run_jobs, summary
+
+from dreamer.checkpoint import write_atomic
 
 LAST = "04"  # looks at what the others have learned
 KEPT = {"01": "world_model_demo.json", "04": "visualize.json"}  # results that are no learning curve
@@ -84,9 +85,13 @@ def publish_task(task: str, job: ScriptJob, assets: Path) -> None:
     data = results.merge(path, job.env_id, job.threshold, entries)
     figure = assets / f"{job.name[:2]}_{task}_training.png"
     results.draw(job.env_id, data["runs"], job.threshold, data["random_return"], figure)
-    ret, folder = median_run(complete)
-    copy(folder / "agent.pt", assets / "agents" / f"{task}.pt")
-    print(f"{task}: {len(data['runs'])} seeds; agent of {folder.name}, return {ret:.1f}")
+    seed = median_seed(data["runs"])
+    folder = Path(job.folder).parent / f"seed{seed}"
+    kept = "kept, as it did not run here"
+    if folder in [path for _, path in complete]:
+        copy(folder / "agent.pt", assets / "agents" / f"{task}.pt")
+        kept = "copied"
+    print(f"{task}: {len(data['runs'])} seeds; agent of the median seed, {seed}, {kept}")
 
 
 def complete_runs(job: ScriptJob) -> list[tuple[dict[str, Any], Path]]:
@@ -96,10 +101,10 @@ def complete_runs(job: ScriptJob) -> list[tuple[dict[str, Any], Path]]:
     return [run for run in found if results.same_but_seed(run[0]["config"], job.config)]
 
 
-def median_run(complete: list[tuple[dict[str, Any], Path]]) -> tuple[float, Path]:
-    """(return, folder) of the median seed; of an even number, the lower of the middle two."""
-    order = sorted((result["return"], folder) for result, folder in complete)
-    return order[(len(order) - 1) // 2]
+def median_seed(runs: list[dict[str, Any]]) -> int:
+    """By mean final return; of an even number, the lower of the middle two."""
+    order = sorted((sum(run["final_returns"]), run["seed"]) for run in runs)
+    return order[(len(order) - 1) // 2][1]
 
 
 def publish_pictures(job: ScriptJob, assets: Path) -> None:

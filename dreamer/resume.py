@@ -85,6 +85,7 @@ def start(
             if path.exists():  # an earlier run's, perhaps a long one's
                 os.replace(path, path.with_name(f"previous-{path.name}"))
         run.log = Log(run_dir / LOG)
+    (run_dir / "result.json").unlink(missing_ok=True)  # the mark of a complete run
     write_json(run_dir / "config.json", {"env": run.env.name, **dataclasses.asdict(config)})
     return run
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.style import DREAM, REAL
+
 import gymnasium as gym
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamer.checkpoint import write_atomic
-from lab.style import DREAM, REAL
 
 TINT = np.array([86, 180, 233])  # of what is dreamed: a blue that shows on black and on white
 

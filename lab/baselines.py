@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lab.results import cpu_name, significant
+
 import numpy as np
 
 from dreamer.envs import EnvSpec
 from dreamer.evaluation import EVALUATION
 from dreamer.run import tune_cpu
 from dreamer.utils import derive_seed
-from lab.results import cpu_name, significant
 
 try:
     import stable_baselines3 as sb3

@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lab.results import cpu_name, markdown, versions
+
 import numpy as np
 import torch
 
@@ -25,7 +27,6 @@ from dreamer import AgentEnv, Config, DreamerAgent
 from dreamer.checkpoint import write_json
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.run import tune_cpu
-from lab.results import cpu_name, markdown, versions
 
 MATCHED = dict(batch_size=16, seq_len=64, deter=256, hidden=256, layers=2)
 MATCHED |= dict(categoricals=16, classes=16, imag_starts=1024, imag_horizon=15)

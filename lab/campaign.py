@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from lab import cli
-from dreamer.checkpoint import write_json
 from lab.jobs import Job, result_of, run_jobs, summary
+
+from dreamer.checkpoint import write_json
 
 Key = tuple[str, str, int]  # task, variant, seed
 Runs = dict[Key, dict[str, Any]]  # what is kept of each run

@@ -122,6 +122,7 @@ def parse(
 def unknown_flag(word: str) -> str:
     """A sentence about a flag that does not exist, naming those that do."""
     flags = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Flags)]
+    word = word.partition("=")[0]
     close = difflib.get_close_matches(word, flags, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     return f"there is no flag {word}{hint}; the flags are {', '.join(flags)}"
@@ -130,13 +131,11 @@ def unknown_flag(word: str) -> str:
 def run(main: Callable[[Args], None], args: Args) -> None:
     """Call `main(args)`. Ctrl-C ends with the command that resumes (exit status 130); what the
     package or the system refuses ends with its one sentence (status 1); anything else is a
-    defect and keeps its traceback. The run's `result.json`, the mark of a complete one, is taken
-    away first."""
+    defect and keeps its traceback."""
     try:
-        (args.run_dir / "result.json").unlink(missing_ok=True)
         main(args)
     except KeyboardInterrupt:
-        print(f"\nInterrupted. To go on from the checkpoint:\n    {args.resume_command}")
+        print(f"\nInterrupted. To go on:\n    {args.resume_command}")
         sys.exit(130)
     except (ValueError, FloatingPointError, OSError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()

@@ -11,14 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
-
-from dreamer.evaluation import Episode
 from lab.style import (
     BEFORE,
     DREAM,
@@ -42,6 +34,15 @@ from lab.style import (
     save,
     title_and_legend,
 )
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
+
+from dreamer.evaluation import Episode
 
 # ---------------------------------------------------------------- training
 

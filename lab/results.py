@@ -27,15 +27,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lab import figures
+from lab.cli import ASSETS, ROOT, Args, short
+
 import gymnasium as gym
 import numpy as np
 import torch
 
-from lab import figures
 from dreamer.checkpoint import write_atomic, write_json
 from dreamer.evaluation import random_returns
 from dreamer.run import Run
-from lab.cli import ASSETS, Args, short
 
 RESULTS = ASSETS / "results"
 SCRIPTS = {  # the file in assets/results -> the script that makes it
@@ -80,14 +81,18 @@ def finish(
     figure = args.run_dir / f"{args.script.stem[:2]}_{task}_training.png"
     draw(env_id, [entry], threshold, chance, figure, ours["runs"] if ours else [])
     agent = short(args.run_dir / "agent.pt")
+    where = ["--seed", str(args.seed)] if args.seed else []
+    where += [] if args.base == ROOT / "runs" else ["--out", str(short(args.base))]
+    pictures = shlex.join(["python", str(short(ROOT / "04_visualize.py")), *where])
+    grey = ", the committed seeds in grey" if ours else ""
     print(
         f"{env_id}, seed {args.seed}: mean return {mean:.1f} over {len(returns)} greedy episodes "
         f"(worst {worst:.1f}) after {run.step} steps in {run.minutes:.1f} minutes; "
         f"threshold {threshold:g} {'reached' if mean >= threshold else 'NOT reached'}\n"
-        f"Figure:    {short(figure)} (this run in blue, the committed seeds in grey)\n"
+        f"Figure:    {short(figure)} (this run in blue{grey})\n"
         f"Agent:     {agent}\n"
         f"Watch it:  python -m dreamer watch {shlex.quote(str(agent))} --env {env_id}\n"
-        f"Next:      python {next_script}, or python 04_visualize.py to see what this one dreams"
+        f"Next:      python {next_script}, or {pictures} to see what this one dreams"
     )
 
 

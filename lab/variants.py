@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
+from lab.effects import FULL
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,6 @@ from dreamer.agent import Metrics, model_loss
 from dreamer.networks import MLP, TwoHotHead
 from dreamer.rssm import RSSM, Dream, Posterior, State
 from dreamer.utils import PercentileScale, mode_onehot, sample_onehot
-from lab.effects import FULL
 
 
 class SquaredErrorHead(TwoHotHead):

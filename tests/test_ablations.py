@@ -6,16 +6,17 @@ import json
 import math
 import sys
 
+from lab import results
+from lab.variants import VARIANTS
+
 import numpy as np
 import pytest
 from conftest import tiny_config
 from PIL import Image
 
-from lab import results
 from dreamer.agent import DreamerAgent
 from dreamer.envs import AgentEnv
 from dreamer.training import train
-from lab.variants import VARIANTS
 
 script = importlib.import_module("08_ablations")
 

@@ -7,10 +7,10 @@ import math
 import sys
 import time
 
+from lab import benchmark
+
 import pytest
 from conftest import tiny_config
-
-from lab import benchmark
 
 
 def test_the_replay_is_full_of_whole_episodes():

@@ -4,10 +4,10 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
-
 from lab import campaign
 from lab.jobs import Outcome
+
+import pytest
 
 PLANNED = [("walk", "full"), ("walk", "no memory"), ("run.1", "full")]
 SMOKE = PLANNED[:1]

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lab import cli
+
 import pytest
 
-from lab import cli
 from dreamer import Config
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,10 +2,10 @@
 
 import math
 
+from lab import effects
+
 import numpy as np
 import pytest
-
-from lab import effects
 
 
 def run(task, variant, seed, returns, dream_error=None):

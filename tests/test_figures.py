@@ -2,14 +2,14 @@
 
 import math
 
+from lab import figures, style
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
-
-from lab import figures, style
 
 pytestmark = pytest.mark.filterwarnings("error")
 ENVS = list(style.OBS_NAMES)

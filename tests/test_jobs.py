@@ -10,10 +10,10 @@ import threading
 import time
 from pathlib import Path
 
-import pytest
-
 from lab import jobs
 from lab.jobs import Job
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 

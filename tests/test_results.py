@@ -7,10 +7,11 @@ import os
 import shlex
 from types import SimpleNamespace
 
+from lab import cli, results
+
 import numpy as np
 import pytest
 
-from lab import cli, results
 from dreamer import Config
 
 RETURNS = np.array([1.0, 2.0, 6.0])

@@ -13,11 +13,12 @@ import sys
 import time
 from pathlib import Path
 
+from lab import results
+
 import numpy as np
 import pytest
 import torch
 
-from lab import results
 from dreamer import evaluate, load_agent
 from dreamer.checkpoint import load_checkpoint, read_log
 

@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 
+from lab import cli, results
+from lab.jobs import Outcome
+
 import numpy as np
 import pytest
 
 import train_all
-from lab import cli, results
 from dreamer import load_agent
-from lab.jobs import Outcome
 
 CARTPOLE = importlib.import_module("02_dreamer_cartpole")
 CARTPOLE_CONFIG = dataclasses.asdict(CARTPOLE.CONFIG)

@@ -3,6 +3,8 @@
 import math
 import sys
 
+from lab.variants import VARIANTS, without
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,6 @@ from dreamer.agent import DreamerAgent
 from dreamer.evaluation import open_loop
 from dreamer.rssm import State, kl_losses
 from dreamer.utils import make_rng
-from lab.variants import VARIANTS, without
 
 CPU = torch.device("cpu")
 OBS, ACTION = 3, 2

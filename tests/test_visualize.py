@@ -10,6 +10,7 @@ import pytest
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 from lab import animations, cli  # noqa: E402
+
 from dreamer import AgentEnv, Config, DreamerAgent, save_agent  # noqa: E402
 
 demo = importlib.import_module("01_world_model_demo")

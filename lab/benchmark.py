@@ -3,9 +3,8 @@
     python -m lab.benchmark                       on one thread and on two, some minutes
     python -m lab.benchmark --quick --json FILE   one thread, fewer rounds; the numbers go to FILE
 
-Two shapes: `default`, our `Config`, and `matched`, the size that others are usually timed at. In
-turns with the updates runs the largest matrix product of the matched one. Its rate says what the
-machine gives at that moment: compare two machines by milliseconds times GFLOP/s.
+Two shapes: `default`, our `Config`, and `matched`, at which others are usually timed. In turns with
+the updates runs the matched one's largest matrix product: compare machines by ms times its GFLOP/s.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@
     python train_all.py --only 02 05                         two of the scripts
     python train_all.py --seeds 0 1 2 3 4 --jobs 2           five seeds, two runs at a time
     python train_all.py --seeds 0 1 2 3 4 --jobs 2 --publish ... and what is in assets/ anew
-    python train_all.py --seeds 0 1 2 3 4 --dask HOST:8786   the same jobs on a Dask cluster
 
 What is complete is skipped and what was begun goes on from its checkpoint, so the same command
 again finishes what a crash or Ctrl-C left; --fresh begins anew. Each job is a process of its own
@@ -12,9 +11,8 @@ that writes to runs/<script>/seed<k>/, what it prints to output.txt there. When 
 go on; the exit status is then 1.
 
 --publish is the one thing that writes assets/: the runs' numbers, the agent of each task's median
-seed, the figures, and 04's pictures of these agents. Dask workers must see this folder under the
-same path; a job whose worker dies is run again by Dask and resumes. The comparisons, 07 and 08,
-take hours and are run by themselves.
+seed, the figures, and 04's pictures of these agents. The comparisons, 07 and
+08, take hours and are run by themselves.
 """
 
 from __future__ import annotations
@@ -65,7 +63,7 @@ def make_job(path: Path, seed: int, flags: argparse.Namespace) -> ScriptJob:
         folder=str(args.run_dir),
         config=dataclasses.asdict(args.config),
         timeout=flags.timeout,
-        threads=1 if flags.jobs > 1 or flags.dask else None,
+        threads=1 if flags.jobs > 1 else None,
         fresh=flags.fresh or path.name.startswith(LAST),
         env_id=getattr(module, "ENV", ""),
         threshold=getattr(module, "THRESHOLD", 0),
@@ -129,7 +127,6 @@ def parse_flags(numbers: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=numbers, default=numbers, metavar="NN")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="K")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    parser.add_argument("--dask", metavar="ADDRESS", help="scheduler to send the jobs to")
     parser.add_argument("--timeout", type=float, help="minutes after which a job is stopped")
     parser.add_argument("--fresh", action="store_true", help="skip nothing, resume nothing")
     parser.add_argument("--smoke", action="store_true", help="every stage in seconds")
@@ -144,8 +141,6 @@ def parse_flags(numbers: list[str]) -> argparse.Namespace:
         parser.error(f"argument --timeout: must be more than 0 minutes, got {flags.timeout}")
     if flags.publish and (flags.smoke or flags.steps is not None):
         parser.error("argument --publish: takes whole runs, not --smoke or --steps")
-    if flags.dask and importlib.util.find_spec("distributed") is None:
-        parser.error("argument --dask: needs `pip install distributed`")
     return flags
 
 
@@ -164,7 +159,7 @@ def main() -> int:
 
     outcomes = []
     try:
-        outcomes += run_jobs(learning, flags.jobs, flags.dask)
+        outcomes += run_jobs(learning, flags.jobs)
         if flags.publish:
             of_script = {job.name: job for job in learning}
             for task, stem in results.SCRIPTS.items():

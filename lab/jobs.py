@@ -140,41 +140,18 @@ def say(text: str) -> None:
     print(text + "\n", end="", flush=True)  # in one piece, as several threads speak
 
 
-def run_jobs(jobs: list[Job], at_once: int = 1, dask: str | None = None) -> Iterator[Outcome]:
-    """Run all jobs, begun in this order; says how each ended, and gives the outcomes as they come.
-
-    at_once: processes at a time. dask: the address of a cluster's scheduler, which then takes the
-    jobs instead (and runs the job of a worker that died again); its workers must see this folder
-    under the same path.
-    """
-    for outcome in run_on_dask(jobs, dask) if dask else run_here(jobs, at_once):
-        say(f"{outcome.job}: {outcome.status}")
-        yield outcome
-
-
-def run_here(jobs: list[Job], at_once: int) -> Iterator[Outcome]:
+def run_jobs(jobs: list[Job], at_once: int = 1) -> Iterator[Outcome]:
+    """Run all jobs, begun in this order, so many at a time; says how each ended, and gives the
+    outcomes as they come."""
     pool, stop = ThreadPoolExecutor(at_once), threading.Event()
     try:
         for future in as_completed([pool.submit(run_job, job, stop) for job in jobs]):
-            yield future.result()
+            outcome = future.result()
+            say(f"{outcome.job}: {outcome.status}")
+            yield outcome
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
-
-
-def run_on_dask(jobs: list[Job], address: str) -> Iterator[Outcome]:
-    import cloudpickle
-    import distributed
-
-    # Workers are started anywhere: they need not be able to import this package.
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with distributed.Client(address) as client:
-        of = {client.submit(run_job, job, pure=False): job for job in jobs}
-        for future in distributed.as_completed(of, raise_errors=False):
-            if future.status == "finished":
-                yield future.result()
-            else:
-                yield Outcome(of[future], "lost", 0.0, None, repr(future.exception()))
 
 
 def summary(jobs: list[Job], outcomes: list[Outcome]) -> str:

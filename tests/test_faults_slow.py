@@ -6,16 +6,13 @@ Each writes its figures to assets/results/faults.json, from which docs/faults.md
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from agents import adversarial_update
-from conftest import ROOT, quiet_train, tiny_config
+from conftest import quiet_train, tiny_config
 from faults import (
     assert_same_runs,
     finish_child,
@@ -158,35 +155,4 @@ def test_determinism(tmp_path):
         "determinism",
         "The same seed twice",
         f"{len(tasks)} tasks: weights, replay and log equal, bit for bit",
-    )
-
-
-def test_dask_worker_killed(tmp_path):
-    """The worker that runs a job dies with the job: Dask runs it again on the next one."""
-    distributed, psutil = pytest.importorskip("distributed"), pytest.importorskip("psutil")
-    script = ROOT / "train_all.py"
-    words = ["--only", "02", "--smoke", "--steps", "2000", "--out", str(tmp_path)]
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as cluster:
-        command = [sys.executable, str(script), *words, "--dask", cluster.scheduler_address]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        log = tmp_path / "02_dreamer_cartpole" / "seed0" / "log.jsonl"
-        for _ in range(600):
-            if log.exists():
-                break
-            time.sleep(0.1)
-        worker = psutil.Process(cluster.workers[0].process.pid)
-        family = [worker, *worker.children(recursive=True)]
-        running = [p for p in family if "02_dreamer_cartpole.py" in " ".join(p.cmdline())]
-        for p in family:
-            p.kill()
-        output, _ = process.communicate(timeout=300)
-    assert len(running) == 1 and process.returncode == 0, output
-    assert "02_dreamer_cartpole seed 0: done" in output
-    assert (log.parent / "result.json").exists()
-    record(
-        "dask",
-        "A Dask worker killed with the job that it runs",
-        "Dask runs the job again on a new worker; the summary says done, exit status 0",
     )

@@ -211,20 +211,3 @@ def test_jobs_begin_in_their_order(tmp_path):
     todo = [make_job(tmp_path, source.format(str(log), i), seed=i) for i in (3, 1, 2)]
     assert [outcome.job.seed for outcome in jobs.run_jobs(todo)] == [3, 1, 2]
     assert log.read_text() == "3 1 2 "
-
-
-@pytest.mark.scripts
-@pytest.mark.skipif(os.name != "posix", reason="no signal 9 on this system")
-def test_a_cluster_does_the_same_and_a_job_that_kills_its_worker_is_lost(tmp_path):
-    distributed = pytest.importorskip("distributed")
-    todo = [
-        make_job(tmp_path, "", "works"),
-        make_job(tmp_path, "raise SystemExit('error: broken')", "fails"),
-        make_job(tmp_path, "import os; os.kill(os.getppid(), 9)", "kills"),
-    ]
-    with distributed.LocalCluster(n_workers=1, dashboard_address=None) as cluster:
-        outcomes = list(jobs.run_jobs(todo[:2], dask=cluster.scheduler_address))
-        outcomes += jobs.run_jobs(todo[2:], dask=cluster.scheduler_address)
-    table = jobs.summary(todo, outcomes).splitlines()
-    assert [line.split()[2] for line in table[1:4]] == ["done", "exit", "lost"]
-    assert "fails seed 0: error: broken" in table and "KilledWorker" in table[-1]

@@ -30,7 +30,7 @@ def started(monkeypatch):
     """The jobs that would run, in that order, in groups as they are started; all go well."""
     groups = []
 
-    def run_jobs(jobs, at_once=1, dask=None):
+    def run_jobs(jobs, at_once=1):
         groups.append(list(jobs))
         return [Outcome(job, "done", 1.0) for job in jobs]
 
@@ -102,11 +102,9 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
         (["--timeout", "0"], "--timeout"),
         (["--publish", "--smoke"], "--publish"),
         (["--publish", "--steps", "500"], "--publish"),
-        (["--dask", "localhost:8786"], "pip install distributed"),
     ],
 )
 def test_nonsense_is_refused(words, named, started, monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no Dask
     with pytest.raises(SystemExit) as end:
         call(monkeypatch, *words)
     assert end.value.code == 2 and not started

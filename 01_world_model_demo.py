@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 
 from lab import cli, figures, style
-
 import numpy as np
 import torch
 from torch import nn
@@ -104,38 +103,33 @@ def dream_errors(agent: DreamerAgent, episodes: list[Episode]) -> dict[str, np.n
     return {"dream": np.abs(dream - truth) / spread, "naive": np.abs(last - truth) / spread}
 
 
-def end_predictions(
-    agent: DreamerAgent, episodes: list[Episode]
-) -> dict[str, dict[str, np.ndarray]]:
-    """Reward and continue over the last rows of episodes (N, LAST): real, predicted from the
-    filtered state, and dreamed from a context that ends before those rows."""
-    ends = {name: {"real": [], "filtered": [], "dreamed": []} for name in ("reward", "cont")}
+def end_predictions(agent: DreamerAgent, episodes: list[Episode]) -> dict[str, np.ndarray]:
+    """Whether an episode goes on, over its last rows (N, LAST): `real`, the probability `filtered`
+    while watching, and `dreamed` from a context that ends before those rows."""
+    ends: dict[str, list] = {"real": [], "filtered": [], "dreamed": []}
     for i, episode in enumerate(episodes):
         feat = filter_episode(agent, episode, seed=i)[-LAST:]
         window = (episode[name][None] for name in ("obs", "action"))
         dream = open_loop(agent, *window, len(episode["obs"]) - LAST, seed=i)
-        for name, head in (("reward", agent.reward), ("cont", agent.cont)):
-            with torch.inference_mode():
-                ends[name]["filtered"].append(head.predict(feat).cpu().numpy())
-            ends[name]["real"].append(episode[name][-LAST:])
-            ends[name]["dreamed"].append(dream[name][0])
-    return {name: {k: np.array(v) for k, v in kinds.items()} for name, kinds in ends.items()}
+        with torch.inference_mode():
+            ends["filtered"].append(agent.cont.predict(feat).cpu().numpy())
+        ends["real"].append(episode["cont"][-LAST:])
+        ends["dreamed"].append(dream["cont"][0])
+    return {name: np.array(rows) for name, rows in ends.items()}
 
 
-def numbers(error: dict[str, np.ndarray], ends: dict[str, dict[str, np.ndarray]]) -> dict:
-    """The errors in a few numbers: of dreams by their length, of rewards, and the share of rows
-    in which the end was foreseen where there was none, or the other way round."""
+def numbers(error: dict[str, np.ndarray], cont: dict[str, np.ndarray]) -> dict:
+    """In a few numbers: the error of dreams by their length, and the share of rows in which an end
+    was foreseen where there was none, or the other way round."""
     alive = np.isfinite(error["dream"]).any((0, 2))
     lengths = [length for length in (1, 5, 10, 15, 25) if alive[length - 1]]
-    reward, cont = ends["reward"], ends["cont"]
-    kinds = ("filtered", "dreamed")
+    wrong = {k: (cont[k] > 0.5) != (cont["real"] > 0.5) for k in ("filtered", "dreamed")}
     return {
         "error_by_dream_length": {
             name: {length: float(np.nanmean(values[:, length - 1])) for length in lengths}
             for name, values in error.items()
         },
-        "reward_error": {k: float(np.abs(reward[k] - reward["real"]).mean()) for k in kinds},
-        "cont_wrong": {k: float(((cont[k] > 0.5) != (cont["real"] > 0.5)).mean()) for k in kinds},
+        "cont_wrong": {kind: float(rows.mean()) for kind, rows in wrong.items()},
     }
 
 
@@ -160,7 +154,7 @@ def main(args: cli.Args) -> None:
 
     title = f"World model of {ENV}, learned from {config.steps:,} random steps"
     path, names = args.run_dir / "01_world_model.png", style.OBS_NAMES[ENV]
-    figures.world_model_figure(title, names, reports, error, ends["cont"], path)
+    figures.world_model_figure(title, names, reports, error, ends, path)
 
     # One of them that ends just where the dream does.
     shown = min(tested, key=lambda episode: abs(len(episode["obs"]) - CONTEXT - HORIZON))

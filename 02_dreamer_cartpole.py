@@ -55,9 +55,7 @@ def main(args: cli.Args) -> None:
     returns = evaluate(agent, ENV, args.final_episodes, seed=args.seed)
 
     # Keep the numbers, draw them over those of the committed seeds, say what came of it.
-    results.finish(
-        args, "cartpole", ENV, THRESHOLD, run, returns, next_script="03_dreamer_pendulum.py"
-    )
+    results.finish(args, "cartpole", ENV, THRESHOLD, run, returns, after="03_dreamer_pendulum.py")
 
 
 if __name__ == "__main__":

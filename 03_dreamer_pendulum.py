@@ -30,9 +30,7 @@ def main(args: cli.Args) -> None:
     returns = evaluate(run.agent, ENV, args.final_episodes, seed=args.seed)
 
     # Keep the numbers, draw them over those of the committed seeds, say what came of it.
-    results.finish(
-        args, "pendulum", ENV, THRESHOLD, run, returns, next_script="05_dreamer_acrobot.py"
-    )
+    results.finish(args, "pendulum", ENV, THRESHOLD, run, returns, after="05_dreamer_acrobot.py")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ Pictures and numbers go to runs/04_visualize/seed<k>.
     python 04_visualize.py
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import time
@@ -24,7 +22,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lab import animations, cli, figures, results, style
-
 import numpy as np
 import torch
 from sklearn.manifold import TSNE

@@ -31,7 +31,7 @@ def main(args: cli.Args) -> None:
 
     # Keep the numbers, draw them over those of the committed seeds, say what came of it.
     results.finish(
-        args, "acrobot", ENV, THRESHOLD, run, returns, next_script="06_dreamer_lunar_lander.py"
+        args, "acrobot", ENV, THRESHOLD, run, returns, after="06_dreamer_lunar_lander.py"
     )
 
 

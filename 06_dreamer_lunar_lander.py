@@ -34,7 +34,7 @@ def main(args: cli.Args) -> None:
 
     # Keep the numbers, draw them over those of the committed seeds, say what came of it.
     after = "07_sample_efficiency.py --plot-only"
-    results.finish(args, "lunar_lander", ENV, THRESHOLD, run, returns, next_script=after)
+    results.finish(args, "lunar_lander", ENV, THRESHOLD, run, returns, after)
 
 
 if __name__ == "__main__":

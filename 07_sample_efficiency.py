@@ -17,8 +17,6 @@ Each run is a process of its own; what is complete, here or in assets/results, i
 the same command again finishes what a crash or Ctrl-C left.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import sys
@@ -26,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from lab import baselines, campaign, cli, figures, results
-
 import numpy as np
 
 FIGURE = "07_sample_efficiency.png"
@@ -97,15 +94,14 @@ def table(compared: Comparison) -> list[list[str]]:
 def cells_of(data: dict[str, Any]) -> list[str]:
     """What a results file says of its method."""
     runs = data["runs"]
-    step, minutes = results.median_held(data)
+    step, minutes, count, below, later = results.solved(data)
     solved = [f"{step:,}", f"{minutes:.1f}"] if step < math.inf else ["never", "never"]
-    below, later = results.below_later(data)
     means = [np.mean(run["final_returns"]) for run in runs]
     cpu = [run["cpu_minutes"] for run in runs if "cpu_minutes" in run]
     return [
         f"{max(run['env_steps'] for run in runs):,}",
         ", ".join(str(run["seed"]) for run in runs),
-        f"{results.seeds_that_held(data)} of {len(runs)}",
+        f"{count} of {len(runs)}",
         *solved,
         f"{below} of {later}" if later else "-",
         f"{np.mean(means):.1f}",

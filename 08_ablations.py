@@ -7,7 +7,7 @@ Pendulum run the world model also dreams on from 8 observed steps of episodes th
 with the prior alone, far beyond the 15 steps that it was trained to act in.
 
 You will see, in runs/08_ablations, 08_ablations.png, the effect of each idea on each task with its
-95% interval, 08_dreams.png, the error of dreams against their length, and both as tables.
+95% interval, and the numbers as tables.
 
     python 08_ablations.py --plot-only                              figures and tables, in seconds
     python 08_ablations.py --ideas memory --tasks cartpole-blind    what is missing of a part
@@ -18,8 +18,6 @@ On rewards of all sizes PPO and SAC of Stable-Baselines3 run too, where that is 
 is a process of its own and takes minutes; what is complete, here or in assets/results, is skipped.
 Results are known by their settings: who changes the code of the algorithm needs --fresh.
 """
-
-from __future__ import annotations
 
 import functools
 import importlib
@@ -34,7 +32,6 @@ from lab import baselines, campaign, cli, effects, figures, results
 from lab.effects import FULL
 from lab.results import significant
 from lab.variants import IDEAS, VARIANTS, without
-
 import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import TransformObservation, TransformReward
@@ -198,16 +195,11 @@ def collect(before: effects.Results, runs: campaign.Runs) -> effects.Results:
             chance = significant(random_returns(task.env).mean() / task.scale)
         tasks[name] = {key: getattr(task, key) for key in ("title", "ideas", "methods", "scale")}
         tasks[name] |= {"threshold": task.script.THRESHOLD, "random_return": chance}
-    obs, _ = unseen_windows()
-    guesses = {
-        "last observation repeated": error_by_length(obs, obs[:, CONTEXT - 1 : CONTEXT]),
-        "mean of the data": error_by_length(obs, obs.mean((0, 1), keepdims=True)),
-    }
     order = sorted(runs, key=lambda key: (PLANNED.index(key[:2]), key[2]))
     return {
         "ideas": {name: VARIANTS[name].removed for name in IDEAS},
         "tasks": tasks,
-        "dreams": {"task": DREAMS, "guesses": guesses},
+        "dreams": {"task": DREAMS},
         "scales": SCALES,
         "versions": results.versions(),
         "runs": [dict(zip(HEAD, key, strict=True)) | runs[key] for key in order],
@@ -224,7 +216,7 @@ All rewards of Pendulum multiplied: return at the end in units of the plain task
 
 {}
 
-Figures: {}/08_ablations.png, 08_dreams.png"""
+Figures: {}/08_ablations.png"""
 
 
 def show(data: effects.Results, folder: Path) -> None:
@@ -232,13 +224,6 @@ def show(data: effects.Results, folder: Path) -> None:
     titles = [task["title"] for task in data["tasks"].values()]
     path = folder / "08_ablations.png"
     figures.ablation_figure(list(data["ideas"]), titles, effects.grid(data), path)
-    errors = {
-        variant: np.array([*effects.dream_errors(data, variant).values()]).reshape(-1, HORIZON)
-        for variant in (FULL, *data["ideas"])
-    }
-    path, guesses = folder / "08_dreams.png", data["dreams"]["guesses"]
-    title = f"How dreams of Pendulum go wrong: {CONTEXT} observed steps, then the prior alone"
-    figures.ablation_dreams_figure(title, errors.pop(FULL), errors, guesses, path)
     plain = {}
     for method in METHODS:  # the plain task's runs are those of 07_sample_efficiency.py
         file = results.load(results.RESULTS / "sample_efficiency" / f"{DREAMS}_{method}.json")

@@ -15,8 +15,6 @@ seed, the figures, and 04's pictures of these agents. The comparisons, 07 and
 08, take hours and are run by themselves.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import importlib.util

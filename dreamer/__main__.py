@@ -1,7 +1,5 @@
 """Watch a trained agent in a window: python -m dreamer watch AGENT --env ID."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -4,8 +4,6 @@
 the states found there, and learn actor and critic from the dreams.
 """
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

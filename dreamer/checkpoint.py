@@ -8,8 +8,6 @@ says what it is and carries a checksum, then the data as `torch.save` writes it.
 The checksum is verified before anything is read, and reading executes nothing that a file says.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -96,11 +94,6 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     first, newline, data = Path(path).read_bytes().partition(b"\n")
     title = re.escape(TITLE).replace(re.escape("{}"), r"(\d{1,9})").encode()
     found = re.fullmatch(title + rb"[0-9a-f]{64}", first)
-    if not found and first.startswith(b"PK"):
-        raise CheckpointError(
-            f"{path} is of format 1 or no checkpoint at all, but this program reads format "
-            f"{FORMAT}: {REMEDY}"
-        )
     if not found or seal(data, int(found[1])) != first + newline:
         raise CheckpointError(f"{path} is damaged or is no checkpoint: {REMEDY}")
     if int(found[1]) != FORMAT:

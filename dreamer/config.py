@@ -1,7 +1,5 @@
 """`Config`: every number of the algorithm, with its symbol, unit, range and source."""
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from dataclasses import dataclass

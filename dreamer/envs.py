@@ -1,7 +1,5 @@
 """Gymnasium environments as the agent sees them: flat float32 in, scaled actions out."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """What an agent is worth: greedy returns on fresh episodes, and how good its dreams are."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -117,17 +115,11 @@ def calibration(
 
 def random_returns(env: EnvSpec, episodes: int = 100, seed: int = 0) -> np.ndarray:
     """Returns (episodes,) of uniformly random actions, one a step: what learning must beat."""
-    world, rng = AgentEnv(env), np.random.default_rng(derive_seed(seed, EXPLORATION))
-    returns = np.zeros(episodes)
-    for i in range(episodes):
-        world.reset(derive_seed(seed, EVALUATION, i))
-        done = False
-        while not done:
-            _, reward, terminated, truncated = world.step(world.random_action(rng))
-            returns[i] += reward
-            done = terminated or truncated
+    world = AgentEnv(env)
+    choose = chance_chooses(world, 1, derive_seed(seed, EXPLORATION))
+    played = [play(world, choose, derive_seed(seed, EVALUATION, i)) for i in range(episodes)]
     world.close()
-    return returns
+    return np.array([episode["reward"].sum(dtype=float) for episode in played])
 
 
 # ---------------------------------------------------------------- real episodes

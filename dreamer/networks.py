@@ -5,8 +5,6 @@ model state `feat` (..., F): deter, the GRU's memory h, beside stoch, the sample
 (rssm.py).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

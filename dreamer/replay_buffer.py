@@ -19,8 +19,6 @@ what would follow it still has value. The next row is the first of the next epis
 start in mid-episode and may cross episodes: no padding, no masks.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

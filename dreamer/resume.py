@@ -4,8 +4,6 @@ A run that was stopped and resumed goes on, number for number, as if it had neve
 (How the files are written: checkpoint.py.)
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import textwrap
@@ -147,34 +145,29 @@ def load(run: Run) -> dict[str, Any]:
     It must be of the same environment, device and config; only `steps` may be another. Of an
     environment only name and sizes can be compared.
     """
-    path, config = run.run_dir / CHECKPOINT, run.config
+    path, steps, device = run.run_dir / CHECKPOINT, run.config.steps, run.agent.device.type
     saved = load_checkpoint(path)
     if "replay" not in saved:
         raise CheckpointError(f"{path} holds no training state: train anew, without resume")
     sizes = [run.env.obs_size, run.env.action_size, run.env.discrete]
-    if saved["env"] != run.env.name or saved["sizes"] != sizes:
-        raise CheckpointError(
-            f"{path} is of {saved['env']} with sizes {saved['sizes']}, not of {run.env.name} "
-            f"with {sizes}: resume with that environment, or choose another folder"
-        )
-    if saved["device"] != run.agent.device.type:
-        raise CheckpointError(
-            f"{path} was made on {saved['device']}, not on {run.agent.device.type}: resume "
-            "on the same kind of device, or choose another folder"
-        )
-    then, now = saved["config"], dataclasses.asdict(config)
+    then, now = saved["config"], dataclasses.asdict(run.config)
     others = [k for k in then | now if k != "steps" and then.get(k) != now.get(k)]
-    if others:
-        values = ", ".join(f"{k}={then.get(k)} instead of {now.get(k)}" for k in others)
-        raise CheckpointError(
-            f"{path} is of another config, with {values}: resume with that config, choose "
-            "another folder, or start anew without resume"
+    values = ", ".join(f"{k}={then.get(k)} instead of {now.get(k)}" for k in others)
+    elsewhere = "or choose another folder"
+    reason = None
+    if saved["env"] != run.env.name or saved["sizes"] != sizes:
+        reason = (
+            f"is of {saved['env']} with sizes {saved['sizes']}, not of {run.env.name} with "
+            f"{sizes}: resume with that environment, {elsewhere}"
         )
-    if saved["counters"][0] > config.steps:
-        raise CheckpointError(
-            f"{path} is of step {saved['counters'][0]}, beyond Config.steps={config.steps}: resume "
-            "with more steps"
-        )
+    elif saved["device"] != device:
+        reason = f"was made on {saved['device']}, not on {device}: resume there, {elsewhere}"
+    elif others:
+        reason = f"is of another config, with {values}: resume with that config, {elsewhere}"
+    elif (step := saved["counters"][0]) > steps:
+        reason = f"is of step {step}, beyond Config.steps={steps}: resume with more steps"
+    if reason:
+        raise CheckpointError(f"{path} {reason}")
     return saved
 
 

@@ -10,8 +10,6 @@ the *prior* p(z | h), which does not. Training pulls them together; dreaming use
 where they are shifted to a_{t-1} is `RSSM.observe`. See the time diagram in `replay_buffer.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

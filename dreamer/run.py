@@ -5,8 +5,6 @@ write to the log. The loop around them is `train` in training.py, and once more,
 02; how a run is saved and restored is in resume.py.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import math

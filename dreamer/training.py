@@ -7,15 +7,13 @@ A run writes into its folder: `config.json`, `log.jsonl` (one row per episode, r
 evaluation), every minute `checkpoint.pt`, and at its end `agent.pt`, the trained agent.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import signal
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -91,7 +89,7 @@ class Session:
         self.interrupted = False
         run.say = self.say
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         self.saved = self.said = time.monotonic()
         self.began = (
             self.saved - 60 * self.run.minutes,
@@ -168,14 +166,10 @@ class Session:
             self.bar.close()
             if self.board:
                 self.board.close()
-            close(run)
+            run.log.close()
+            run.env.close()
             kinds = ("episode", "report", "eval")
             run.episodes, run.reports, run.evals = (read_log(run.run_dir / LOG, k) for k in kinds)
-
-
-def close(run: Run) -> None:
-    run.log.close()
-    run.env.close()
 
 
 def need_tensorboard() -> None:

@@ -8,8 +8,6 @@ B batch, T time steps of a replayed window, N imagined trajectories, H imaginati
 S categoricals of a latent, K classes of each, D size of the GRU state, A size of an action.
 """
 
-from __future__ import annotations
-
 import contextlib
 
 import numpy as np

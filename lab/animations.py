@@ -1,14 +1,11 @@
 """Animations: a real episode and dreams of it on one canvas, drawn by the environment itself."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lab.style import DREAM, REAL
-
 import gymnasium as gym
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont

@@ -5,15 +5,12 @@ environment steps that suit a logarithmic axis. `run(settings("CartPole-v1", "pp
 one run, in the format of assets/results. Only `run` needs Stable-Baselines3.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 from lab.results import cpu_name, significant
-
 import numpy as np
 
 from dreamer.envs import EnvSpec

@@ -7,18 +7,14 @@ Two shapes: `default`, our `Config`, and `matched`, at which others are usually 
 the updates runs the matched one's largest matrix product: compare machines by ms times its GFLOP/s.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lab.results import cpu_name, markdown, versions
-
 import numpy as np
 import torch
 
@@ -32,7 +28,6 @@ MATCHED |= dict(categoricals=16, classes=16, imag_starts=1024, imag_horizon=15)
 SHAPES = {"default": Config(), "matched": Config(**MATCHED)}
 GROWTH = (("batch_size",), ("seq_len",), ("imag_starts",), ("imag_horizon",), ("hidden", "deter"))
 OBS_SIZE, ACTION_SIZE, EPISODE = 4, 2, 200  # CartPole's sizes; rows of each made-up episode
-REPLAY_ROWS = (1_000, 10_000, 100_000, 1_000_000)
 
 
 def filled_replay(rows: int) -> ReplayBuffer:
@@ -93,7 +88,7 @@ def measure_acting(config: Config, steps: int) -> float:
 
 def benchmark(quick: bool) -> dict[str, Any]:
     """Everything measured, as the JSON file holds it: updates by number of threads, the default
-    shape's growth, acting and sampling (microseconds for each number of rows held) on one."""
+    shape's growth and acting on one."""
     gflops, shapes = {}, {shape: {"update_ms": {}, "cpu_ms": {}} for shape in SHAPES}
     x, weight = torch.randn(16_384, 512), torch.randn(512, 256)  # all dreamed states; a layer
     for threads in (1,) if quick else (2, 1):
@@ -105,15 +100,11 @@ def benchmark(quick: bool) -> dict[str, Any]:
         for shape, values in shapes.items():
             values["update_ms"][threads], values["cpu_ms"][threads] = times[shape]
     config = SHAPES["default"]
-    window = config.batch_size, config.seq_len, np.random.default_rng(0)
-    samplers = {rows: partial(filled_replay(rows).sample, *window) for rows in REPLAY_ROWS}
-    sampling = time_in_turns(samplers, 20 if quick else 200)
     return {
         "gflops": gflops,
         "shapes": shapes,
         "growth_ms": measure_growth(config, 3 if quick else 7),
         "acting_steps_per_s": measure_acting(config, 500 if quick else 3_000),
-        "replay_sample_us": {rows: 1e3 * wall for rows, (wall, _) in sampling.items()},
         "cpu": cpu_name(),
         "versions": versions(),
     }
@@ -129,10 +120,8 @@ def tables(result: dict[str, Any]) -> str:
     growth = [["ms per update with", "half", "default", "double"]]
     for name, line in result["growth_ms"].items():
         growth.append([name, *(f"{ms:.1f} ({size})" for size, ms in line.items())])
-    replay = [["Rows held", "μs to sample a batch"]]
-    replay += [[f"{rows:,}", f"{us:.0f}"] for rows, us in result["replay_sample_us"].items()]
     acting = f"Acting in CartPole: {result['acting_steps_per_s']:.0f} environment steps per second"
-    return "\n\n".join([*map(markdown, (updates, growth, replay)), acting, result["cpu"]])
+    return "\n\n".join([*map(markdown, (updates, growth)), acting, result["cpu"]])
 
 
 def main() -> None:

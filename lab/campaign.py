@@ -5,8 +5,6 @@ its result depends on is `settings(task, variant, seed, smoke)`, as plain JSON v
 a process of its own, unless a result with these settings is in its folder or in assets/results.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import shutil

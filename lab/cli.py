@@ -4,8 +4,6 @@ A script is a `CONFIG`, a function `main(args)`, and, at its end,
 `cli.run(main, cli.parse(__file__, __doc__, CONFIG))`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import shlex
@@ -33,8 +31,8 @@ SMOKE = dict(
 
 
 @dataclass(frozen=True)
-class Flags(Config):
-    """The fields of `Config`, and what concerns the script alone."""
+class Args(Config):
+    """The flags of a script: the fields of `Config`, and what concerns the script alone."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     resume: bool = False  # go on from the run's checkpoint, if there is one
@@ -42,28 +40,21 @@ class Flags(Config):
     out: Path | None = None  # the folder below which the run writes, instead of runs
     tensorboard: bool = False  # log for TensorBoard too, where it is installed
     shipped: bool = False  # 04 alone: draw the agents of assets/, not those of your own runs
+    script: tyro.conf.Suppress[Path] = Path()  # absolute
+    resume_command: tyro.conf.Suppress[str] = ""  # what the user types to go on with this run
 
     def __post_init__(self) -> None:
-        """Nothing is checked here: `parse` does it by making the `Config`."""
-
-
-@dataclass(frozen=True)
-class Args:
-    """The flags of a script's run, and the folder of all that it writes."""
-
-    script: Path  # absolute
-    config: Config
-    device: str
-    resume: bool
-    smoke: bool
-    tensorboard: bool
-    shipped: bool
-    base: Path  # absolute: runs, or --out
-    resume_command: str  # what the user types to go on with this run
+        """Nothing is checked here: making the `config` does it."""
 
     @property
-    def seed(self) -> int:
-        return self.config.seed
+    def config(self) -> Config:
+        return Config(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Config)})
+
+    @property
+    def base(self) -> Path:
+        """The folder below which all runs write: runs, or --out; absolute."""
+        own = self.script.parent / "runs" / ("smoke" if self.smoke else "")
+        return (self.out or own).expanduser().resolve()
 
     @property
     def run_dir(self) -> Path:
@@ -93,35 +84,33 @@ def parse(
     words = list(sys.argv[1:] if argv is None else argv)
     if "--smoke" in words:
         config = dataclasses.replace(config, **SMOKE)
-    flags, unknown = tyro.cli(
-        Flags,
+    args, unknown = tyro.cli(
+        Args,
         prog=path.name,
         description=description,
         args=words,
-        default=Flags(**dataclasses.asdict(config)),
+        default=Args(**dataclasses.asdict(config), script=path),
         return_unknown_args=True,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     if unknown:
         fail(unknown_flag(unknown[0]), status=2)
     try:
-        config = Config(**{f.name: getattr(flags, f.name) for f in dataclasses.fields(Config)})
-        if flags.tensorboard:
+        args = dataclasses.replace(args, **dataclasses.asdict(args.config))  # checked
+        if args.tensorboard:
             need_tensorboard()
     except ValueError as error:
         fail(str(error), status=2)
 
     called = sys.argv[0] if argv is None else str(path)
-    python = str(short(Path(sys.executable)))
-    command = [python, called, *words, *([] if flags.resume else ["--resume"])]
-    base = flags.out or path.parent / "runs" / ("smoke" if flags.smoke else "")
-    shared = (flags.device, flags.resume, flags.smoke, flags.tensorboard, flags.shipped)
-    return Args(path, config, *shared, base.expanduser().resolve(), shlex.join(command))
+    again = [str(short(Path(sys.executable))), called, *words]
+    again += [] if args.resume else ["--resume"]
+    return dataclasses.replace(args, resume_command=shlex.join(again))
 
 
 def unknown_flag(word: str) -> str:
     """A sentence about a flag that does not exist, naming those that do."""
-    flags = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Flags)]
+    flags = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Args)[:-2]]
     word = word.partition("=")[0]
     close = difflib.get_close_matches(word, flags, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""

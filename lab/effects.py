@@ -6,8 +6,6 @@ curve, on a scale where the random policy has 0 and a policy at the task's thres
 full agent, of the same seed: below 0 where the idea is missed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

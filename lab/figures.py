@@ -4,8 +4,6 @@ Figures are plain `matplotlib.figure.Figure`s: no window, no global state, and n
 Their colours and shared pieces are in style.py.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +32,6 @@ from lab.style import (
     save,
     title_and_legend,
 )
-
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -387,42 +384,4 @@ def ablation_figure(
         "score: 0 is the random policy, 1 the threshold; left of the line the idea is missed\n"
         "intervals: 95% over seeds, coloured where they exclude 0"
     )
-    save(fig, path)
-
-
-@matplotlib.rc_context(STYLE)
-def ablation_dreams_figure(
-    title: str,
-    full: np.ndarray,
-    others: dict[str, np.ndarray],
-    guesses: dict[str, list[float]],
-    path: Path | str,
-    trained: int = 15,
-) -> None:
-    """Error of dreams against their length: the full agent's, in colour those of the variants
-    whose seeds all lie on one side of its seeds after `trained` steps, in grey the others.
-
-    full (seeds, H); others: (seeds, H) of each variant, empty where there is no result yet;
-    guesses: (H,) of each guess that needs no model.
-    """
-    fig = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-    ax = fig.subplots()
-    colors = iter((DREAM, HARM, EXTRA, THRESHOLD, NAIVE, "#56B4E9") * 9)
-    length = np.arange(1, len(next(iter(guesses.values()))) + 1)
-    if len(full):
-        draw_seeds(ax, [(length, e) for e in full], REAL, lw=2.5, zorder=3, label="full agent")
-    label: str | None = "without one of the others"
-    for name, errors in others.items():
-        worse = errors[:, None, trained - 1] - full[:, trained - 1]  # each seed against each
-        if worse.size and abs(np.sign(worse).sum()) == worse.size:
-            draw_seeds(ax, [(length, e) for e in errors], next(colors), label=f"without {name}")
-        elif len(errors):
-            ax.plot(length, errors.mean(0), color=BEFORE, lw=1, zorder=1.5, label=label)
-            label = None
-    for (name, errors), style in zip(guesses.items(), ("--", ":"), strict=False):
-        ax.plot(length, errors, color=RANDOM, ls=style, label=name)
-    ax.axvline(trained, color=THRESHOLD, ls=":", label="length of dreams in training")
-    ax.set_ylim(bottom=0)
-    finish(ax, "", "dreamed steps", SPREAD)
-    title_and_legend(fig, title, [ax], columns=3)
     save(fig, path)

@@ -6,8 +6,6 @@ the config that is wanted is complete and is skipped, so that the same command a
 a crash or Ctrl-C left undone. When a job fails the others go on.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

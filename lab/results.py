@@ -13,8 +13,6 @@ training) and `diagnostics` (evaluation rows and every few report rows of the lo
 the training figure).
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json
@@ -29,7 +27,6 @@ from typing import Any
 
 from lab import figures
 from lab.cli import ASSETS, ROOT, Args, short
-
 import gymnasium as gym
 import numpy as np
 import torch
@@ -51,31 +48,17 @@ REPORT_ROWS = 50  # of a run's report rows, kept in its entry
 
 
 def finish(
-    args: Args,
-    task: str,
-    env_id: str,
-    threshold: float,
-    run: Run,
-    returns: np.ndarray,
-    next_script: str,
+    args: Args, task: str, env_id: str, threshold: float, run: Run, returns: np.ndarray, after: str
 ) -> None:
     """Record a finished run, draw it over the committed seeds, and say what came of it.
 
-    returns: of the greedy evaluation after training. All files go to the run's folder.
+    returns: of the greedy evaluation after training; after: the script to run next. All files go
+    to the run's folder.
     """
-    entry = run_entry(run, returns)
+    entry, minutes = run_entry(run, returns), run.minutes
     mean, worst = float(returns.mean()), float(returns.min())
-    write_json(
-        args.run_dir / "result.json",
-        {
-            "return": mean,
-            "worst_episode": worst,
-            "threshold": threshold,
-            "minutes": run.minutes,
-            "config": entry["config"],
-            "entry": entry,
-        },
-    )
+    found = {"return": mean, "worst_episode": worst, "threshold": threshold, "minutes": minutes}
+    write_json(args.run_dir / "result.json", found | {"config": entry["config"], "entry": entry})
     ours = load(RESULTS / f"{task}.json")
     chance = ours["random_return"] if ours else random_returns(env_id).mean()
     figure = args.run_dir / f"{args.script.stem[:2]}_{task}_training.png"
@@ -87,22 +70,17 @@ def finish(
     grey = ", the committed seeds in grey" if ours else ""
     print(
         f"{env_id}, seed {args.seed}: mean return {mean:.1f} over {len(returns)} greedy episodes "
-        f"(worst {worst:.1f}) after {run.step} steps in {run.minutes:.1f} minutes; "
+        f"(worst {worst:.1f}) after {run.step} steps in {minutes:.1f} minutes; "
         f"threshold {threshold:g} {'reached' if mean >= threshold else 'NOT reached'}\n"
         f"Figure:    {short(figure)} (this run in blue{grey})\n"
         f"Agent:     {agent}\n"
         f"Watch it:  python -m dreamer watch {shlex.quote(str(agent))} --env {env_id}\n"
-        f"Next:      python {next_script}, or {pictures} to see what this one dreams"
+        f"Next:      python {after}, or {pictures} to see what this one dreams"
     )
 
 
 def draw(
-    env_id: str,
-    runs: list[dict[str, Any]],
-    threshold: float,
-    chance: float,
-    figure: Path,
-    before: Sequence[dict[str, Any]] = (),
+    env_id: str, runs: list, threshold: float, chance: float, figure: Path, before: Sequence = ()
 ) -> None:
     """The training figure of runs, over those of before in grey."""
     space = gym.make(env_id).action_space
@@ -218,40 +196,27 @@ def dump(data: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(f' "{key}": {text}' for key, text in line.items()) + "\n}\n"
 
 
-# ---------------------------------------------------------------- when a task counts as solved
+# ---------------------------------------------------------------- tables
 
 
-def held(run: dict[str, Any], threshold: float) -> tuple[float, float]:
-    """(step, minutes) of the first of two consecutive evaluations whose means are at or above the
-    threshold; infinite where there are none."""
-    evals = [row for row in run["diagnostics"] if row["kind"] == "eval"]
-    for a, b in zip(evals, evals[1:], strict=False):
-        if min(a["return"], b["return"]) >= threshold:
-            return a["step"], a["minutes"]
-    return math.inf, math.inf
+def solved(data: dict[str, Any]) -> tuple[float, float, int, int, int]:
+    """When the runs of a results file solved their task: at the first of two evaluations in a row
+    with a mean at or above the threshold.
 
-
-def median_held(data: dict[str, Any]) -> tuple[float, float]:
-    """(step, minutes) of the median seed of a results file; a seed that never solves the task
-    ranks last, and of an even number of seeds the later one in the middle is taken."""
-    return sorted(held(run, data["threshold"]) for run in data["runs"])[len(data["runs"]) // 2]
-
-
-def seeds_that_held(data: dict[str, Any]) -> int:
-    """How many seeds of a results file ever held the threshold."""
-    return sum(held(run, data["threshold"])[0] < math.inf for run in data["runs"])
-
-
-def below_later(data: dict[str, Any]) -> tuple[int, int]:
-    """Of the evaluations since the threshold was first held, how many fell below it again, and how
-    many there were."""
-    later = [
-        row["return"]
-        for run in data["runs"]
-        for row in run["diagnostics"]
-        if row["kind"] == "eval" and row["step"] >= held(run, data["threshold"])[0]
-    ]
-    return sum(ret < data["threshold"] for ret in later), len(later)
+    Returns step and minutes of the median seed (one that never solved it ranks last, and of an even
+    number the later one in the middle is taken), how many seeds did, and of all evaluations since
+    then how many were below the threshold again, and how many there were.
+    """
+    firsts, since = [], []
+    for run in data["runs"]:
+        evals = [row for row in run["diagnostics"] if row["kind"] == "eval"]
+        good = [row["return"] >= data["threshold"] for row in evals]
+        first = next((i for i in range(len(good) - 1) if good[i] and good[i + 1]), len(good))
+        firsts += [(row["step"], row["minutes"]) for row in evals[first : first + 1]]
+        since += good[first:]
+    never = [(math.inf, math.inf)] * (len(data["runs"]) - len(firsts))
+    step, minutes = (sorted(firsts) + never)[len(data["runs"]) // 2]
+    return step, minutes, len(firsts), since.count(False), len(since)
 
 
 def markdown(rows: list[list[str]]) -> str:

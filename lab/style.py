@@ -5,8 +5,6 @@ apart): what is real is black, what is dreamed blue, the naive guess orange. Sev
 as their mean, with a band from the lowest to the highest.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Iterable, Sequence

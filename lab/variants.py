@@ -4,8 +4,6 @@ Each `Variant` changes fields of the `Config`, or puts something simpler in the 
 the package, within `without(idea)` alone. The algorithm itself knows nothing of this.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +11,6 @@ from typing import Any
 from unittest import mock
 
 from lab.effects import FULL
-
 import torch
 from torch import Tensor
 

@@ -8,7 +8,6 @@ import sys
 import time
 
 from lab import benchmark
-
 import pytest
 from conftest import tiny_config
 
@@ -56,7 +55,6 @@ def test_a_quick_run(tmp_path, monkeypatch, capsys):
     path, threads_used, acting = tmp_path / "benchmark.json", [], benchmark.measure_acting
     shapes = {"default": tiny_config(), "matched": tiny_config(hidden=20, imag_starts=18)}
     monkeypatch.setattr(benchmark, "SHAPES", shapes)
-    monkeypatch.setattr(benchmark, "REPLAY_ROWS", (100, 1000))
     monkeypatch.setattr(benchmark, "measure_acting", lambda config, steps: acting(config, 50))
     monkeypatch.setattr(benchmark, "tune_cpu", threads_used.append)
     monkeypatch.setattr(sys, "argv", ["benchmark", "--quick", "--json", str(path)])
@@ -71,8 +69,6 @@ def test_a_quick_run(tmp_path, monkeypatch, capsys):
         }  # fmt: skip
         numbers += [times["1"] for times in shape.values()]
     numbers += [ms for line in data["growth_ms"].values() for ms in line.values()]
-    assert set(data["replay_sample_us"]) == {"100", "1000"}
-    numbers += data["replay_sample_us"].values()
     assert all(isinstance(n, float) and math.isfinite(n) and n > 0 for n in numbers)
     assert data["cpu"] and "torch" in data["versions"]
 
@@ -92,10 +88,8 @@ def test_a_whole_run_measures_two_threads_and_ends_on_one(monkeypatch):
     monkeypatch.setattr(benchmark, "time_in_turns", lambda jobs, _: dict.fromkeys(jobs, [2.0, 3.0]))
     monkeypatch.setattr(benchmark, "measure_acting", lambda config, steps: 100.0)
     monkeypatch.setattr(benchmark, "SHAPES", {"default": tiny_config()})
-    monkeypatch.setattr(benchmark, "REPLAY_ROWS", (1000,))
     data = benchmark.benchmark(quick=False)
     assert threads_used == [2, 1]
     assert data["shapes"]["default"] == {"update_ms": {2: 2.0, 1: 2.0}, "cpu_ms": {2: 3.0, 1: 3.0}}
     flop = 2 * 16_384 * 512 * 256
     assert data["gflops"] == {2: pytest.approx(flop / 2e-3 / 1e9), 1: pytest.approx(flop / 2e6)}
-    assert data["replay_sample_us"] == {1000: 2000.0}

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from lab import campaign
 from lab.jobs import Outcome
-
 import pytest
 
 PLANNED = [("walk", "full"), ("walk", "no memory"), ("run.1", "full")]

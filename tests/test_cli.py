@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from lab import cli
-
 import pytest
 
 from dreamer import Config
@@ -181,13 +180,3 @@ def test_a_refusal_of_the_package_is_a_sentence_and_a_defect_a_traceback(tmp_pat
     assert capsys.readouterr().err.startswith("error: Config.steps must be")
     with pytest.raises(ValueError, match="invalid literal"):
         cli.run(lambda args: int("x"), args)
-
-
-def test_a_run_that_begins_is_no_longer_complete(tmp_path):
-    args = parse("--out", str(tmp_path))
-    args.run_dir.mkdir(parents=True)
-    result = args.run_dir / "result.json"
-    result.write_text("{}")
-    seen = []
-    cli.run(lambda args: seen.append(result.exists()), args)
-    assert seen == [False]

@@ -3,7 +3,6 @@
 import math
 
 from lab import effects
-
 import numpy as np
 import pytest
 

@@ -3,7 +3,6 @@
 import math
 
 from lab import figures, style
-
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -349,19 +348,6 @@ def test_a_figure_of_no_effects_is_drawn(drawn):
     assert not drawn[0].axes[0].texts
 
 
-def test_variants_whose_dreams_differ_are_in_colour(drawn):
-    full = np.array([[0, 1, 2], [0, 2, 3.0]])
-    others = {"memory": full + [0, 3, 3], "unimix": full + [5, 0.5, 5], "symlog": full[:0]}
-    guess = {"mean": [1, 1, 1]}
-    figures.ablation_dreams_figure("Title", full, others, guess, "", trained=2)
-    ax = drawn[0].axes[0]
-    assert line(ax, "full agent") == (pytest.approx(np.c_[[1, 2, 3], full.mean(0)]), "#000000")
-    assert line(ax, "without memory")[1] == style.DREAM
-    rest, color = line(ax, "without one of the others")
-    assert color == style.BEFORE and rest[:, 1].tolist() == (full.mean(0) + [5, 0.5, 5]).tolist()
-    assert not any("symlog" in found.get_label() for found in ax.lines)
-
-
 # ---------------------------------------------------------------- all of them
 
 
@@ -374,12 +360,11 @@ def test_all_figures_can_be_read_at_830_pixels(drawn):
     points = np.random.default_rng(0).normal(size=(300, 2))
     figures.latents_figure("Title", points, [("whose", np.repeat(["a", "b"], 150), "")], "")
     figures.ablation_figure(["symlog", "memory", "unimix"], ["Plain", "Blind"], effects_grid(), "")
-    figures.ablation_dreams_figure("Title", np.ones((2, 3)), {}, {"mean": [1, 1, 1]}, "", 2)
     error = {name: np.ones((9, 3, 4)) for name in ("dream", "naive")}
     cont = {kind: np.ones((9, 5)) for kind in ("real", "filtered", "dreamed")}
     names = style.OBS_NAMES["CartPole-v1"]
     figures.world_model_figure("Title", names, make_run(0)["diagnostics"], error, cont, "")
-    assert len(drawn) == 7
+    assert len(drawn) == 6
     for fig in drawn:
         fig.draw_without_rendering()
         pixels = 830 / fig.get_figwidth() / 72  # of a point

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from lab import jobs
 from lab.jobs import Job
-
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent

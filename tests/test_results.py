@@ -8,7 +8,6 @@ import shlex
 from types import SimpleNamespace
 
 from lab import cli, results
-
 import numpy as np
 import pytest
 
@@ -229,16 +228,22 @@ def evaluated(*pairs):
     return {"diagnostics": [{"kind": "report", "step": 50, "return": 500}, *rows]}
 
 
-def test_held_by_hand():
+@pytest.mark.parametrize(
+    ("threshold", "first"),
+    [(475, (300, 3.0)), (474, (100, 1.0)), (476, (math.inf, math.inf))],
+)
+def test_a_task_is_solved_at_the_first_of_two_good_evaluations(threshold, first):
     run = evaluated((100, 475), (200, 474), (300, 475), (400, 500), (500, 0))
-    assert results.held(run, 475) == (300, 3.0)
-    assert results.held(run, 474) == (100, 1.0)
-    assert results.held(run, 476) == (math.inf, math.inf)
-    assert results.held(evaluated((100, 500)), 475) == (math.inf, math.inf)
-    assert results.held(evaluated(), 475) == (math.inf, math.inf)
+    assert results.solved({"threshold": threshold, "runs": [run]})[:2] == first
 
 
-# One holds early, one only at its last two evaluations, one never twice running.
+@pytest.mark.parametrize("run", [evaluated((100, 500)), evaluated()])
+def test_one_evaluation_or_none_solves_nothing(run):
+    never = (math.inf, math.inf, 0, 0, 0)
+    assert results.solved({"threshold": 475, "runs": [run]}) == never
+
+
+# One is solved early, one only at its last two evaluations, one never.
 EARLY = evaluated((100, 500), (200, 500), (300, 10), (400, 480))
 LATE = evaluated((100, 500), (200, 474), (300, 475), (400, 475))
 NEVER = evaluated((100, 500), (200, 474), (300, 500), (400, 474))
@@ -255,9 +260,7 @@ NEVER = evaluated((100, 500), (200, 474), (300, 500), (400, 474))
 )
 def test_seeds_together_by_hand(runs, median, count, below):
     data = {"threshold": 475, "runs": runs}
-    assert results.median_held(data) == median
-    assert results.seeds_that_held(data) == count
-    assert results.below_later(data) == below
+    assert results.solved(data) == (*median, count, *below)
 
 
 def test_a_table_in_markdown():

@@ -272,6 +272,17 @@ def test_an_agent_that_cannot_be_built_is_refused(finished, tmp_path, change):
     assert "does not hold an agent" in refusal(path, lambda: load_agent(path))
 
 
+def test_a_run_that_begins_is_no_longer_complete_but_a_refused_one_is(copied):
+    """`result.json` marks a complete run; a run that goes on, or begins anew, takes it away."""
+    result = copied / "result.json"
+    result.write_text("{}")
+    with pytest.raises(ValueError, match="of another config"):
+        start(walk(), tiny_config(hidden=24), copied, resume=True, device="cpu")
+    assert result.exists()
+    start(walk(), tiny_config(), copied, device="cpu").env.close()
+    assert not result.exists()
+
+
 def test_a_started_run_writes_down_its_config(tmp_path):
     run = start(walk(), tiny_config(seed=3), tmp_path / "run", device="cpu")
     run.log.close()

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 from lab import results
-
 import numpy as np
 import pytest
 import torch

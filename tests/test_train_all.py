@@ -8,7 +8,6 @@ import sys
 
 from lab import cli, results
 from lab.jobs import Outcome
-
 import numpy as np
 import pytest
 

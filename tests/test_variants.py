@@ -4,7 +4,6 @@ import math
 import sys
 
 from lab.variants import VARIANTS, without
-
 import numpy as np
 import pytest
 import torch

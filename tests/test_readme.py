@@ -113,6 +113,9 @@ def test_the_tree_shows_every_module_and_script():
 
 def test_the_tables_of_results_agree_with_the_committed_runs():
     numbers = table("docs/results.md", "| Task | Steps | Mean of seeds |")
+    again = load("repeat")
+    for task, row in zip(TASKS[:2], table("docs/results.md", "| Repeated |"), strict=True):
+        assert row[1:] == [f"{np.mean(run['final_returns']):.1f}" for run in again[task]]
     seeds = table("docs/results.md", "| Task | Seed 0 |")
     made = table("docs/results.md", "| Task | `train_ratio` |")
     for row, by_seed, how, data in zip(numbers, seeds, made, map(load, TASKS), strict=True):
@@ -223,3 +226,11 @@ def test_links_lead_somewhere(name):
 def test_every_page_is_listed():
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert pages == set(re.findall(r"\]\((\w+\.md)\)", page("docs/README.md")))
+
+
+def test_speed_is_that_of_the_committed_benchmark():
+    data = load("benchmark")
+    for shape, threads, *cells in table("docs/speed.md", "| Shape today |"):
+        ms, cpu = (data["shapes"][shape][key][threads] for key in ("update_ms", "cpu_ms"))
+        assert cells == [f"{number:.1f}" for number in (ms, cpu, data["gflops"][threads])]
+    assert f"{data['acting_steps_per_s']:,.0f} environment steps" in page("docs/speed.md")

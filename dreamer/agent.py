@@ -229,7 +229,7 @@ class DreamerAgent(nn.Module):
             self.encoder(batch["obs"]), batch["action"], batch["is_first"], self.rng
         )
         feat = self.rssm.get_feat(post)  # (B, T, F)
-        prior_feat = self.rssm.get_feat(self.rssm.guess(post, self.rng))  # (B, T, F)
+        prior_feat = self.rssm.get_feat(self.rssm.sample_prior(post, self.rng))  # (B, T, F)
         reward, cont = batch["reward"], 1 - batch["is_terminal"].float()
         dyn, rep = kl_losses(post.post_logits, post.prior_logits, c.free_nats)
         parts = {

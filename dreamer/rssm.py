@@ -190,7 +190,7 @@ class RSSM(nn.Module):
         )
         return post, State(deter, stoch, action[:, -1])
 
-    def guess(self, post: Posterior, rng: torch.Generator) -> Posterior:
+    def sample_prior(self, post: Posterior, rng: torch.Generator) -> Posterior:
         """The same rows as a dream would have them: latents drawn from the prior, which has seen
         everything but the row's own observation."""
         shape = post.prior_logits.shape[:-1]

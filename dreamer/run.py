@@ -78,7 +78,7 @@ class Run:
 
     def choose(self) -> tuple[np.ndarray, State]:
         """The action (A,) for the present observation, and the filter's state with it. The actor's
-        action, or a random one (`explores`).
+        action, or a random one (`random_is_due`).
 
         It stays chosen until `take` has succeeded: after a fault of the environment a resumed run
         takes the same action again.
@@ -89,8 +89,8 @@ class Run:
             is_first = np.array([self.is_first])
             actions, state = self.agent.act(self.obs[None], is_first, self.state)
             action = actions[0]
-            if self.explores():
-                action = self.explore()
+            if self.random_is_due():
+                action = self.random_action()
                 state = state._replace(action=torch.from_numpy(action)[None].to(self.agent.device))
             self.chosen = (action if self.env.discrete else np.clip(action, -1, 1)), state
         return self.chosen
@@ -122,7 +122,7 @@ class Run:
         self.held_steps = 0
         self.obs, self.episode_actions = None, []
 
-    def explores(self) -> bool:
+    def random_is_due(self) -> bool:
         """Whether this row's action is random: all are in the prefill, a share `explore` of them
         later on, less what an episode's end cuts off. Then the policy goes on from wherever such a
         push has led, and the data shows what lies beside its path, and what it has given up trying
@@ -132,12 +132,12 @@ class Run:
         if self.held_steps or self.step < self.prefill:
             return True
         longest = c.explore_hold
-        # L - ln(L!) / ln(L + 1): the mean of a log-uniform hold, as `explore` draws it
+        # L - ln(L!) / ln(L + 1): the mean of a log-uniform hold, as `random_action` draws it
         mean_hold = longest - math.lgamma(longest + 1) / math.log(longest + 1)
         start = c.explore / (c.explore + (1 - c.explore) * mean_hold)
         return bool(self.explore_rng.random() < start)
 
-    def explore(self) -> np.ndarray:
+    def random_action(self) -> np.ndarray:
         """A random action, held for 1 to PREFILL_HOLD or later `explore_hold` rows, log-uniformly:
         such pushes reach far more of a world than trembling does."""
         if self.held_steps == 0:

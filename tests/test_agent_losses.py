@@ -126,7 +126,7 @@ def test_world_model_losses_match_torch_distributions():
     d = dreamed(agent)
     batch, post, feat = d.batch, d.post, d.feat
     torch.rand(post.prior_logits.shape[:-1], generator=rng)  # what filtering has drawn
-    guess = agent.rssm.get_feat(agent.rssm.guess(post, rng))
+    guess = agent.rssm.get_feat(agent.rssm.sample_prior(post, rng))
     assert not torch.equal(guess, feat)
     cont = 1 - batch["is_terminal"].float()  # a truncated row goes on
     assert (batch["is_last"] & ~batch["is_terminal"]).any() and batch["is_terminal"].any()
@@ -182,7 +182,7 @@ def test_what_cannot_be_foreseen_is_dreamed_as_often_as_it_happens(guesses, monk
         post, feat, *_ = agent.learn_world(as_tensors(batch))
         seen = agent.cont.predict(feat)[:, 1]
         assert seen[end].mean() < 0.2 < 0.8 < seen[~end].mean()
-        feats = [rssm.get_feat(rssm.guess(post, agent.rng))[:, 1] for _ in range(20)]
+        feats = [rssm.get_feat(rssm.sample_prior(post, agent.rng))[:, 1] for _ in range(20)]
         cont = torch.stack([agent.cont.predict(feat) for feat in feats]).mean().item()
         reward = torch.stack([agent.reward.predict(feat) for feat in feats]).mean().item()
     if guesses:

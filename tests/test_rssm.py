@@ -208,7 +208,7 @@ def test_latents_are_drawn_from_their_own_distribution(rssm, rng):
 def test_a_guess_is_the_same_row_with_latents_of_its_prior(rssm, rng):
     """20,000 guesses at one row, to 0.02, 5 standard errors; the memory stays as it was."""
     post, _ = rssm.observe(*window(rng, batch=1, steps=2), noise())
-    guess = rssm.guess(Posterior(*(x.expand(20_000, *x.shape[1:]) for x in post)), noise())
+    guess = rssm.sample_prior(Posterior(*(x.expand(20_000, *x.shape[1:]) for x in post)), noise())
     assert torch.equal(guess.deter[7], post.deter[0])
     probs = post.prior_logits[0].exp()
     torch.testing.assert_close(guess.stoch.mean(0), probs, atol=0.02, rtol=0)

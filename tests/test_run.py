@@ -146,9 +146,9 @@ def random_pushes(folder, count: int, **settings) -> list[int]:
     one = make_run(folder, **settings)
     lengths: list[int] = []
     for one.step in range(count):
-        if one.explores():
+        if one.random_is_due():
             fresh = one.held_steps == 0
-            before, action = one.held_action, one.explore()
+            before, action = one.held_action, one.random_action()
             assert fresh != np.array_equal(action, before)
             if fresh:
                 lengths.append(0)
@@ -183,20 +183,20 @@ def test_a_held_action_ends_with_its_episode(tmp_path):
     one = make_run(tmp_path, "discrete", prefill=1, explore=0)
     one.step, one.held_steps = 1, 40
     one.start_episode()
-    assert one.explores()
-    one.explore()
+    assert one.random_is_due()
+    one.random_action()
     assert one.held_steps == 39
     one.end_episode(terminated=False)
-    assert not one.explores()
+    assert not one.random_is_due()
 
 
 def test_the_prefill_is_counted_in_steps_of_the_environment(tmp_path):
     one = Run(walk("box"), tiny_config(action_repeat=4, explore=0), tmp_path, CPU)
     random = []
     for one.step in range(0, 60, 4):  # before each choice
-        random.append(one.explores())
+        random.append(one.random_is_due())
         if random[-1]:
-            one.explore()
+            one.random_action()
             one.held_steps = 0
     assert random == [True] * 5 + [False] * 10  # 20 steps
 

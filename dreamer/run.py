@@ -167,7 +167,7 @@ class Run:
         if self.updates == 0:
             self.warn_of_faint_observations()
         if due - self.updates > 10:
-            self.say(f"learning from the warm-up data, update {self.updates + 1} of {due}")
+            self.say(f"learning from the warm-up data {self.updates + 1}/{due}")
         return self.replay.sample(c.batch_size, c.seq_len, self.replay_rng, c.recency)
 
     def learned(self, metrics: Metrics) -> None:

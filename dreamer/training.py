@@ -86,6 +86,7 @@ class Session:
         )
         evals = read_log(run.run_dir / LOG, "eval")
         self.ret = f"{evals[-1]['return']:.1f}" if evals else "not known yet"
+        self.bar.set_postfix_str(f"return {self.ret}", refresh=False)
         self.interrupted = False
         run.say = self.say
 
@@ -136,6 +137,7 @@ class Session:
             self.bar.refresh()
 
     def show(self, values: dict[str, float], text: str) -> None:
+        self.bar.set_description_str("", refresh=False)
         self.bar.set_postfix_str(text, refresh=False)
         if self.board:
             for name, value in values.items():
@@ -143,9 +145,9 @@ class Session:
         self.pause()
 
     def say(self, text: str) -> None:
-        """In the bar's place of numbers, a few times a second at most."""
+        """At the bar's left, where no narrow window cuts it; a few times a second at most."""
         if not self.bar.disable and time.monotonic() - self.said > max(0.2, self.bar.mininterval):
-            self.bar.set_postfix_str(f"return {self.ret}, {text}")
+            self.bar.set_description_str(text)
             self.said = time.monotonic()
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:

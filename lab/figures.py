@@ -48,7 +48,7 @@ SPREAD = "|error| / spread of the data"
 DREAM_ERRORS = {"naive_obs_error": ("nothing changes", NAIVE), "dream_obs_error": ("dream", DREAM)}
 PANELS = (  # title, unit, kind of row in the log, what is drawn of it
     ("world model: losses", "nats or squared error", "report", LOSSES),
-    ("dreams: error of observations", "in their spread", "eval", DREAM_ERRORS),
+    ("dreams: error of observations", "error / spread of the data", "eval", DREAM_ERRORS),
     ("dreams: error of rewards", "reward", "eval", {"dream_reward_error": ("dream", DREAM)}),
     ("actor: entropy in dreams", "nats", "report", {"entropy": ("policy", DREAM)}),
     ("return scale max(1, P95-P5)", "return", "report", {"ret_scale": ("scale", DREAM)}),
@@ -87,7 +87,7 @@ def training_figure(
             panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
         finish(panel, name, "environment steps", unit, legend=bounded or lines is DREAM_ERRORS)
     draw_calibration(ax[5], groups)
-    finish(ax[5], "critic (darker is later)", "return achieved", "value predicted")
+    finish(ax[5], "critic (darker is later)", "discounted return achieved", "value predicted")
     note = f"grey: the {len(before)} seeds of assets/results; " if before else ""
     fig.supxlabel(
         f"{note}lines: mean over seeds; bands: lowest to highest seed\n"

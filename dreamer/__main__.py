@@ -23,6 +23,8 @@ def main() -> None:
         for seed in range(args.seed, args.seed + args.episodes):
             (ret,) = evaluate(agent, args.env, 1, seed, render_mode="human")
             print(f"episode {seed}: return {ret:.1f}")
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (ValueError, OSError, gym.error.Error) as error:
         sys.exit(f"error: {error}")
 

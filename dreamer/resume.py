@@ -79,7 +79,7 @@ def start(
     if resume and (run_dir / CHECKPOINT).exists():
         restore(run)
     else:
-        for path in (run_dir / CHECKPOINT, run_dir / LOG):
+        for path in (run_dir / CHECKPOINT, run_dir / LOG, run_dir / "agent.pt"):
             if path.exists():  # an earlier run's, perhaps a long one's
                 os.replace(path, path.with_name(f"previous-{path.name}"))
         run.log = Log(run_dir / LOG)

@@ -166,7 +166,7 @@ class Run:
         c, due = self.config, self.updates_due()
         if self.updates == 0:
             self.warn_of_faint_observations()
-        if due - self.updates > 10:
+        if self.step - self.prefill < c.action_repeat and due - self.updates > 10:
             self.say(f"learning from the warm-up data {self.updates + 1}/{due}")
         return self.replay.sample(c.batch_size, c.seq_len, self.replay_rng, c.recency)
 

@@ -170,6 +170,7 @@ class Session:
                 self.board.close()
             run.log.close()
             run.env.close()
+        if error is None:
             kinds = ("episode", "report", "eval")
             run.episodes, run.reports, run.evals = (read_log(run.run_dir / LOG, k) for k in kinds)
 

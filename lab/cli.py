@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import gymnasium as gym
 import tyro
 
 from dreamer.config import Config
@@ -126,10 +127,10 @@ def run(main: Callable[[Args], None], args: Args) -> None:
     except KeyboardInterrupt:
         print(f"\nInterrupted. To go on:\n    {args.resume_command}")
         sys.exit(130)
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (ValueError, FloatingPointError, OSError, gym.error.Error) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
         ours = raised_in.parent in (ROOT / "dreamer", ROOT / "lab")
-        if not ours and not isinstance(error, OSError):
+        if not ours and not isinstance(error, OSError | gym.error.Error):
             raise
         fail(str(error), status=1)
 

@@ -116,6 +116,12 @@ def test_the_tables_of_results_agree_with_the_committed_runs():
     again = load("repeat")
     for task, row in zip(TASKS[:2], table("docs/results.md", "| Repeated |"), strict=True):
         assert row[1:] == [f"{np.mean(run['final_returns']):.1f}" for run in again[task]]
+    good = [
+        np.mean(run["final_returns"]) >= load(task)["threshold"]
+        for task, runs in again.items()
+        for run in runs
+    ]
+    assert f"{sum(good)} of {len(good)} runs" in page("README.md")
     seeds = table("docs/results.md", "| Task | Seed 0 |")
     made = table("docs/results.md", "| Task | `train_ratio` |")
     for row, by_seed, how, data in zip(numbers, seeds, made, map(load, TASKS), strict=True):

@@ -23,7 +23,7 @@ from dreamer.resume import start
 from dreamer.training import Session
 
 ENV, THRESHOLD = "CartPole-v1", 475  # the environment's own reward_threshold
-CONFIG = Config(steps=6_000, train_ratio=96, action_repeat=2)
+CONFIG = Config(steps=6_000, train_ratio=96, action_repeat=2, eval_cost=50)
 
 
 def main(args: cli.Args) -> None:

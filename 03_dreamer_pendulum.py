@@ -17,7 +17,7 @@ from lab import cli, results
 from dreamer import Config, evaluate, train
 
 ENV, THRESHOLD = "Pendulum-v1", -200  # ours: the environment has none
-CONFIG = Config(steps=10_000, train_ratio=80)
+CONFIG = Config(steps=10_000, train_ratio=80, eval_cost=50)
 
 
 def main(args: cli.Args) -> None:

@@ -17,7 +17,7 @@ from lab import cli, results
 from dreamer import Config, evaluate, train
 
 ENV, THRESHOLD = "Acrobot-v1", -100  # the environment's own reward_threshold
-CONFIG = Config(steps=15_000, train_ratio=64)
+CONFIG = Config(steps=15_000, train_ratio=64, eval_cost=50)
 
 
 def main(args: cli.Args) -> None:

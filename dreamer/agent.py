@@ -5,6 +5,8 @@ the states found there, and learn actor and critic from the dreams.
 """
 
 import copy
+import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -95,19 +97,22 @@ def critic_loss(
 class DreamerAgent(nn.Module):
     """World model, actor and critic, and their optimiser.
 
-    obs_size O; action_size A; discrete: one-hot actions, else actions scaled to [-1, 1].
+    obs_size O; action_size A. discrete: False for actions scaled to [-1, 1], True for one-hot
+    actions, or the sizes (adding up to A) of several one-hot vectors, one after another.
     """
 
     def __init__(
         self,
         obs_size: int,
         action_size: int,
-        discrete: bool,
+        discrete: bool | Sequence[int],
         config: Config,
         device: torch.device | str = "cpu",
     ):
         super().__init__()
-        self.obs_size, self.action_size, self.discrete = obs_size, action_size, discrete
+        if isinstance(discrete, bool):
+            discrete = (action_size,) if discrete else ()
+        self.obs_size, self.action_size, self.segments = obs_size, action_size, tuple(discrete)
         self.config = c = config
         self.device = torch.device(device)
 
@@ -121,7 +126,7 @@ class DreamerAgent(nn.Module):
             self.decoder = Decoder(feat_size, self.encoder.norm, c.hidden, c.layers)
             self.reward = RewardHead(feat_size, c.hidden, c.layers)
             self.cont = ContinueHead(feat_size, c.hidden, c.layers)
-            self.actor = Actor(feat_size, action_size, discrete, c.hidden, c.layers, c.unimix)
+            self.actor = Actor(feat_size, action_size, self.segments, c.hidden, c.layers, c.unimix)
             self.critic = Critic(feat_size, c.hidden, c.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.ret_scale = PercentileScale()
@@ -137,9 +142,13 @@ class DreamerAgent(nn.Module):
             [{"params": params, "lr": lr} for params, lr in groups], fused=True
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda updates: rate_factor(c, updates)
+            self.optimizer, functools.partial(rate_factor, c)
         )
         self.rng = make_rng(self.device, c.seed, 1)  # of all sampling in acting and learning
+
+    @property
+    def discrete(self) -> bool:
+        return bool(self.segments)
 
     # ------------------------------------------------------------ acting
 
@@ -151,12 +160,14 @@ class DreamerAgent(nn.Module):
         state: State | None = None,
         greedy: bool = False,
         rng: torch.Generator | None = None,
+        valid: np.ndarray | None = None,
     ) -> tuple[np.ndarray, State]:
         """Filter one observation per environment and choose actions.
 
         obs (N, O), is_first (N,) bool; state: what the last call returned (None at first). Returns
         actions (N, A), one-hot or in about [-1, 1], and the state for the next call. `greedy`
-        takes the policy's mode. rng: the source of randomness, the agent's own if None.
+        takes the policy's mode. rng: the source of randomness, the agent's own if None. valid
+        (N, A) bool: which classes of discrete actions may be chosen, all if None.
         """
         rng = self.rng if rng is None else rng
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.device)[:, None]
@@ -164,6 +175,8 @@ class DreamerAgent(nn.Module):
         no_action = obs.new_zeros(len(obs), 1, self.action_size)  # this row's is not chosen yet
         _, state = self.rssm.observe(self.encoder(obs), no_action, is_first, rng, state)
         policy = self.actor(self.rssm.get_feat(state))
+        if valid is not None:
+            policy = policy.masked(torch.as_tensor(valid, device=self.device))
         action = policy.mode() if greedy else policy.sample(self.actor.noise((len(obs),), rng))
         return action.cpu().numpy(), state._replace(action=action)
 

@@ -13,11 +13,15 @@ import io
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+if sys.platform != "win32":
+    import fcntl
 
 FORMAT = 5  # of checkpoints; raised when their content changes
 TITLE = "dreamer-from-scratch checkpoint, format {}, sha256 "
@@ -82,7 +86,7 @@ def save_checkpoint(path: Path | str, value: dict[str, Any]) -> None:
             file.write(seal(data))
             file.write(data)
 
-    write_atomic(Path(path), write)
+    write_atomic(Path(path).expanduser(), write)
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -91,7 +95,10 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     Raises CheckpointError for a file that is damaged, of another format, or no checkpoint, and
     OSError for one that cannot be read.
     """
-    first, newline, data = Path(path).read_bytes().partition(b"\n")
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: name a file in it, such as agent.pt")
+    first, newline, data = path.read_bytes().partition(b"\n")
     title = re.escape(TITLE).replace(re.escape("{}"), r"(\d{1,9})").encode()
     found = re.fullmatch(title + rb"[0-9a-f]{64}", first)
     if not found or seal(data, int(found[1])) != first + newline:
@@ -108,6 +115,30 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds something else than a checkpoint: {REMEDY}")
     return value
+
+
+# ---------------------------------------------------------------- one run in one folder
+
+
+class Lock:
+    """Held by the one run that writes into a folder, until `release` or the end of its process,
+    where the system has `flock`. Raises ValueError where another run has it."""
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = open(folder / ".lock", "w")
+        if sys.platform == "win32":  # there two runs in one folder are not found out
+            return
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.file.close()
+            raise ValueError(
+                f"another run is writing into {folder}: wait for its end, or choose another folder"
+            ) from None
+
+    def release(self) -> None:
+        self.file.close()
 
 
 # ---------------------------------------------------------------- the log

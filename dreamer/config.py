@@ -26,6 +26,7 @@ class Config:
     steps: int = number(10_000, 1, 10**9)  # environment steps, prefill included: actions x repeat
     train_ratio: float = number(128, 0, 10**6)  # replayed rows per environment step
     action_repeat: int = number(1, 1, 1000)  # environment steps that an action is held (Atari: 4)
+    max_episode_steps: int = number(100_000, 1, 10**9)  # episodes are cut there, as by a time limit
     seed: int = number(0, 0, 2**31 - 1)  # of weights, environment, sampling and noise
 
     # Experience
@@ -71,7 +72,8 @@ class Config:
 
     # Reports
     evals: int = number(20, 0, 10**6)  # greedy evaluations, evenly spread over the run
-    eval_episodes: int = number(20, 1, 10**4)  # episodes of each
+    eval_episodes: int = number(20, 1, 10**4)  # episodes of each, at most
+    eval_cost: float = number(0.5, 0, 10**6)  # evaluation steps per environment step, at most
 
     def __post_init__(self) -> None:
         types = typing.get_type_hints(type(self))
@@ -82,6 +84,8 @@ class Config:
                 ok, allowed = isinstance(value, str) and value in names, f"one of {names}"
             else:
                 whole = (int, np.integer)
+                if kind is int and isinstance(value, float) and value.is_integer():
+                    value = int(value)  # such as 1e4
                 low, high = field.metadata["range"]
                 ok = isinstance(value, whole if kind is int else (*whole, float, np.floating))
                 ok = ok and not isinstance(value, bool) and low <= value <= high  # NaN is not

@@ -1,14 +1,17 @@
-"""Gymnasium environments as the agent sees them: flat float32 in, scaled actions out."""
+"""Gymnasium environments as the agent sees them: flat float32 in, scaled or one-hot actions out."""
 
+import signal
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 
-EnvSpec = str | Callable[[], gym.Env]
-MAX_EPISODE_STEPS = 10_000  # an episode that goes on is cut here, as by a time limit
+from dreamer.config import Config
+
+EnvSpec = str | Callable[..., gym.Env]
 
 
 class EnvFault(ValueError):
@@ -17,62 +20,70 @@ class EnvFault(ValueError):
 
 
 class AgentEnv:
-    """One Gymnasium environment (not a batch of them) with float32 vectors in and scaled actions.
+    """One Gymnasium environment (not a batch of them) with float32 vectors in and flat actions.
 
-    Actions go in as the agent makes them: one-hot for `Discrete`, in [-1, 1] (clipped, then
-    rescaled to the space's bounds) for `Box`. Each is held for `action_repeat` steps of the
-    environment. Raises ValueError naming the space where the environment is not a `Box` vector in,
-    `Discrete` or bounded `Box` vector out, and EnvFault when the environment fails. `steps` counts
-    `action_repeat` for each action, also for one that an end cuts short (as the authors do);
-    `episode_steps` counts what the environment has really taken.
+    Observations of any space of numbers are flattened, categories become one-hot vectors
+    (`gymnasium.spaces.flatten`). Actions go in as the agent makes them: for `Box` in [-1, 1]
+    (clipped, then rescaled to the space's bounds), for `Discrete`, `MultiDiscrete` and
+    `MultiBinary` as one-hot vectors, one after another, whose sizes are `segments` (empty for
+    `Box`). Each action is held for `action_repeat` steps of the environment, and an episode that
+    does not end is cut after `max_episode_steps`, as by a time limit.
+
+    `steps` counts `action_repeat` for each action, also for one that an end cuts short (as the
+    authors do); `episode_steps` counts what the environment has really taken. `mask` is what the
+    environment said of valid actions, `info["action_mask"]`, as booleans (A,), or None; `success`
+    its last `info["is_success"]`, or None.
+
+    Raises ValueError with a sentence for what is no such environment, and EnvFault when the
+    environment fails.
     """
 
-    def __init__(self, spec: EnvSpec, action_repeat: int = 1, **kwargs: Any):
-        if isinstance(spec, gym.Env):
+    def __init__(
+        self,
+        spec: EnvSpec,
+        action_repeat: int = 1,
+        max_episode_steps: int = 10_000,
+        **options: Any,
+    ):
+        self.env = make(spec, options)
+        self.name = env_name(self.env, spec)
+        self.action_repeat, self.max_episode_steps = action_repeat, max_episode_steps
+        try:
+            self.obs_space: Any = self.env.observation_space
+            self.action_space: Any = self.env.action_space
+        except AttributeError as error:
             raise ValueError(
-                f"{spec} is an environment; pass its id, or a function that makes a new one each "
-                "time, as evaluation needs several"
-            )
-        self.env = gym.make(spec, **kwargs) if isinstance(spec, str) else spec(**kwargs)
-        self.name = spec if isinstance(spec, str) else type(self.env.unwrapped).__name__
-        obs_space: Any = self.env.observation_space
-        action_space: Any = self.env.action_space
-        if not isinstance(obs_space, gym.spaces.Box) or len(obs_space.shape) != 1:
-            raise ValueError(
-                f"{self.name}: observation space {obs_space} is not supported; "
-                "a Box of one dimension (a vector) is: gymnasium.wrappers.FlattenObservation makes "
-                "one of most spaces"
-            )
-        self.discrete = isinstance(action_space, gym.spaces.Discrete)
-        if not self.discrete and not (
-            isinstance(action_space, gym.spaces.Box)
-            and len(action_space.shape) == 1
-            and action_space.is_bounded()
-        ):
-            raise ValueError(
-                f"{self.name}: action space {action_space} is not supported; "
-                "Discrete, or a bounded Box of one dimension, is"
-            )
-        self.action_space, self.action_repeat = action_space, action_repeat
-        self.obs_size = obs_space.shape[0]
-        self.action_size = int(action_space.n) if self.discrete else action_space.shape[0]
+                f"{self.name} has no observation_space or no action_space: it must say what goes in"
+                " and out"
+            ) from error
+        check_observations(self.name, self.obs_space)
+        check_actions(self.name, self.action_space)
+        self.obs_size = int(spaces.flatdim(self.obs_space))
+        self.segments = segments(self.action_space)
+        self.action_size = sum(self.segments) or int(np.prod(self.action_space.shape))
+        self.mask: np.ndarray | None = None
+        self.success: bool | None = None
         self.steps = self.episode_steps = 0
 
+    # ------------------------------------------------------------ reset, step, close
+
     def reset(self, seed: int) -> np.ndarray:
-        """Start an episode that depends on `seed` alone."""
+        """Start an episode that depends on `seed` alone: obs (O,)."""
         self.episode_steps = 0
-        obs, _ = self._call("reset", lambda: self.env.reset(seed=seed))
-        return self._number("observation", obs, (self.obs_size,))
+        found = self._call("reset", lambda: self.env.reset(seed=seed))
+        obs, info = self._unpack("reset", found, ("observation", "info"))
+        self.mask = self._mask(info)
+        return self._flat(obs)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         """action (A,) -> obs (O,), reward, terminated, truncated: what the last of the steps that
-        the action is held for gives, the reward summed over all of them. An end cuts them short.
-        """
+        the action is held for gives, the reward summed over all of them. An end cuts them short,
+        and so does an action that is no longer valid."""
         counted, total = self.steps + self.action_repeat, 0.0
         for _ in range(self.action_repeat):
             obs, reward, terminated, truncated = self._step(action)
             total += reward
-            if terminated or truncated:
+            if terminated or truncated or not self.allows(action):
                 break
         self.steps = counted
         return obs, float(self._number("reward", total, ())), terminated, truncated
@@ -82,49 +93,140 @@ class AgentEnv:
         self.steps += 1
         self.episode_steps += 1
         native = self.native_action(action)  # anew each time: environments may change it
-        obs, reward, terminated, truncated, _ = self._call("step", lambda: self.env.step(native))
-        obs = self._number("observation", obs, (self.obs_size,))
-        reward = self._number("reward", reward, ())
-        if self.episode_steps == MAX_EPISODE_STEPS and not (terminated or truncated):
+        found = self._call("step", lambda: self.env.step(native))
+        names = ("observation", "reward", "terminated", "truncated", "info")
+        obs, reward, terminated, truncated, info = self._unpack("step", found, names)
+        self.mask = self._mask(info)
+        said = info.get("is_success") if isinstance(info, dict) else None
+        self.success = None if said is None else bool(said)
+        obs = self._flat(obs)
+        reward = float(self._number("reward", reward, ()))
+        terminated = self._flag("terminated", terminated)
+        truncated = self._flag("truncated", truncated)
+        if self.episode_steps >= self.max_episode_steps and not (terminated or truncated):
             truncated = True
             warnings.warn(
-                f"{self.name}: an episode that did not end in {MAX_EPISODE_STEPS} steps was cut "
-                "there, as by a time limit",
+                f"{self.name}: an episode that did not end in {self.max_episode_steps} steps was "
+                "cut there, as by a time limit (Config.max_episode_steps)",
                 stacklevel=3,
             )
-        return obs, float(reward), bool(terminated), bool(truncated)
+        return obs, reward, terminated, truncated
+
+    def close(self) -> None:
+        """Close the environment; one that fails at that costs nobody a finished run."""
+        try:
+            self.env.close()
+        except Exception as error:
+            warnings.warn(
+                f"{self.name}: close raised {type(error).__name__}: {error}", stacklevel=2
+            )
+
+    # ------------------------------------------------------------ actions
 
     def native_action(self, action: np.ndarray) -> Any:
         """The environment's own action for the agent's (A,)."""
-        if self.discrete:
-            return self.action_space.start + int(np.argmax(action))
         space = self.action_space
-        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-        scaled = low + (np.clip(action, -1, 1).astype(np.float64) + 1) / 2 * (high - low)
-        if np.issubdtype(space.dtype, np.integer):
-            scaled = np.rint(scaled)
-        return np.clip(scaled, low, high).astype(space.dtype)  # clip: rounding errors
+        if not self.segments:
+            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            share = (np.clip(action, -1, 1).astype(np.float64).reshape(space.shape) + 1) / 2
+            with np.errstate(over="ignore", invalid="ignore"):
+                spread = high - low  # infinite where the bounds are the ends of float64
+                scaled = np.where(
+                    np.isfinite(spread), low + share * spread, low * (1 - share) + high * share
+                )
+            if np.issubdtype(space.dtype, np.integer):
+                scaled = np.rint(scaled)
+            return within(scaled, space)
+        ends = np.cumsum(self.segments)[:-1]
+        index = np.array([part.argmax() for part in np.split(action, ends)])
+        if isinstance(space, spaces.Discrete):
+            return space.start + int(index[0])
+        if isinstance(space, spaces.MultiBinary):
+            return index.reshape(space.shape).astype(space.dtype)
+        return (index.reshape(space.shape) + space.start).astype(space.dtype)
 
     def random_action(self, rng: np.random.Generator) -> np.ndarray:
-        """A uniformly drawn action (A,), as the agent would give it."""
-        if self.discrete:
-            return np.eye(self.action_size, dtype=np.float32)[rng.integers(self.action_size)]
-        return rng.uniform(-1, 1, self.action_size).astype(np.float32)
+        """A uniformly drawn valid action (A,), as the agent would give it."""
+        if not self.segments:
+            return rng.uniform(-1, 1, self.action_size).astype(np.float32)
+        action, start = np.zeros(self.action_size, np.float32), 0
+        for size in self.segments:
+            if self.mask is None:
+                action[start + rng.integers(size)] = 1
+            else:
+                action[start + rng.choice(self.mask[start : start + size].nonzero()[0])] = 1
+            start += size
+        return action
 
-    def _call(self, what: str, function: Callable[[], tuple]) -> tuple:
+    def allows(self, action: np.ndarray) -> bool:
+        """Whether the environment's mask, where it gives one, has nothing against the action."""
+        return self.mask is None or bool(self.mask[action > 0.5].all())
+
+    def _mask(self, info: Any) -> np.ndarray | None:
+        """`info["action_mask"]` as booleans (A,); a part without any valid action is all valid."""
+        if not self.segments or not isinstance(info, dict) or info.get("action_mask") is None:
+            return None
+        mask = info["action_mask"]
+        parts = mask if isinstance(mask, tuple | list) else [mask]
+        flat = np.concatenate([np.ravel(np.asarray(part)) for part in parts]).astype(bool)
+        if flat.shape != (self.action_size,):
+            raise EnvFault(
+                f'{self.name}: info["action_mask"] at step {self.steps} has {flat.size} entries, '
+                f"not {self.action_size}"
+            )
+        start = 0
+        for size in self.segments:
+            if not flat[start : start + size].any():
+                flat[start : start + size] = True
+            start += size
+        return flat
+
+    # ------------------------------------------------------------ what the environment gives
+
+    def _call(self, what: str, function: Callable[[], Any]) -> Any:
         try:
             return function()
-        except Exception as error:  # whatever it is, it is the environment's
+        except BaseException as error:  # whatever it is (SystemExit too), it is the environment's
+            if isinstance(error, KeyboardInterrupt) and ctrl_c_raises():
+                raise
             raise EnvFault(
                 f"{self.name}: {what} at step {self.steps} raised {type(error).__name__}: {error}"
             ) from error
+
+    def _unpack(self, what: str, found: Any, names: tuple[str, ...]) -> tuple:
+        if not isinstance(found, tuple) or len(found) != len(names):
+            count = f"{len(found)} values" if isinstance(found, tuple) else type(found).__name__
+            raise EnvFault(
+                f"{self.name}: {what} at step {self.steps} returned {count}, not "
+                f"({', '.join(names)})"
+            )
+        return found
+
+    def _flat(self, obs: Any) -> np.ndarray:
+        """The observation as float32 (O,)."""
+        if not isinstance(self.obs_space, spaces.Box):
+            try:
+                obs = spaces.flatten(self.obs_space, obs)
+            except Exception as error:
+                raise EnvFault(
+                    f"{self.name}: observation at step {self.steps} is not in "
+                    f"{self.obs_space}: {obs!r}"
+                ) from error
+        return self._number("observation", obs, (self.obs_size,))
+
+    def _flag(self, what: str, value: Any) -> bool:
+        if isinstance(value, bool | np.bool_ | int | np.integer) or (
+            isinstance(value, np.ndarray) and value.shape == ()
+        ):
+            return bool(value)
+        raise EnvFault(f"{self.name}: {what} at step {self.steps} is not True or False: {value!r}")
 
     def _number(self, what: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
         """A copy, as environments may reuse their arrays; float32 and finite."""
         try:
             with np.errstate(over="ignore"):
                 number = np.array(value, np.float32).reshape(shape)
-        except (TypeError, ValueError):
+        except Exception:
             wanted = f"{shape[0]} numbers" if shape else "a number"
             raise EnvFault(
                 f"{self.name}: {what} at step {self.steps} is not {wanted}: {value!r}"
@@ -135,17 +237,142 @@ class AgentEnv:
             )
         return number
 
-    def close(self) -> None:
-        self.env.close()
+
+def ctrl_c_raises() -> bool:
+    """Whether a KeyboardInterrupt may come from the user: Python's own handler is in place, not
+    the one of a run, for which Ctrl-C is a flag."""
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def make_envs(spec: EnvSpec, number: int, action_repeat: int = 1, **kwargs: Any) -> list[AgentEnv]:
-    """That many environments. Raises ValueError if they are not all different ones: what one of
-    them goes through would then happen to the others too."""
-    envs = [AgentEnv(spec, action_repeat, **kwargs) for _ in range(number)]
-    if len({id(e.env.unwrapped) for e in envs}) < number:
-        raise ValueError(
-            f"{envs[0].name}: the function gave the same environment twice; it must make a new one "
-            "each time it is called"
+# ---------------------------------------------------------------- making one
+
+
+def make(spec: EnvSpec, options: dict[str, Any]) -> Any:
+    """The environment of an id, or of a function that makes one; ValueError for anything else."""
+    wanted = "an environment's id, or a function that makes a new one each time it is called"
+    if isinstance(spec, str):
+        return gym.make(spec, **options)
+    if isinstance(spec, gym.vector.VectorEnv):
+        raise ValueError(f"{spec} is a batch of environments: one environment is needed")
+    if isinstance(spec, gym.Env):
+        raise ValueError(f"{spec} is an environment; pass {wanted}, as evaluation needs several")
+    if not callable(spec):
+        raise ValueError(f"{spec!r} is not {wanted}")
+    env: Any = spec(**options)
+    if isinstance(env, gym.vector.VectorEnv):
+        raise ValueError(f"{env} is a batch of environments: one environment is needed")
+    if not isinstance(env, gym.Env):
+        module = type(env).__module__.split(".")[0]
+        hint = (
+            "this is gym, Gymnasium is needed (gymnasium.make, or shimmy to convert it)"
+            if module == "gym"
+            else f"it must make a gymnasium.Env, and gave {env!r}"
         )
+        raise ValueError(f"{getattr(spec, '__name__', spec)}: {hint}")
+    return env
+
+
+def env_name(env: gym.Env, spec: EnvSpec) -> str:
+    """Its id where it has one, else the name of its class."""
+    if isinstance(spec, str):
+        return spec
+    known = getattr(env, "spec", None)
+    return known.id if known else type(env.unwrapped).__name__
+
+
+def make_envs(spec: EnvSpec, number: int, config: Config, **options: Any) -> list[AgentEnv]:
+    """That many environments. Raises ValueError if they are not all different ones: what one of
+    them goes through would then happen to the others too. Closes what it has made when it fails."""
+    envs: list[AgentEnv] = []
+    try:
+        for _ in range(number):
+            repeat, longest = config.action_repeat, config.max_episode_steps
+            envs.append(AgentEnv(spec, repeat, longest, **options))
+        if len({id(e.env.unwrapped) for e in envs}) < number:
+            raise ValueError(
+                f"{envs[0].name}: the function gave the same environment twice; it must make a new "
+                "one each time it is called"
+            )
+    except BaseException:
+        for env in envs:
+            env.close()
+        raise
     return envs
+
+
+# ---------------------------------------------------------------- spaces
+
+
+def check_observations(name: str, space: Any) -> None:
+    """Raises ValueError for what cannot be flattened into a short vector of numbers."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for part in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
+            check_observations(name, part)
+        return
+    reason = None
+    if not isinstance(space, spaces.Space):
+        kind = type(space).__module__.split(".")[0]
+        reason = (
+            "this is gym, Gymnasium is needed" if kind == "gym" else "it is no gymnasium.spaces"
+        )
+    elif isinstance(space, spaces.Text):
+        reason = "turn text into numbers in a wrapper (gymnasium.wrappers.TransformObservation)"
+    elif isinstance(space, spaces.Box) and len(space.shape) >= 3:
+        reason = (
+            "images are not supported yet; a small one can be flattened by "
+            "gymnasium.wrappers.FlattenObservation"
+        )
+    elif isinstance(space, spaces.Box) and 0 in space.shape:
+        reason = "it is empty"
+    elif not isinstance(
+        space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+    ):
+        reason = "Box, Discrete, MultiDiscrete, MultiBinary, and a Dict or Tuple of them, are"
+    if reason:
+        raise ValueError(f"{name}: observation space {space} is not supported: {reason}")
+
+
+def check_actions(name: str, space: Any) -> None:
+    """Raises ValueError for what is neither categories nor a bounded box of numbers."""
+    reason = None
+    if isinstance(space, spaces.Box):
+        unbounded = np.flatnonzero(~(space.bounded_below & space.bounded_above))
+        if 0 in space.shape:
+            reason = "it is empty"
+        elif len(unbounded):
+            reason = (
+                f"dimension {unbounded[0]} has no bounds; gymnasium.wrappers.RescaleAction or "
+                "TransformAction with a bounded Box gives it some"
+            )
+    elif isinstance(space, spaces.Dict | spaces.Tuple):
+        reason = (
+            "join its parts in a wrapper (gymnasium.wrappers.TransformAction) to one Box or one "
+            "MultiDiscrete"
+        )
+    elif not isinstance(space, spaces.Space) and type(space).__module__.split(".")[0] == "gym":
+        reason = "this is gym, Gymnasium is needed"
+    elif not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        reason = "Discrete, MultiDiscrete, MultiBinary and a bounded Box are"
+    if reason:
+        raise ValueError(f"{name}: action space {space} is not supported: {reason}")
+
+
+def segments(space: Any) -> tuple[int, ...]:
+    """Sizes of the one-hot vectors that make up an action; none for `Box`."""
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(int(n) for n in space.nvec.flat)
+    if isinstance(space, spaces.MultiBinary):
+        return (2,) * int(np.prod(space.shape))
+    return ()
+
+
+def within(scaled: np.ndarray, space: spaces.Box) -> np.ndarray:
+    """`scaled` as the space's own type, within its bounds in spite of rounding."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        native = np.clip(scaled, low, high).astype(space.dtype)
+    # At the ends of int64 float64 has no exact number: take the bounds themselves.
+    native = np.where(scaled >= high, space.high, np.where(scaled <= low, space.low, native))
+    return np.asarray(native, space.dtype)

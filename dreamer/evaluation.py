@@ -1,5 +1,6 @@
 """What an agent is worth: greedy returns on fresh episodes, and how good its dreams are."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,9 @@ EXPLORATION, EVALUATION, PROBE = 11, 12, 13
 # ---------------------------------------------------------------- returns
 
 
+SIDE_BY_SIDE = 20  # environments that an evaluation has open at once, at most
+
+
 def evaluate(
     agent: DreamerAgent,
     env: EnvSpec,
@@ -27,64 +31,109 @@ def evaluate(
     seed: int = 0,
     greedy: bool = True,
     details: bool = False,
-    progress: Callable[[int], None] | None = None,
     **env_options: Any,
 ) -> Any:
-    """Undiscounted returns (episodes,) of whole episodes on fresh environments.
+    """Undiscounted returns (episodes,) of whole episodes.
 
-    Episode i is reset with a seed derived from (seed, i), on a stream that training never uses;
-    all episodes run side by side through one batched policy, which holds its actions as in training
-    (`Config.action_repeat`). Training is not touched: the random numbers are the evaluation's own.
-    `details` makes it a tuple (returns, `calibration` of the critic). progress: called with the
-    number of finished episodes. env_options go to `gymnasium.make`, or to your own function: with
-    `render_mode="human"` you can watch (one episode, unless you want a window for each). Raises
-    ValueError for an environment that does not fit the agent, for a function that does not make a
-    new one each time, and without episodes.
+    Episode i is reset with a seed derived from (seed, i), on a stream that training never uses.
+    Up to SIDE_BY_SIDE episodes run at once, each in an environment of its own, through one batched
+    policy, which holds its actions as in training (`Config.action_repeat`). Training is not
+    touched: the random numbers are the evaluation's own. `details` makes it a tuple (returns,
+    dict): see `evaluate_in`. env_options go to `gymnasium.make`, or to your own function: with
+    `render_mode="human"` you can watch (one episode, unless you want a window for each).
+
+    Raises ValueError for an environment that does not fit the agent, for a function that does not
+    make a new one each time, and without episodes.
     """
     if episodes < 1:
         raise ValueError(f"evaluate needs at least 1 episode, got {episodes}")
-    envs = make_envs(env, episodes, agent.config.action_repeat, **env_options)
-    theirs = envs[0].obs_size, envs[0].action_size, envs[0].discrete
-    ours = agent.obs_size, agent.action_size, agent.discrete
+    envs = make_envs(env, min(episodes, SIDE_BY_SIDE), agent.config, **env_options)
+    try:
+        returns, found = evaluate_in(agent, envs, episodes, seed, greedy)
+    finally:
+        for e in envs:
+            e.close()
+    return (returns, found) if details else returns
+
+
+def evaluate_in(
+    agent: DreamerAgent,
+    envs: list[AgentEnv],
+    episodes: int,
+    seed: int,
+    greedy: bool = True,
+    progress: Callable[[int], None] | None = None,
+    max_steps: float = math.inf,
+) -> tuple[np.ndarray, dict[str, float]]:
+    """`evaluate` in environments that are there; they stay open.
+
+    progress: called with the number of finished episodes. max_steps: of the environments in all;
+    then what has not ended is dropped. Returns the returns of what has, (episodes,) or fewer, and
+    `length`, the mean length of an episode in steps of the environment, `success`, the share of
+    episodes with a true `info["is_success"]` at their end (where all say so), and the critic's
+    `calibration`.
+    """
+    theirs = envs[0].obs_size, envs[0].action_size, envs[0].segments
+    ours = agent.obs_size, agent.action_size, agent.segments
     if theirs != ours:
         raise ValueError(
-            f"{envs[0].name} has (observation size, action size, discrete) {theirs}, but the agent "
-            f"was made for {ours}"
+            f"{envs[0].name} has (observation size, action size, classes of actions) {theirs}, but "
+            f"the agent was made for {ours}"
         )
     rng = make_rng(agent.device, seed, EVALUATION)
-    obs = np.stack([e.reset(derive_seed(seed, EVALUATION, i)) for i, e in enumerate(envs)])
-    is_first, state = np.ones(episodes, bool), None
-    running = np.arange(episodes)  # episode of each row of obs and state
+    running = list(range(min(len(envs), episodes)))  # episode of each row of obs and state
+    worlds = envs[: len(running)]  # environment of each row
+    obs = np.stack([worlds[i].reset(derive_seed(seed, EVALUATION, i)) for i in running])
+    is_first, state, started = np.ones(len(running), bool), None, len(running)
     rewards: list[list[float]] = [[] for _ in range(episodes)]
     values: list[list[float]] = [[] for _ in range(episodes)]
     bootstrap = np.zeros(episodes)  # value after a time limit
-    while len(running):
-        action, state = agent.act(obs, is_first, state, greedy, rng)
-        if details:
-            with torch.inference_mode():
-                value = agent.critic.predict(agent.rssm.get_feat(state)).tolist()
-            for i, v in zip(running, value, strict=True):
-                values[i].append(v)
+    lengths = np.zeros(episodes)
+    successes: list[bool | None] = [None] * episodes
+    before = sum(w.steps for w in envs)
+    while running and sum(w.steps for w in envs) - before < max_steps:
+        action, state = agent.act(obs, is_first, state, greedy, rng, valid_actions(worlds))
+        with torch.inference_mode():
+            value = agent.critic.predict(agent.rssm.get_feat(state)).tolist()
+        is_first = np.zeros(len(running), bool)
         keep = []
-        for row, i in enumerate(running):
-            obs[row], reward, terminated, truncated = envs[i].step(action[row])
+        for row, (i, world) in enumerate(zip(running, worlds, strict=True)):
+            obs[row], reward, terminated, truncated = world.step(action[row])
+            values[i].append(value[row])
             rewards[i].append(reward)
             if not (terminated or truncated):
                 keep.append(row)
-            elif truncated and not terminated and details:
-                bootstrap[i] = values[i][-1]
-        if len(keep) < len(running):
-            running, obs = running[keep], obs[keep]
-            state = State(*(x[keep] for x in state))
+                continue
+            bootstrap[i] = 0 if terminated else value[row]
+            lengths[i], successes[i] = world.episode_steps, world.success
             if progress:
-                progress(episodes - len(running))
-        is_first = np.zeros(len(running), bool)
-    for e in envs:
-        e.close()
-    returns = np.array([sum(r) for r in rewards])
-    if not details:
-        return returns
-    return returns, calibration(rewards, values, bootstrap, agent.config.gamma)
+                progress(int((lengths > 0).sum()))
+            if started < episodes:  # the same environment goes on with the next episode
+                running[row], is_first[row] = started, True
+                obs[row] = world.reset(derive_seed(seed, EVALUATION, started))
+                started += 1
+                keep.append(row)
+        if len(keep) < len(running):
+            running, worlds = [running[k] for k in keep], [worlds[k] for k in keep]
+            obs, is_first = obs[keep], is_first[keep]
+            state = State(*(x[keep] for x in state))
+    ended = lengths.nonzero()[0]
+    if not len(ended):
+        return np.zeros(0), {}
+    found = {"length": float(lengths[ended].mean())}
+    if all(successes[i] is not None for i in ended):
+        found["success"] = float(np.mean([bool(successes[i]) for i in ended]))
+    rewards, values = [rewards[i] for i in ended], [values[i] for i in ended]
+    found |= calibration(rewards, values, bootstrap[ended], agent.config.gamma)
+    return np.array([sum(r) for r in rewards]), found
+
+
+def valid_actions(envs: list[AgentEnv]) -> np.ndarray | None:
+    """Masks of valid actions (N, A) of N environments; None where none of them has one."""
+    if all(env.mask is None for env in envs):
+        return None
+    everything = np.ones(envs[0].action_size, bool)
+    return np.stack([everything if env.mask is None else env.mask for env in envs])
 
 
 def calibration(
@@ -144,13 +193,14 @@ def play(env: AgentEnv, choose: Chooser, seed: int) -> Episode:
     return dict(zip(("obs", "action", "reward", "cont"), columns, strict=True))
 
 
-def agent_chooses(agent: DreamerAgent, seed: int) -> Chooser:
-    """For `play`: the greedy agent, filtering what it sees."""
+def agent_chooses(agent: DreamerAgent, seed: int, env: AgentEnv | None = None) -> Chooser:
+    """For `play`: the greedy agent, filtering what it sees. env: whose valid actions hold."""
     rng, state = torch.Generator(agent.device).manual_seed(seed), None
 
     def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
         nonlocal state
-        action, state = agent.act(obs[None], np.array([is_first]), state, greedy=True, rng=rng)
+        valid = valid_actions([env]) if env else None
+        action, state = agent.act(obs[None], np.array([is_first]), state, True, rng, valid)
         return action[0] if agent.discrete else np.clip(action[0], -1, 1)
 
     return choose
@@ -163,12 +213,29 @@ def chance_chooses(env: AgentEnv, hold: int, seed: int) -> Chooser:
 
     def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
         nonlocal action, left
-        if left == 0:
+        if left == 0 or not env.allows(action):
             action, left = env.random_action(rng), int(rng.integers(1, hold + 1))
         left -= 1
         return action
 
     return choose
+
+
+def film(agent: DreamerAgent, env: EnvSpec, seed: int) -> tuple[float, list[np.ndarray]]:
+    """(return, pictures) of one episode of the greedy agent, the pictures as the environment draws
+    them, one for each action."""
+    config = agent.config
+    world = AgentEnv(env, config.action_repeat, config.max_episode_steps, render_mode="rgb_array")
+    frames: list[np.ndarray] = []
+    greedy = agent_chooses(agent, seed, world)
+
+    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
+        frames.append(world.env.render())
+        return greedy(obs, is_first)
+
+    episode = play(world, choose, derive_seed(seed, EVALUATION, 0))
+    world.close()
+    return float(episode["reward"].sum()), frames
 
 
 # ---------------------------------------------------------------- dreams of them

@@ -6,6 +6,7 @@ model state `feat` (..., F): deter, the GRU's memory h, beside stoch, the sample
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -205,24 +206,35 @@ class ContinueHead(nn.Module):
 
 
 class DiscretePolicy:
-    """Categorical policy over one-hot actions, from log-probabilities (..., A)."""
+    """Independent categoricals, G of them (one for `Discrete`), over an action (..., A) made of
+    one one-hot vector each. log_probs: G tensors (..., K_g), whose sizes add up to A."""
 
-    def __init__(self, log_probs: Tensor):
+    def __init__(self, log_probs: Sequence[Tensor]):
         self.log_probs = log_probs
 
     def sample(self, noise: Tensor) -> Tensor:
-        """One-hot action (..., A) with straight-through gradients; noise (...) in [0, 1)."""
-        return sample_onehot(self.log_probs, noise)
+        """One-hot action (..., A) with straight-through gradients; noise (..., G) in [0, 1)."""
+        parts = zip(self.log_probs, noise.unbind(-1), strict=True)
+        return torch.cat([sample_onehot(log_probs, uniform) for log_probs, uniform in parts], -1)
 
     def mode(self) -> Tensor:
-        return mode_onehot(self.log_probs)
+        return torch.cat([mode_onehot(log_probs) for log_probs in self.log_probs], -1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """action (..., A) -> (...)."""
-        return (self.log_probs * action).sum(-1)
+        """action (..., A) -> (...), summed over the categoricals."""
+        return (torch.cat(list(self.log_probs), -1) * action).sum(-1)
 
     def entropy(self) -> Tensor:
-        return -(self.log_probs.exp() * self.log_probs).sum(-1)
+        """(...), nats, summed over the categoricals."""
+        log_probs = torch.cat(list(self.log_probs), -1)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+    def masked(self, valid: Tensor) -> "DiscretePolicy":
+        """The same policy, given that the action is one of those that valid (..., A) bool allows;
+        each part of it allows at least one."""
+        valid_parts = valid.split([part.shape[-1] for part in self.log_probs], -1)
+        parts = zip(self.log_probs, valid_parts, strict=True)
+        return DiscretePolicy([p.masked_fill(~ok, -torch.inf).log_softmax(-1) for p, ok in parts])
 
 
 class ContinuousPolicy:
@@ -251,31 +263,34 @@ class Actor(nn.Module):
     """Policy π(a | feat): categorical with unimix, or a normal with `mean = tanh(m)` and
     `std = 0.1 + 0.9 sigmoid(s + 2)` (the authors' code). The output layer starts small, so that
     a fresh policy is close to uniform.
+
+    segments: sizes of the one-hot vectors that make up an action, none for continuous actions.
     """
 
     def __init__(
         self,
         feat_size: int,
         action_size: int,
-        discrete: bool,
+        segments: Sequence[int],
         hidden: int,
         layers: int,
         mix: float,
     ):
         super().__init__()
-        self.action_size, self.discrete, self.mix = action_size, discrete, mix
-        out_size = action_size if discrete else 2 * action_size
+        self.action_size, self.segments, self.mix = action_size, list(segments), mix
+        out_size = action_size if segments else 2 * action_size
         self.mlp = MLP(feat_size, hidden, layers, out_size, out_scale=0.01)
 
     def forward(self, feat: Tensor) -> DiscretePolicy | ContinuousPolicy:
         out = self.mlp(feat)
-        if self.discrete:
-            return DiscretePolicy(unimix(out, self.mix))
+        if self.segments:
+            return DiscretePolicy([unimix(part, self.mix) for part in out.split(self.segments, -1)])
         mean, std = out.chunk(2, -1)
         return ContinuousPolicy(mean.tanh(), 0.1 + 0.9 * (std + 2).sigmoid())
 
     def noise(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
         """The random numbers that `sample` takes, for actions of leading `shape`."""
-        if self.discrete:
-            return torch.rand(shape, generator=rng, device=rng.device)
+        if self.segments:
+            count = len(self.segments)
+            return torch.rand((*shape, count), generator=rng, device=rng.device)
         return torch.randn((*shape, self.action_size), generator=rng, device=rng.device)

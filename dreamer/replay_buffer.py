@@ -19,6 +19,9 @@ what would follow it still has value. The next row is the first of the next epis
 start in mid-episode and may cross episodes: no padding, no masks.
 """
 
+import math
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,23 +33,43 @@ FIELDS = ("obs", "action", "reward", "is_first", "is_last", "is_terminal")
 class ReplayBuffer:
     """The last `capacity` rows of experience, oldest overwritten first; adding is O(1).
 
-    Raises ValueError for a capacity below 2. Memory is touched only as rows come in.
+    segments: sizes of the one-hot vectors that make up an action, none for continuous actions.
+    One-hot actions are kept as class numbers, so that a row is small however many classes there
+    are. Raises ValueError for a capacity below 2, and where the machine has no memory for so many
+    rows. Memory is touched only as rows come in.
     """
 
-    def __init__(self, capacity: int, obs_size: int, action_size: int):
+    def __init__(
+        self, capacity: int, obs_size: int, action_size: int, segments: Sequence[int] = ()
+    ):
         if capacity < 2:
             raise ValueError(f"capacity must be at least 2 rows, got {capacity}")
-        self.capacity = capacity
+        self.capacity, self.action_size = capacity, action_size
+        self.offsets = np.cumsum([0, *segments])[:-1]  # where each one-hot part begins
         self.size = 0  # rows filled
         self.head = 0  # where the next row is written
-        self.rows = {
-            "obs": np.zeros((capacity, obs_size), np.float32),
-            "action": np.zeros((capacity, action_size), np.float32),
-            "reward": np.zeros(capacity, np.float32),
-            "is_first": np.zeros(capacity, bool),
-            "is_last": np.zeros(capacity, bool),
-            "is_terminal": np.zeros(capacity, bool),
+        columns: dict[str, tuple[tuple[int, ...], type]] = {
+            "obs": ((obs_size,), np.float32),
+            "action": ((len(segments),), np.int32) if segments else ((action_size,), np.float32),
+            "reward": ((), np.float32),
+            "is_first": ((), bool),
+            "is_last": ((), bool),
+            "is_terminal": ((), bool),
         }
+        self.shapes = {"obs": (obs_size,), "action": (action_size,), "reward": ()}
+        row = sum(math.prod(shape) * np.dtype(t).itemsize for shape, t in columns.values())
+        need = capacity * row  # bytes
+        try:
+            if need > memory_of_this_machine():
+                raise MemoryError
+            self.rows: dict[str, np.ndarray] = {
+                n: np.zeros((capacity, *shape), t) for n, (shape, t) in columns.items()
+            }
+        except MemoryError:
+            raise ValueError(
+                f"a replay of {capacity:,} rows needs {need / 1e9:.1f} GB, more than this machine "
+                "has: lower Config.capacity"
+            ) from None
 
     def __len__(self) -> int:
         return self.size
@@ -62,20 +85,38 @@ class ReplayBuffer:
     ) -> None:
         """Write one row (see the time diagram). Raises ValueError for NaN, infinity or a wrong
         shape, and writes nothing then."""
-        values = dict(
+        values: dict[str, Any] = dict(
             zip(FIELDS, (obs, action, reward, is_first, is_last, is_terminal), strict=True)
         )
-        for name in ("obs", "action", "reward"):
+        for name, expected in self.shapes.items():
             value = np.asarray(values[name], np.float32)
-            if value.shape != self.rows[name].shape[1:]:
-                expected = self.rows[name].shape[1:]
+            if value.shape != expected:
                 raise ValueError(f"{name} must have shape {expected}, got {value.shape}")
             if not np.isfinite(value).all():
                 raise ValueError(f"{name} must be finite (float32), got {values[name]}")
+        values["action"] = self.keep(np.asarray(action))
         for name in FIELDS:
             self.rows[name][self.head] = values[name]
         self.head = (self.head + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
+
+    def keep(self, action: np.ndarray) -> np.ndarray:
+        """An action (A,) as a row holds it: the classes (G,) of its one-hot parts, if any."""
+        return self.class_numbers(action) if len(self.offsets) else action
+
+    def class_numbers(self, action: np.ndarray) -> np.ndarray:
+        """The classes (G,) of an action of one-hot parts (A,); -1 where a part is all zeros."""
+        hot = np.full(len(self.offsets), -1, np.int32)
+        index = action.nonzero()[0]
+        hot[np.searchsorted(self.offsets, index, "right") - 1] = index
+        return np.where(hot >= 0, hot - self.offsets, -1)
+
+    def one_hot(self, classes: np.ndarray) -> np.ndarray:
+        """`class_numbers` undone: (..., G) -> float32 (..., A)."""
+        action = np.zeros((*classes.shape[:-1], self.action_size), np.float32)
+        where = np.nonzero(classes >= 0)
+        action[(*where[:-1], (classes + self.offsets)[where])] = 1
+        return action
 
     def sample(
         self, batch_size: int, seq_len: int, rng: np.random.Generator, recency: float = 1.0
@@ -95,7 +136,10 @@ class ReplayBuffer:
         age = (self.size - seq_len + 1) * rng.random(batch_size) ** recency
         start = newest - age.astype(np.int64)
         index = (start[:, None] + np.arange(seq_len)) % self.capacity  # (B, T)
-        return {name: rows[index] for name, rows in self.rows.items()}
+        batch = {name: rows[index] for name, rows in self.rows.items()}
+        if len(self.offsets):
+            batch["action"] = self.one_hot(batch["action"])
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """Filled rows (as tensors that share memory with the buffer) and the write position."""
@@ -103,13 +147,15 @@ class ReplayBuffer:
         return {**rows, "capacity": self.capacity, "head": self.head}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError when the rows are of another capacity or shape."""
-        if state["capacity"] != self.capacity:
+        """Raises ValueError when the rows are of another shape, or of another capacity and already
+        written over in its order."""
+        size, head = len(state["reward"]), state["head"]
+        in_order = head % state["capacity"] == size % state["capacity"] and size <= self.capacity
+        if state["capacity"] != self.capacity and not in_order:
             raise ValueError(
                 f"capacity must be that of the saved buffer, {state['capacity']}, "
                 f"got {self.capacity}"
             )
-        size = len(state["reward"])
         for name, rows in self.rows.items():
             saved = state[name].numpy()
             if saved.shape != (size, *rows.shape[1:]):
@@ -117,4 +163,12 @@ class ReplayBuffer:
                     f"{name}: saved rows have shape {saved.shape[1:]}, not {rows.shape[1:]}"
                 )
             rows[:size] = saved
-        self.size, self.head = size, state["head"]
+        self.size, self.head = size, head if state["capacity"] == self.capacity else size
+
+
+def memory_of_this_machine() -> float:
+    """Bytes; infinite where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf

@@ -15,11 +15,19 @@ import numpy as np
 import torch
 
 from dreamer.agent import DreamerAgent
-from dreamer.checkpoint import CheckpointError, Log, load_checkpoint, save_checkpoint, write_json
+from dreamer.checkpoint import (
+    CheckpointError,
+    Lock,
+    Log,
+    load_checkpoint,
+    read_log,
+    save_checkpoint,
+    write_json,
+)
 from dreamer.config import Config
 from dreamer.envs import EnvSpec
 from dreamer.rssm import State
-from dreamer.run import Run, pick_device, tune_cpu
+from dreamer.run import Run, pick_device
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"  # their names in a run's folder
 
@@ -27,15 +35,24 @@ CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"  # their names in a run's folder
 # ---------------------------------------------------------------- agents
 
 
-def save_agent(agent: DreamerAgent, path: Path | str) -> None:
-    """The agent's weights alone, enough to act (`load_agent`)."""
-    save_checkpoint(path, agent_part(agent))
+def save_agent(agent: DreamerAgent, path: Path | str, env: str = "") -> None:
+    """The agent's weights alone, enough to act (`load_agent`). env: the id of its environment, for
+    `python -m dreamer watch`."""
+    save_checkpoint(path, {**agent_part(agent), "env": env})
+
+
+def agent_env(path: Path | str) -> str:
+    """Id of the environment that an agent was trained on. Raises ValueError where it is unknown."""
+    env = load_checkpoint(path).get("env")
+    if not env:
+        raise ValueError(f"{path} does not say what environment it is for: name it with --env")
+    return env
 
 
 def agent_part(agent: DreamerAgent) -> dict[str, Any]:
     """What a checkpoint says of the agent itself."""
     return {
-        "sizes": [agent.obs_size, agent.action_size, agent.discrete],
+        "sizes": [agent.obs_size, agent.action_size, list(agent.segments)],
         "config": dataclasses.asdict(agent.config),
         "agent": agent.state_dict(),
     }
@@ -48,9 +65,9 @@ def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
     """
     saved, torch_device = load_checkpoint(path), pick_device(device)
     try:
-        obs_size, action_size, discrete = saved["sizes"]
+        obs_size, action_size, segments = saved["sizes"]
         config = Config(**saved["config"])
-        agent = DreamerAgent(obs_size, action_size, discrete, config, torch_device)
+        agent = DreamerAgent(obs_size, action_size, segments, config, torch_device)
         agent.load_state_dict(saved["agent"])
     except Exception as error:  # whatever the modules make of contents that do not fit them
         reason = textwrap.shorten(str(error), 200)
@@ -72,20 +89,38 @@ def start(
     Without `resume` the files of an earlier run are kept as `previous-...`. Raises ValueError for
     an environment that is not supported and CheckpointError for a checkpoint that does not fit.
     """
-    run_dir, torch_device = Path(run_dir), pick_device(device)
-    if torch_device.type == "cpu":
-        tune_cpu()
-    run = Run(env, config, run_dir, torch_device)
-    if resume and (run_dir / CHECKPOINT).exists():
-        restore(run)
-    else:
-        for path in (run_dir / CHECKPOINT, run_dir / LOG, run_dir / "agent.pt"):
-            if path.exists():  # an earlier run's, perhaps a long one's
-                os.replace(path, path.with_name(f"previous-{path.name}"))
-        run.log = Log(run_dir / LOG)
-    (run_dir / "result.json").unlink(missing_ok=True)  # the mark of a complete run
-    write_json(run_dir / "config.json", {"env": run.env.name, **dataclasses.asdict(config)})
+    if not isinstance(config, Config):
+        raise ValueError(f"config must be a Config, got {config!r}: Config(steps=...)")
+    folder = Path(run_dir).expanduser().absolute()
+    lock = Lock(folder)
+    try:
+        run = Run(env, config, folder, pick_device(device))
+    except BaseException:
+        lock.release()
+        raise
+    run.lock = lock
+    try:
+        if resume and (folder / CHECKPOINT).exists():
+            restore(run)
+        else:
+            keep_previous(folder)
+            run.log = Log(folder / LOG)
+        (folder / "result.json").unlink(missing_ok=True)  # the mark of a complete run
+        write_json(folder / "config.json", {"env": run.env.name, **dataclasses.asdict(config)})
+    except BaseException:
+        run.close()
+        raise
     return run
+
+
+def keep_previous(folder: Path) -> None:
+    """An earlier run's checkpoint and log, perhaps a long one's, are kept together. A folder
+    without a checkpoint leaves those of the run before it in their place."""
+    if not (folder / CHECKPOINT).exists():
+        return
+    for name in (CHECKPOINT, LOG):
+        if (folder / name).exists():
+            os.replace(folder / name, folder / f"previous-{name}")
 
 
 # ---------------------------------------------------------------- save
@@ -107,11 +142,12 @@ def save(run: Run) -> None:
         "explore_rng": run.explore_rng.bit_generator.state,
         "held": [torch.from_numpy(run.held_action), run.held_steps],
         "counters": [run.step, run.updates, run.episode, run.evaluated, run.reported],
+        "eval_steps": run.eval_steps,
         "minutes": [run.minutes, run.cpu_minutes],
         "metrics": run.metrics,
         "obs": None if run.obs is None else torch.from_numpy(run.obs),
         "last": [run.reward, run.ret, run.is_first],
-        "episode_actions": torch.tensor(np.array(run.episode_actions, np.float32)),
+        "episode_actions": torch.from_numpy(np.array(run.episode_actions)),
         "state": run.state and tensors(run.state),
         "chosen": run.chosen and [torch.from_numpy(run.chosen[0]), tensors(run.chosen[1])],
         "log_size": log_size,
@@ -149,7 +185,7 @@ def load(run: Run) -> dict[str, Any]:
     saved = load_checkpoint(path)
     if "replay" not in saved:
         raise CheckpointError(f"{path} holds no training state: train anew, without resume")
-    sizes = [run.env.obs_size, run.env.action_size, run.env.discrete]
+    sizes = [run.env.obs_size, run.env.action_size, list(run.env.segments)]
     then, now = saved["config"], dataclasses.asdict(run.config)
     others = [k for k in then | now if k != "steps" and then.get(k) != now.get(k)]
     values = ", ".join(f"{k}={then.get(k)} instead of {now.get(k)}" for k in others)
@@ -190,6 +226,8 @@ def restore(run: Run) -> None:
     held_action, run.held_steps = saved["held"]
     run.held_action = held_action.numpy()
     run.step, run.updates, run.episode, run.evaluated, run.reported = saved["counters"]
+    run.eval_steps = saved["eval_steps"]
+    run.evals = read_log(run.run_dir / LOG, "eval")
     run.minutes, run.cpu_minutes = saved["minutes"]
     run.metrics = {name: value.to(device) for name, value in saved["metrics"].items()}
     run.state = saved["state"] and State(*(x.to(device) for x in saved["state"]))
@@ -219,9 +257,10 @@ def restore(run: Run) -> None:
 def repeat(run: Run, actions: np.ndarray, obs: np.ndarray, reward: float) -> bool:
     """Take the present episode's actions again; whether that leads to `obs` and `reward`."""
     run.start_episode()
-    for action in actions:
+    for kept in actions:
+        action = run.replay.one_hot(kept) if len(run.replay.offsets) else kept
         run.obs, run.reward, terminated, truncated = run.env.step(action)
-        run.episode_actions.append(action)
+        run.episode_actions.append(kept)
         if terminated or truncated:
             return False
     return np.array_equal(run.obs, obs) and run.reward == reward

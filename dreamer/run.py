@@ -9,18 +9,26 @@ import contextlib
 import ctypes
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 
 from dreamer.agent import DreamerAgent, Metrics
-from dreamer.checkpoint import Log
+from dreamer.checkpoint import Lock
 from dreamer.config import Config
 from dreamer.envs import EnvSpec, make_envs
-from dreamer.evaluation import EVALUATION, EXPLORATION, evaluate, open_loop_error
+from dreamer.evaluation import (
+    EVALUATION,
+    EXPLORATION,
+    SIDE_BY_SIDE,
+    evaluate_in,
+    open_loop_error,
+    valid_actions,
+)
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State
 from dreamer.utils import derive_seed, symlog
@@ -40,19 +48,28 @@ class Run:
     """
 
     def __init__(self, env: EnvSpec, config: Config, run_dir: Path, device: torch.device):
-        self.env_spec, self.config, self.run_dir = env, config, run_dir
-        self.env, *spare = make_envs(env, 2 if config.evals else 1, config.action_repeat)
-        for other in spare:  # made to see that evaluation will not disturb training
-            other.close()
-        sizes = self.env.obs_size, self.env.action_size
-        self.agent = DreamerAgent(*sizes, self.env.discrete, config, device)
-        self.replay = ReplayBuffer(config.capacity, *sizes)
+        self.config, self.run_dir = config, run_dir
+        # Evaluation has environments of its own, kept, and more of them where they are needed.
+        self.env_spec = env
+        self.env, *self.eval_envs = make_envs(env, 2 if config.evals else 1, config)
+        for name in wrappers_with_memory(self.env.env):
+            warnings.warn(
+                f"{self.env.name}: {name} keeps running statistics, and each environment has its "
+                "own: evaluations and a resumed run see other numbers than training did. Leave it "
+                "out: the agent normalises what it sees",
+                stacklevel=3,
+            )
+        sizes = self.env.obs_size, self.env.action_size, self.env.segments
+        self.agent = DreamerAgent(*sizes, config, device)
+        rows = 2 * config.steps // config.action_repeat  # at most: each episode has one row more
+        self.replay = ReplayBuffer(min(config.capacity, max(rows, config.seq_len, 2)), *sizes)
         self.replay_rng = np.random.default_rng(derive_seed(config.seed, REPLAY))
         self.explore_rng = np.random.default_rng(derive_seed(config.seed, EXPLORATION))
         self.prefill = min(config.prefill, config.steps // 2)
 
         # How far it is. `evaluated` and `reported`: the steps of the last evaluation and report.
         self.step = self.updates = self.episode = self.evaluated = self.reported = 0
+        self.eval_steps = 0  # of the environment, in all evaluations
         self.minutes = self.cpu_minutes = 0.0
         self.metrics: Metrics = {}  # of the last update
 
@@ -64,7 +81,9 @@ class Run:
         self.chosen: tuple[np.ndarray, State] | None = None  # what to do next
         self.held_action, self.held_steps = np.zeros(self.env.action_size, np.float32), 0
 
-        self.log: Log
+        self.log: Any = None  # a `Log`
+        self.lock: Lock | None = None  # on the run's folder
+        self.kept = True  # whether that folder outlives the run
         self.episodes: list[dict[str, Any]] = []
         self.reports: list[dict[str, Any]] = []
         self.evals: list[dict[str, Any]] = []
@@ -87,12 +106,13 @@ class Run:
             self.start_episode()
         if self.chosen is None:
             is_first = np.array([self.is_first])
-            actions, state = self.agent.act(self.obs[None], is_first, self.state)
+            valid = valid_actions([self.env])
+            actions, state = self.agent.act(self.obs[None], is_first, self.state, valid=valid)
             action = actions[0]
             if self.random_is_due():
                 action = self.random_action()
                 state = state._replace(action=torch.from_numpy(action)[None].to(self.agent.device))
-            self.chosen = (action if self.env.discrete else np.clip(action, -1, 1)), state
+            self.chosen = (action if self.env.segments else np.clip(action, -1, 1)), state
         return self.chosen
 
     def take(self, action: np.ndarray, state: State) -> None:
@@ -101,7 +121,7 @@ class Run:
         self.replay.add(self.obs, action, self.reward, self.is_first, False, False)
         self.state, self.chosen = state, None
         self.obs, self.reward, self.is_first = obs, reward, False
-        self.episode_actions.append(action)
+        self.episode_actions.append(self.replay.keep(action))
         self.ret += reward
         self.step += self.config.action_repeat
         if terminated or truncated:
@@ -140,7 +160,7 @@ class Run:
     def random_action(self) -> np.ndarray:
         """A random action, held for 1 to PREFILL_HOLD or later `explore_hold` rows, log-uniformly:
         such pushes reach far more of a world than trembling does."""
-        if self.held_steps == 0:
+        if self.held_steps == 0 or not self.env.allows(self.held_action):
             self.held_action = self.env.random_action(self.explore_rng)
             longest = PREFILL_HOLD if self.step < self.prefill else self.config.explore_hold
             self.held_steps = int((longest + 1) ** self.explore_rng.random())
@@ -166,6 +186,7 @@ class Run:
         c, due = self.config, self.updates_due()
         if self.updates == 0:
             self.warn_of_faint_observations()
+            self.warn_of_faint_rewards()
         if self.step - self.prefill < c.action_repeat and due - self.updates > 10:
             self.say(f"learning from the warm-up data {self.updates + 1}/{due}")
         return self.replay.sample(c.batch_size, c.seq_len, self.replay_rng, c.recency)
@@ -180,8 +201,9 @@ class Run:
             bad = [name for name, value in metrics.items() if not torch.isfinite(value)]
             raise FloatingPointError(
                 f"{self.env.name}: update {self.updates} at step {self.step} gave non-finite "
-                f"{', '.join(bad)}; the last checkpoint in {self.run_dir}, if there is one, is "
-                "from before"
+                f"{', '.join(bad)}"
+                + f"; the last checkpoint in {self.run_dir} is from before"
+                * self.kept
             )
 
     def warn_of_faint_observations(self) -> None:
@@ -191,9 +213,21 @@ class Run:
         faint = (moves & (spread < self.agent.encoder.norm.min_std / 3)).nonzero().flatten()
         if len(faint):
             warnings.warn(
-                f"{self.env.name}: observation dimensions {faint.tolist()} barely vary relative to "
-                "their size, so the agent barely sees them; rescale them with fixed constants if "
-                "they matter",
+                f"{self.env.name}: observation dimensions {listed(faint.tolist())} barely vary "
+                "relative to their size, so the agent barely sees them; rescale them with fixed "
+                "constants if they matter",
+                stacklevel=2,
+            )
+
+    def warn_of_faint_rewards(self) -> None:
+        """Rewards too small to be told apart: bins near 0 are 0.17 apart, and the return scale is
+        at least 1."""
+        largest = float(np.abs(self.replay.rows["reward"][: len(self.replay)]).max())
+        if 0 < largest < 0.001:
+            warnings.warn(
+                f"{self.env.name}: rewards are at most {largest:.1g} in size, so small that the "
+                "agent barely sees them; multiply them by a constant "
+                "(gymnasium.wrappers.TransformReward)",
                 stacklevel=2,
             )
 
@@ -213,23 +247,43 @@ class Run:
         return values
 
     def evaluation_due(self) -> bool:
-        """`evals` times in a run, evenly spread and at its end, once there are updates."""
+        """`evals` times in a run, evenly spread and at its end, once there are updates and an
+        episode or more would not cost too much."""
         c = self.config
         due = self.step * c.evals // c.steps > self.evaluated * c.evals // c.steps
-        return bool(self.updates) and due
+        return due and bool(self.updates) and self.affordable_episodes() > 0
+
+    def steps_left_to_evaluate(self) -> float:
+        """`eval_cost` steps for every step of training, less those that were taken."""
+        return self.config.eval_cost * self.step - self.eval_steps
+
+    def affordable_episodes(self) -> int:
+        """How many episodes an evaluation can afford now, as long as those before."""
+        ended = max(1, self.episode)
+        length = max(self.step / ended, self.evals[-1]["length"] if self.evals else 0)
+        return int(min(self.config.eval_episodes, self.steps_left_to_evaluate() // length))
 
     def evaluate(self) -> dict[str, float]:
-        """Log a greedy evaluation and how good dreams and values are; return the numbers."""
+        """Log a greedy evaluation and how good dreams and values are; return the numbers, none
+        where no episode has ended for its share of steps."""
         seed = derive_seed(self.config.seed, EVALUATION, self.step)
-        episodes = self.config.eval_episodes
+        episodes = self.affordable_episodes()
+        missing = min(episodes, SIDE_BY_SIDE) - len(self.eval_envs)
+        if missing > 0:
+            self.eval_envs += make_envs(self.env_spec, missing, self.config)
 
         def progress(done: int) -> None:
             self.say(f"evaluating {done}/{episodes}")
 
         progress(0)
-        returns, values = evaluate(
-            self.agent, self.env_spec, episodes, seed, details=True, progress=progress
+        before, left = sum(env.steps for env in self.eval_envs), self.steps_left_to_evaluate()
+        returns, values = evaluate_in(
+            self.agent, self.eval_envs, episodes, seed, progress=progress, max_steps=left
         )
+        self.eval_steps += sum(env.steps for env in self.eval_envs) - before
+        self.evaluated = self.step
+        if not len(returns):
+            return {}
         values = {
             "return": float(returns.mean()),
             **values,
@@ -237,8 +291,35 @@ class Run:
         }
         details = {"returns": returns.tolist(), "minutes": round(self.minutes, 3)}
         self.log.write("eval", self.step, **values, **details)
-        self.evaluated = self.step
+        self.evals.append(values)
         return values
+
+    def close(self) -> None:
+        """Close all environments and the log, and leave the folder to others."""
+        for part in (self.env, *self.eval_envs, self.log):
+            if part:
+                part.close()
+        if self.lock:
+            self.lock.release()
+
+
+def listed(numbers: list[int]) -> str:
+    """The first five of them."""
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return ", ".join(map(str, numbers[:5])) + more
+
+
+def wrappers_with_memory(env: Any) -> list[str]:
+    """Names of wrappers that keep running statistics, each copy its own."""
+    found = []
+    while isinstance(env, gym.Wrapper):
+        if (
+            hasattr(type(env), "update_running_mean")
+            or {"obs_rms", "return_rms"} & vars(env).keys()
+        ):
+            found.append(type(env).__name__)
+        env = env.env
+    return found
 
 
 # ---------------------------------------------------------------- devices and threads
@@ -253,6 +334,18 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+@contextlib.contextmanager
+def fast_cpu(threads: int = 1) -> Iterator[None]:
+    """`tune_cpu` within this block; afterwards threads and denormal numbers are as before."""
+    before, flushed = torch.get_num_threads(), (torch.tensor([1e-40]) * 1).item() == 0
+    tune_cpu(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.set_flush_denormal(flushed)
 
 
 def tune_cpu(threads: int = 1) -> None:

@@ -7,11 +7,14 @@ A run writes into its folder: `config.json`, `log.jsonl` (one row per episode, r
 evaluation), every minute `checkpoint.pt`, and at its end `agent.pt`, the trained agent.
 """
 
+import contextlib
 import importlib.util
 import signal
+import sys
 import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +25,7 @@ from dreamer.config import Config
 from dreamer.envs import EnvFault, EnvSpec
 from dreamer.evaluation import evaluate
 from dreamer.resume import LOG, load_agent, save, save_agent, start, try_save
-from dreamer.run import Run
+from dreamer.run import Run, fast_cpu
 
 __all__ = ["Session", "evaluate", "load_agent", "save_agent", "train"]
 
@@ -37,15 +40,17 @@ def train(
     device: str = "auto",
     progress: bool = True,
     tensorboard: bool = False,
+    threads: int = 1,
 ) -> Run:
     """Train an agent on a Gymnasium environment.
 
-    env: an id, or a function that makes an environment: `Box` vector observations, `Discrete` or
-    bounded one-dimensional `Box` actions. run_dir: where log, checkpoint and agent go (nowhere if
-    None). resume: go on from run_dir's checkpoint if there is one (without it, the files of an
-    earlier run are kept as `previous-...`); only `steps` may differ from its config (rows of the
-    log are then spaced as the new number asks). Ctrl-C saves a checkpoint.
+    env: an id, or a function that makes an environment (see `AgentEnv` for the spaces). run_dir:
+    where log, checkpoint and agent go (nowhere if None). resume: go on from run_dir's checkpoint if
+    there is one (without it, the checkpoint and log of an earlier run are kept as `previous-...`);
+    only `steps` may differ from its config (rows of the log are then spaced as the new number
+    asks). threads: of PyTorch while it trains on the CPU.
 
+    Ctrl-C saves a checkpoint; without run_dir it ends the training, and the run so far is returned.
     Raises ValueError for what is not supported, CheckpointError for a checkpoint that cannot be
     used, EnvFault when the environment fails (the last good state is saved first),
     FloatingPointError when a loss is not finite, and OSError when the files of the start or the
@@ -54,40 +59,47 @@ def train(
     if tensorboard:
         need_tensorboard()
     config = Config() if config is None else config
-    if run_dir is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            return train(env, config, temporary, False, device, progress, tensorboard)
-    with Session(start(env, config, run_dir, resume, device), progress, tensorboard) as session:
-        run = session.run
-        while True:
-            while run.updates < run.updates_due():  # learn: replayed rows for each real step
-                run.learn()
+    folder = tempfile.TemporaryDirectory() if run_dir is None else contextlib.nullcontext(run_dir)
+    with folder as path:
+        run = start(env, config, path, resume, device)
+        run.kept = run_dir is not None
+        with Session(run, progress, tensorboard, threads) as session:
+            while True:
+                while run.updates < run.updates_due():  # learn: replayed rows for each real step
+                    run.learn()
+                    session.pause()
+                session.report()
+                if run.step >= config.steps:
+                    break
+                run.act()  # one row of real experience
                 session.pause()
-            session.report()
-            if run.step >= config.steps:
-                return run
-            run.act()  # one row of real experience
-            session.pause()
+    return run
 
 
 class Session:
-    """A run while it goes on: its progress bar, its clocks, its checkpoints, and Ctrl-C.
+    """A run while it goes on: its progress bar, its clocks, its checkpoints, Ctrl-C and SIGTERM.
 
-    A run can be saved between any two things that it does, and only there: at `pause`. Leaving
-    it saves the run and the agent, closes the environment, and reads the log into `run.episodes`,
+    A run can be saved between any two things that it does, and only there: at `pause`. Leaving it
+    saves the run and the agent, closes the environments, and reads the log into `run.episodes`,
     `run.reports` and `run.evals`.
     """
 
-    def __init__(self, run: Run, progress: bool = True, tensorboard: bool = False):
-        self.run = run
+    def __init__(
+        self, run: Run, progress: bool = True, tensorboard: bool = False, threads: int = 1
+    ):
+        self.run, self.threads = run, threads
         self.board = open_tensorboard(run) if tensorboard else None
         self.bar = tqdm(
-            total=run.config.steps, initial=run.step, disable=not progress, unit="step", leave=True
+            total=run.config.steps,
+            initial=run.step,
+            disable=not progress,
+            unit="step",
+            file=Quiet(sys.stderr),
         )
         evals = read_log(run.run_dir / LOG, "eval")
         self.ret = f"{evals[-1]['return']:.1f}" if evals else "not known yet"
         self.bar.set_postfix_str(f"return {self.ret}", refresh=False)
-        self.interrupted = False
+        self.signal: int | None = None  # that asked for the end
         run.say = self.say
 
     def __enter__(self) -> Self:
@@ -96,25 +108,33 @@ class Session:
             self.saved - 60 * self.run.minutes,
             time.process_time() - 60 * self.run.cpu_minutes,
         )
-        self.main = threading.current_thread() is threading.main_thread()
-        if self.main:  # only there can signals be handled
-            self.previous = signal.signal(signal.SIGINT, self.interrupt)
+        self.previous: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # signals are handled there only
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self.interrupt)
+        self.around = contextlib.ExitStack()
+        if self.run.agent.device.type == "cpu":
+            self.around.enter_context(fast_cpu(self.threads))
         return self
 
-    def interrupt(self, *_: Any) -> None:
+    def interrupt(self, number: int, _: Any) -> None:
         """The first Ctrl-C waits for the next `pause`; a second one interrupts at once."""
-        self.interrupted = True
-        signal.signal(signal.SIGINT, self.previous)
+        self.signal = number
+        self.restore_signals()
+
+    def restore_signals(self) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
 
     def pause(self) -> None:
-        """Read the clocks, save when a checkpoint is due, and stop here after a Ctrl-C."""
+        """Read the clocks, save when a checkpoint is due, and stop here after a signal."""
         run = self.run
         run.minutes = (time.monotonic() - self.began[0]) / 60
         run.cpu_minutes = (time.process_time() - self.began[1]) / 60
         self.bar.update(run.step - self.bar.n)
-        if self.interrupted:
+        if self.signal is not None:
             save(run)
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if self.signal == signal.SIGINT else SystemExit(143)
         if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             try_save(run)
             self.saved = time.monotonic()
@@ -132,7 +152,8 @@ class Session:
             )
         if run.evaluation_due():
             values = run.evaluate()
-            self.ret = f"{values['return']:.1f}"
+            if values:
+                self.ret = f"{values['return']:.1f}"
             self.show(values, f"return {self.ret}")
             self.bar.refresh()
 
@@ -140,8 +161,12 @@ class Session:
         self.bar.set_description_str("", refresh=False)
         self.bar.set_postfix_str(text, refresh=False)
         if self.board:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, self.run.step)
+            try:
+                for name, value in values.items():
+                    self.board.add_scalar(name, value, self.run.step)
+            except OSError as error:
+                warnings.warn(f"TensorBoard's log is not written: {error}", stacklevel=2)
+                self.board = None
         self.pause()
 
     def say(self, text: str) -> None:
@@ -150,29 +175,54 @@ class Session:
             self.bar.set_description_str(text)
             self.said = time.monotonic()
 
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> bool:
         run = self.run
-        if self.main:
-            signal.signal(signal.SIGINT, self.previous)
+        self.restore_signals()
         try:
             if error is None:
                 save(run)
-                save_agent(run.agent, run.run_dir / "agent.pt")
+                save_agent(run.agent, run.run_dir / "agent.pt", run.env.name)
             elif isinstance(error, EnvFault):
                 try_save(run)
-                raise EnvFault(
-                    f"{error}. The run up to step {run.step} is in {run.run_dir}: resume it when "
-                    "the environment is mended"
-                ) from error
+                if run.kept:
+                    raise EnvFault(
+                        f"{error}. The run up to step {run.step} is in {run.run_dir}: resume it "
+                        "when the environment is mended"
+                    ) from error
+            elif isinstance(error, KeyboardInterrupt) and not run.kept:
+                warnings.warn(
+                    f"interrupted at step {run.step}: this is the run so far", stacklevel=2
+                )
+                return True
+            return False
         finally:
+            self.around.close()
             self.bar.close()
             if self.board:
-                self.board.close()
-            run.log.close()
-            run.env.close()
-        if error is None:
+                with contextlib.suppress(OSError):
+                    self.board.close()
+            run.close()
             kinds = ("episode", "report", "eval")
             run.episodes, run.reports, run.evals = (read_log(run.run_dir / LOG, k) for k in kinds)
+
+
+class Quiet:
+    """A stream for the progress bar; that it cannot be written is no reason to stop a run."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            encoding = getattr(self.stream, "encoding", None) or "utf-8"
+            self.stream.write(text.encode(encoding, "replace").decode(encoding))
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def need_tensorboard() -> None:

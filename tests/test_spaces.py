@@ -1,0 +1,251 @@
+"""Every space of docs/environments.md: what works trains, what does not gets one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config
+
+from dreamer import evaluate, load_agent, train
+from dreamer.agent import DreamerAgent
+from dreamer.envs import AgentEnv, EnvFault
+from dreamer.networks import DiscretePolicy
+from dreamer.replay_buffer import ReplayBuffer
+from dreamer.utils import make_rng
+
+S = gym.spaces
+
+
+class Sampled(gym.Env):
+    """Observations drawn from the space; refuses actions that its action space does not contain."""
+
+    def __init__(self, obs: gym.Space, act: gym.Space, length: int = 7):
+        self.observation_space, self.action_space, self.length = obs, act, length
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.time = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any):
+        assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
+        self.time += 1
+        return self.observation_space.sample(), 1.0, False, self.time >= self.length, {}
+
+
+VECTOR, TWO = S.Box(-1, 1, (3,)), S.Discrete(2)
+OBSERVATIONS = {  # space -> size of the vector that the agent sees
+    "vector": (VECTOR, 3),
+    "matrix": (S.Box(-1, 1, (2, 3)), 6),
+    "0-d": (S.Box(-1, 1, ()), 1),
+    "uint8": (S.Box(0, 255, (4,), np.uint8), 4),
+    "Discrete": (S.Discrete(5, start=3), 5),
+    "MultiDiscrete": (S.MultiDiscrete([3, 2]), 5),
+    "MultiDiscrete matrix": (S.MultiDiscrete([[3, 2], [4, 2]]), 11),
+    "MultiBinary": (S.MultiBinary(4), 4),
+    "Dict": (S.Dict({"x": VECTOR, "on": S.Discrete(3)}), 6),
+    "Tuple": (S.Tuple([S.Discrete(4), S.MultiBinary(2)]), 6),
+    "nested": (S.Dict({"a": S.Tuple([VECTOR, S.Dict({"b": TWO})]), "c": S.Box(0, 1, (2, 2))}), 9),
+}
+ACTIONS = {  # space -> sizes of the one-hot vectors, and of the action
+    "Discrete": (S.Discrete(4, start=-1), (4,), 4),
+    "one action": (S.Discrete(1), (1,), 1),
+    "MultiDiscrete": (S.MultiDiscrete([3, 2, 4]), (3, 2, 4), 9),
+    "MultiDiscrete from": (S.MultiDiscrete([3, 2], start=[5, -2]), (3, 2), 5),
+    "MultiDiscrete matrix": (S.MultiDiscrete([[2, 3], [2, 2]]), (2, 3, 2, 2), 9),
+    "MultiBinary": (S.MultiBinary(3), (2, 2, 2), 6),
+    "MultiBinary matrix": (S.MultiBinary((2, 2)), (2, 2, 2, 2), 8),
+    "vector": (S.Box(-2, 3, (2,)), (), 2),
+    "matrix": (S.Box(-1, 1, (2, 2)), (), 4),
+    "0-d": (S.Box(-1, 1, ()), (), 1),
+    "integers": (S.Box(-3, 3, (2,), np.int64), (), 2),
+}
+
+
+def quiet(env, config=None, run_dir=None, **options):
+    return train(env, config or tiny_config(), run_dir, device="cpu", progress=False, **options)
+
+
+@pytest.mark.parametrize(("space", "size"), OBSERVATIONS.values(), ids=OBSERVATIONS)
+def test_every_observation_space_trains_300_steps(space, size):
+    config = tiny_config(steps=300, train_ratio=1)
+    agent = quiet(lambda: Sampled(space, TWO), config).agent
+    assert agent.obs_size == size
+    assert np.isfinite(evaluate(agent, lambda: Sampled(space, TWO), 2)).all()
+
+
+@pytest.mark.parametrize(("space", "sizes", "total"), ACTIONS.values(), ids=ACTIONS)
+@pytest.mark.parametrize("actor_grad", ["reinforce", "pathwise"])
+def test_every_action_space_trains_300_steps(space, sizes, total, actor_grad, tmp_path):
+    config = tiny_config(steps=300, train_ratio=1, actor_grad=actor_grad)
+    agent = quiet(lambda: Sampled(VECTOR, space), config, tmp_path).agent
+    assert (agent.segments, agent.action_size) == (sizes, total)
+    loaded = load_agent(tmp_path / "agent.pt", "cpu")
+    make = lambda: Sampled(VECTOR, space)  # noqa: E731
+    np.testing.assert_array_equal(evaluate(loaded, make, 2), evaluate(agent, make, 2))
+
+
+REFUSED_OBSERVATIONS = {
+    "text": (S.Text(5), "wrapper"),
+    "an image": (S.Box(0, 255, (8, 8, 3), np.uint8), "images are not supported yet"),
+    "an image within": (S.Dict({"x": S.Box(0, 1, (8, 8, 3))}), "images are not supported yet"),
+    "a graph": (S.Graph(VECTOR, None), "Box, Discrete"),
+    "a sequence": (S.Sequence(VECTOR), "Box, Discrete"),
+    "nothing": (S.Box(-1, 1, (0,)), "empty"),
+}
+REFUSED_ACTIONS = {
+    "unbounded": (S.Box(np.float32([-1, 0]), np.float32([1, np.inf])), "dimension 1 has no bounds"),
+    "hybrid": (S.Dict({"go": TWO, "how": VECTOR}), "join its parts in a wrapper"),
+    "tuple": (S.Tuple([TWO]), "join its parts in a wrapper"),
+    "text": (S.Text(5), "Discrete, MultiDiscrete"),
+    "nothing": (S.Box(-1, 1, (0,)), "empty"),
+}
+
+
+@pytest.mark.parametrize(
+    ("space", "advice"), REFUSED_OBSERVATIONS.values(), ids=REFUSED_OBSERVATIONS
+)
+def test_other_observation_spaces_get_one_sentence(space, advice):
+    with pytest.raises(
+        ValueError, match="^Sampled: observation space .* not supported: .*"
+    ) as error:
+        quiet(lambda: Sampled(space, TWO))
+    assert advice in str(error.value)
+
+
+@pytest.mark.parametrize(("space", "advice"), REFUSED_ACTIONS.values(), ids=REFUSED_ACTIONS)
+def test_other_action_spaces_get_one_sentence(space, advice):
+    with pytest.raises(ValueError, match="^Sampled: action space .* not supported: ") as error:
+        quiet(lambda: Sampled(VECTOR, space))
+    assert advice in str(error.value)
+
+
+def old_gym_space():
+    """Something that says it is of the package gym."""
+    return type("Box", (), {"__module__": "gym.spaces.box", "shape": (2,)})()
+
+
+@pytest.mark.parametrize("which", ["observation_space", "action_space"])
+def test_spaces_of_the_old_gym_are_named(which):
+    env = Sampled(VECTOR, TWO)
+    setattr(env, which, old_gym_space())
+    with pytest.raises(ValueError, match="this is gym, Gymnasium is needed"):
+        AgentEnv(lambda: env)
+
+
+# ---------------------------------------------------------------- many actions
+
+
+def test_twenty_thousand_actions_are_cheap():
+    env = AgentEnv(lambda: Sampled(VECTOR, S.Discrete(20_000)))
+    action = env.random_action(np.random.default_rng(0))
+    assert action.shape == (20_000,) and action.sum() == 1
+    replay = ReplayBuffer(100, 3, 20_000, env.segments)
+    assert sum(column[0].nbytes for column in replay.rows.values()) < 100
+    replay.add(np.zeros(3), action, 0.0, True, False, False)
+    replay.add(np.zeros(3), np.zeros(20_000), 0.0, False, True, False)
+    found = replay.sample(1, 2, np.random.default_rng(0))["action"]
+    np.testing.assert_array_equal(found, [[action, np.zeros(20_000)]])
+
+
+def test_a_policy_of_two_parts_by_hand():
+    log_probs = [torch.tensor([0.5, 0.25, 0.25]).log(), torch.tensor([0.1, 0.9]).log()]
+    policy = DiscretePolicy(log_probs)
+    action = torch.tensor([0.0, 1, 0, 0, 1])
+    assert policy.log_prob(action).exp().item() == pytest.approx(0.25 * 0.9)
+    assert policy.mode().tolist() == [1, 0, 0, 0, 1]
+    by_hand = -(0.5 * np.log(0.5) + 0.5 * np.log(0.25) + 0.1 * np.log(0.1) + 0.9 * np.log(0.9))
+    assert policy.entropy().item() == pytest.approx(by_hand)
+    assert policy.sample(torch.tensor([0.6, 0.05])).tolist() == [0, 1, 0, 1, 0]
+
+
+def test_unimix_holds_in_each_part():
+    agent = DreamerAgent(2, 5, (3, 2), tiny_config())
+    with torch.no_grad():
+        agent.actor.mlp[-1].bias.copy_(torch.tensor([50.0, 0, 0, -50, 50]))
+        first, second = agent.actor(torch.zeros(agent.critic.mlp[0].in_features)).log_probs
+    assert first.exp().min().item() == pytest.approx(0.01 / 3, rel=1e-4)
+    assert second.exp().min().item() == pytest.approx(0.01 / 2, rel=1e-4)
+
+
+# ---------------------------------------------------------------- masked actions
+
+
+class Masked(Sampled):
+    """Only one of five actions is valid, another one each step; `taken` records what came."""
+
+    taken: list[tuple[int, int]] = []
+
+    def info(self):
+        self.valid = (self.valid + 3) % 5
+        return {"action_mask": np.eye(5, dtype=np.int8)[self.valid]}
+
+    def reset(self, **kwargs):
+        self.valid = 0
+        return super().reset(**kwargs)[0], self.info()
+
+    def step(self, action):
+        Masked.taken.append((self.valid, int(action)))
+        return *super().step(action)[:4], self.info()
+
+
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_no_masked_action_is_ever_taken(repeat):
+    Masked.taken = []
+    make = lambda: Masked(VECTOR, S.Discrete(5))  # noqa: E731
+    config = tiny_config(steps=90, explore=0.5, evals=2, eval_episodes=2, action_repeat=repeat)
+    agent = quiet(make, config).agent
+    evaluate(agent, make, 3, greedy=True)
+    evaluate(agent, make, 3, greedy=False)
+    assert len(Masked.taken) > 60
+    assert [valid for valid, _ in Masked.taken] == [taken for _, taken in Masked.taken]
+
+
+def test_a_mask_of_parts_and_one_that_allows_nothing():
+    env = AgentEnv(lambda: Sampled(VECTOR, S.MultiDiscrete([3, 2])))
+    mask = env._mask({"action_mask": (np.int8([0, 0, 1]), np.int8([0, 0]))})
+    assert mask.tolist() == [False, False, True, True, True]
+    with pytest.raises(EnvFault, match="has 3 entries, not 5"):
+        env._mask({"action_mask": np.ones(3)})
+
+
+def test_a_masked_policy_keeps_the_odds_of_what_is_valid():
+    policy = DiscretePolicy([torch.tensor([0.5, 0.3, 0.2]).log()])
+    odds = policy.masked(torch.tensor([False, True, True])).log_probs[0].exp()
+    np.testing.assert_allclose(odds, [0, 0.6, 0.4], rtol=1e-6)
+
+
+def test_acting_draws_valid_actions_alone():
+    agent = DreamerAgent(2, 4, True, tiny_config())
+    valid = np.array([[False, True, False, True]] * 50)
+    action, _ = agent.act(
+        np.zeros((50, 2)), np.ones(50, bool), rng=make_rng(agent.device, 1), valid=valid
+    )
+    assert set(action.argmax(-1)) == {1, 3}
+
+
+# ---------------------------------------------------------------- extreme boxes
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        (np.iinfo(np.int64).min, np.iinfo(np.int64).max, np.int64),
+        (0, np.iinfo(np.uint64).max, np.uint64),
+        (-1.7e308, 1.7e308, np.float64),
+        (-3.4e38, 3.4e38, np.float32),
+    ],
+)
+@pytest.mark.parametrize("action", [-2.0, -1.0, -0.3, 0.0, 1.0, 5.0])
+def test_huge_bounds_are_reached_and_never_left(low, high, dtype, action):
+    space = S.Box(low, high, (1,), dtype)
+    native = AgentEnv(lambda: Sampled(VECTOR, space)).native_action(np.float32([action]))
+    assert space.contains(native)
+    if abs(action) >= 1:
+        assert native[0] == (space.high if action > 0 else space.low)[0]

@@ -52,7 +52,7 @@ def random_episodes(seed: int, stream: int, hold: int) -> Iterator[Episode]:
 
 def fill_replay(config: Config, agent: DreamerAgent) -> ReplayBuffer:
     """At least `config.steps` environment steps, as replay rows."""
-    replay = ReplayBuffer(config.capacity, agent.obs_size, agent.action_size)
+    replay = ReplayBuffer(config.capacity, agent.obs_size, agent.action_size, agent.segments)
     steps = 0
     for episode in random_episodes(config.seed, TRAINING, config.explore_hold):
         last = len(episode["obs"]) - 1
@@ -139,7 +139,7 @@ def main(args: cli.Args) -> None:
     if device.type == "cpu":
         tune_cpu()
     env, started = AgentEnv(ENV), time.monotonic()
-    agent = DreamerAgent(env.obs_size, env.action_size, env.discrete, config, device)
+    agent = DreamerAgent(env.obs_size, env.action_size, env.segments, config, device)
     replay = fill_replay(config, agent)
     print(f"{len(replay)} rows of random {ENV}; the world model learns from them alone")
     reports = learn(agent, replay)

@@ -20,9 +20,8 @@ from lab import cli, results
 from dreamer import Config, evaluate, train
 
 ENV, THRESHOLD = "LunarLander-v3", 200  # the environment's own reward_threshold
-CONFIG = Config(
-    steps=60_000, train_ratio=32, action_repeat=4, eval_cost=50
-)  # each row is replayed 128 times
+# Each row is replayed 32 x 4 = 128 times.
+CONFIG = Config(steps=60_000, train_ratio=32, action_repeat=4, eval_cost=50)
 
 
 def main(args: cli.Args) -> None:

@@ -32,9 +32,10 @@ OBS_SIZE, ACTION_SIZE, EPISODE = 4, 2, 200  # CartPole's sizes; rows of each mad
 
 def filled_replay(rows: int) -> ReplayBuffer:
     """A full buffer of random observations and actions; every episode terminates."""
-    rng, replay = np.random.default_rng(0), ReplayBuffer(rows, OBS_SIZE, ACTION_SIZE)
+    rng = np.random.default_rng(0)
+    replay = ReplayBuffer(rows, OBS_SIZE, ACTION_SIZE, (ACTION_SIZE,))
     replay.rows["obs"][:] = rng.standard_normal((rows, OBS_SIZE))
-    replay.rows["action"][np.arange(rows), rng.integers(0, ACTION_SIZE, rows)] = 1
+    replay.rows["action"][:, 0] = rng.integers(0, ACTION_SIZE, rows)
     replay.rows["reward"][:] = 1
     for name, row in (("is_first", 0), ("is_last", -1), ("is_terminal", -1)):
         replay.rows[name][row % EPISODE :: EPISODE] = True
@@ -76,7 +77,7 @@ def measure_growth(config: Config, rounds: int) -> dict[str, dict[int, float]]:
 def measure_acting(config: Config, steps: int) -> float:
     """Environment steps a second in CartPole, the agent choosing every action."""
     env = AgentEnv("CartPole-v1")
-    agent = DreamerAgent(env.obs_size, env.action_size, env.discrete, config)
+    agent = DreamerAgent(env.obs_size, env.action_size, env.segments, config)
     obs, done, state, started = env.reset(0), True, None, time.perf_counter()
     for step in range(steps):
         action, state = agent.act(obs[None], np.array([done]), state)

@@ -220,7 +220,11 @@ def test_greedy_actions_are_the_mode(discrete):
     agent = make_agent(discrete)
     action, state = agent.act(np.ones((4, OBS)), np.ones(4, bool), greedy=True)
     policy = agent.actor(agent.rssm.get_feat(state))
-    mode = F.one_hot(policy.log_probs.argmax(-1), ACTION) if discrete else policy.mean.detach()
+    if discrete:
+        (log_probs,) = policy.log_probs
+        mode = F.one_hot(log_probs.argmax(-1), ACTION)
+    else:
+        mode = policy.mean.detach()
     np.testing.assert_array_equal(action, mode.numpy())
 
 
@@ -229,7 +233,8 @@ def test_sampled_actions_follow_the_policy():
     agent = make_agent()
     n = 2000
     action, state = agent.act(np.ones((n, OBS)), np.ones(n, bool))
-    probs = agent.actor(agent.rssm.get_feat(state)).log_probs.exp().mean(0).detach().numpy()
+    (log_probs,) = agent.actor(agent.rssm.get_feat(state)).log_probs
+    probs = log_probs.exp().mean(0).detach().numpy()
     np.testing.assert_allclose(action.mean(0), probs, atol=5 * math.sqrt(0.25 / n))
 
 

@@ -31,7 +31,8 @@ def test_dreamed_actions_are_the_actors_own():
     post = agent.learn_world(batch)[0]
     dream = agent.imagine(post, torch.arange(7))
     policy = agent.actor(agent.rssm.get_feat(dream)[:, :-1])
-    assert policy.log_probs.amax(-1).exp().mean() > 0.98
+    (log_probs,) = policy.log_probs
+    assert log_probs.amax(-1).exp().mean() > 0.98
     assert torch.equal(policy.mode().argmax(-1), dream.action.argmax(-1))
     assert len(dream.action.argmax(-1).unique()) == 2
 
@@ -151,7 +152,8 @@ def test_behaviour_losses_match_a_slow_reference(discrete, actor_grad):
 
     policy = agent.actor(feat[:, :-1])
     if discrete:
-        reference = Categorical(logits=policy.log_probs)
+        (log_probs,) = policy.log_probs
+        reference = Categorical(logits=log_probs)
         log_prob = reference.log_prob(d.dream.action.argmax(-1))
     else:
         reference = Independent(Normal(policy.mean, policy.std), 1)

@@ -192,12 +192,12 @@ def test_continue_head_matches_bernoulli(rng):
 
 def test_discrete_policy_matches_categorical(rng):
     log_probs = torch.randn(20, 5, generator=rng).log_softmax(-1)
-    policy, reference = DiscretePolicy(log_probs), Categorical(logits=log_probs)
+    policy, reference = DiscretePolicy([log_probs]), Categorical(logits=log_probs)
     action = torch.eye(5).repeat(4, 1)
     torch.testing.assert_close(policy.log_prob(action), reference.log_prob(action.argmax(-1)))
     torch.testing.assert_close(policy.entropy(), reference.entropy())
     assert torch.equal(policy.mode().argmax(-1), log_probs.argmax(-1))
-    sample = policy.sample(torch.rand(20, generator=rng))
+    sample = policy.sample(torch.rand(20, 1, generator=rng))
     assert ((sample == 0) | (sample == 1)).all() and sample.sum(-1).eq(1).all()
 
 
@@ -221,24 +221,26 @@ def test_continuous_samples_carry_gradients_to_mean_and_std():
 
 def test_a_fresh_actor_is_close_to_uniform(rng):
     feat = torch.randn(100, 6, generator=rng)
-    probs = Actor(6, 4, True, 16, 2, 0.01)(feat).log_probs.exp()
-    assert (probs - 0.25).abs().max() < 0.02
-    policy = Actor(6, 4, False, 16, 2, 0.01)(feat)
+    (log_probs,) = Actor(6, 4, (4,), 16, 2, 0.01)(feat).log_probs
+    assert log_probs.shape == (100, 4)
+    assert (log_probs.exp() - 0.25).abs().max() < 0.02
+    policy = Actor(6, 4, (), 16, 2, 0.01)(feat)
     assert policy.mean.abs().max() < 0.05
     fresh_std = 0.1 + 0.9 / (1 + math.exp(-2))
     assert (policy.std - fresh_std).abs().max() < 0.02
 
 
 def test_no_action_falls_below_the_unimix_floor(rng):
-    actor = stir(Actor(6, 4, True, 16, 1, 0.08), rng, 30.0)
-    probs = actor(torch.randn(100, 6, generator=rng)).log_probs.exp()
+    actor = stir(Actor(6, 4, (4,), 16, 1, 0.08), rng, 30.0)
+    (log_probs,) = actor(torch.randn(100, 6, generator=rng)).log_probs
+    probs = log_probs.exp()
     assert probs.max() > 0.9  # a sure policy
     assert probs.min().item() == pytest.approx(0.08 / 4, rel=1e-3)
     torch.testing.assert_close(probs.sum(-1), torch.ones(100))
 
 
 def test_continuous_actor_is_bounded(rng):
-    actor = stir(Actor(6, 2, False, 16, 1, 0.0), rng, 30.0)
+    actor = stir(Actor(6, 2, (), 16, 1, 0.0), rng, 30.0)
     feat = torch.randn(500, 6, generator=rng)
     policy, out = actor(feat), actor.mlp(feat)
     torch.testing.assert_close(policy.mean, out[:, :2].tanh())
@@ -246,13 +248,16 @@ def test_continuous_actor_is_bounded(rng):
     assert policy.std.min() < 0.11 and policy.std.max() > 0.99 and policy.mean.abs().max() <= 1
 
 
-@pytest.mark.parametrize(("discrete", "shape"), [(True, (5, 7)), (False, (5, 7, 3))])
-def test_action_noise_comes_from_the_given_generator(discrete, shape):
-    actor = Actor(6, 3, discrete, 16, 1, 0.01)
+@pytest.mark.parametrize(
+    ("segments", "shape"), [((3,), (5, 7, 1)), ((2, 1), (5, 7, 2)), ((), (5, 7, 3))]
+)
+def test_action_noise_comes_from_the_given_generator(segments, shape):
+    """One number for each one-hot vector, or for each continuous action."""
+    actor = Actor(6, 3, segments, 16, 1, 0.01)
     noise = [actor.noise((5, 7), torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert noise[0].shape == shape
     assert torch.equal(noise[0], noise[1]) and not torch.equal(noise[0], noise[2])
-    if discrete:
+    if segments:
         assert 0 <= noise[0].min() and noise[0].max() < 1
     else:
         assert noise[0].std().item() == pytest.approx(1, abs=0.2)
@@ -261,11 +266,12 @@ def test_action_noise_comes_from_the_given_generator(discrete, shape):
 def test_sampled_actions_follow_the_actor(rng):
     """A million draws would agree to 0.001; 20,000 agree to 0.02, five standard errors."""
     feat = torch.randn(1, 6, generator=rng)
-    discrete = stir(Actor(6, 3, True, 16, 1, 0.01), rng)
+    discrete = stir(Actor(6, 3, (3,), 16, 1, 0.01), rng)
     policy = discrete(feat.expand(20_000, 6))
     frequency = policy.sample(discrete.noise((20_000,), rng)).mean(0)
-    torch.testing.assert_close(frequency, policy.log_probs[0].exp(), atol=0.02, rtol=0)
-    continuous = stir(Actor(6, 2, False, 16, 1, 0.01), rng)
+    (log_probs,) = policy.log_probs
+    torch.testing.assert_close(frequency, log_probs[0].exp(), atol=0.02, rtol=0)
+    continuous = stir(Actor(6, 2, (), 16, 1, 0.01), rng)
     policy = continuous(feat.expand(20_000, 6))
     sample = policy.sample(continuous.noise((20_000,), rng))
     torch.testing.assert_close(sample.mean(0), policy.mean[0], atol=0.04, rtol=0)

@@ -143,7 +143,7 @@ def test_without_unimix_a_class_can_become_impossible(variant, package):
     impossible = [
         agent.rssm.posterior(deter, agent.rssm.post_embed(embed))[0, 0, 1],
         agent.rssm.prior(deter)[0, 0, 1],
-        agent.actor(torch.zeros(1, 24)).log_probs[0, 1],
+        agent.actor(torch.zeros(1, 24)).log_probs[0][0, 1],
     ]
     floors = [0.01 / 4, 0.01 / 4, 0.01 / 2]
     for log_prob, floor in zip(impossible, floors, strict=True):

@@ -84,10 +84,9 @@ class Config:
                 ok, allowed = isinstance(value, str) and value in names, f"one of {names}"
             else:
                 whole = (int, np.integer)
-                if kind is int and isinstance(value, float) and value.is_integer():
-                    value = int(value)  # such as 1e4
                 low, high = field.metadata["range"]
-                ok = isinstance(value, whole if kind is int else (*whole, float, np.floating))
+                ok = isinstance(value, (*whole, float, np.floating))
+                ok = ok and (kind is float or isinstance(value, whole) or value.is_integer())  # 1e4
                 ok = ok and not isinstance(value, bool) and low <= value <= high  # NaN is not
                 word = "a whole number" if kind is int else "a number"
                 allowed = f"{word} from {low:g} to {high:g}"

@@ -9,7 +9,7 @@ from conftest import ACTION_SPACES, Odd, Walk, quiet_train, tiny_config, walk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dreamer import envs, evaluate
+from dreamer import evaluate
 from dreamer.agent import DreamerAgent
 from dreamer.checkpoint import load_checkpoint
 from dreamer.envs import AgentEnv, EnvFault
@@ -66,7 +66,8 @@ def test_actions_of_every_type_and_size_reach_their_whole_range(low, high, dtype
 def test_random_actions_cover_the_space(kind):
     env, rng = AgentEnv(walk(kind)), np.random.default_rng(0)
     actions = np.stack([env.random_action(rng) for _ in range(300)])
-    if env.discrete:
+    if env.segments:
+        assert env.segments == (env.action_size,)
         assert (actions.sum(1) == 1).all() and (actions.sum(0) > 60).all()
     else:
         assert actions.min(0).max() < -0.9 and actions.max(0).min() > 0.9
@@ -108,22 +109,80 @@ def test_an_action_that_the_environment_changes_is_held_all_the_same():
     assert seen == [2.0, 2.0, 2.0]
 
 
-# ---------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------- other spaces
 
 SPACES = gym.spaces
+
+
+@pytest.mark.parametrize(
+    ("space", "action", "native"),
+    [
+        (SPACES.MultiDiscrete([3, 2]), [0, 0, 1, 1, 0], [2, 0]),
+        (SPACES.MultiBinary(4), [0, 1, 1, 0, 1, 0, 0, 1], [1, 0, 0, 1]),
+        (SPACES.Box(-1, 1, (2, 2)), [0.5, -1, 0, 9], [[0.5, -1], [0, 1]]),
+    ],
+    ids=str,
+)
+def test_actions_of_several_parts_by_hand(space, action, native):
+    """`Walk` itself refuses actions outside its space."""
+    env = AgentEnv(lambda: Walk(space))
+    found = env.native_action(np.float32(action))
+    assert space.contains(found) and env.action_size == len(action)
+    np.testing.assert_array_equal(found, native)
+    agent = quiet_train(lambda: Walk(space)).agent
+    assert (agent.action_size, agent.segments) == (env.action_size, env.segments)
+    assert all(p.isfinite().all() for p in agent.parameters())
+
+
+class Seeing(Walk):
+    """A walk of which one thing is observed, always the same."""
+
+    def __init__(self, space: gym.Space, thing: object):
+        super().__init__(ACTION_SPACES["discrete"]())
+        self.observation_space, self.thing = space, thing
+
+    def reset(self, **kwargs):
+        return self.thing, super().reset(**kwargs)[1]
+
+    def step(self, action):
+        return self.thing, *super().step(action)[1:]
+
+
+@pytest.mark.parametrize(
+    ("space", "thing", "obs"),
+    [
+        (SPACES.Discrete(5), 3, [0, 0, 0, 1, 0]),
+        (SPACES.Box(-1, 1, ()), 0.5, [0.5]),
+        (SPACES.Box(-1, 1, (2, 2)), [[0.5, 0.25], [-1, 1]], [0.5, 0.25, -1, 1]),
+        (SPACES.Dict({"x": SPACES.Box(-1, 1, (2,))}), {"x": np.float32([0.5, -1])}, [0.5, -1]),
+    ],
+    ids=str,
+)
+def test_observations_of_every_shape_become_vectors_by_hand(space, thing, obs):
+    env = AgentEnv(lambda: Seeing(space, thing))
+    assert env.obs_size == len(obs)
+    for found in (env.reset(0), env.step(np.eye(3)[0])[0]):
+        assert found.tolist() == obs and found.dtype == np.float32
+    run = quiet_train(lambda: Seeing(space, thing))
+    assert run.replay.rows["obs"][0].tolist() == obs
+    assert all(p.isfinite().all() for p in run.agent.parameters())
+
+
+# ---------------------------------------------------------------- what is refused
+
 UNSUPPORTED_ACTIONS = [
-    SPACES.MultiDiscrete([3, 2]),
-    SPACES.MultiBinary(4),
     SPACES.Box(-np.inf, np.inf, (2,)),
     SPACES.Box(np.float32([-1, 0]), np.float32([1, np.inf])),
-    SPACES.Box(-1, 1, (2, 2)),
+    SPACES.Box(-np.inf, np.inf, (2, 2)),
     SPACES.Tuple([SPACES.Discrete(2)]),
+    SPACES.Dict({"x": SPACES.Discrete(2)}),
+    SPACES.Sequence(SPACES.Discrete(2)),
 ]
 UNSUPPORTED_OBSERVATIONS = [
-    SPACES.Discrete(5),
     SPACES.Box(0, 255, (8, 8, 3), np.uint8),
-    SPACES.Box(-1, 1, ()),
-    SPACES.Dict({"x": SPACES.Box(-1, 1, (2,))}),
+    SPACES.Text(5),
+    SPACES.Sequence(SPACES.Box(-1, 1, (2,))),
+    SPACES.Graph(SPACES.Box(-1, 1, (2,)), None),
 ]
 
 
@@ -145,7 +204,7 @@ def test_unsupported_observation_spaces_are_named(space):
 
 def test_an_environment_in_the_place_of_its_maker_is_refused():
     env = gym.make("CartPole-v1")
-    with pytest.raises(ValueError, match="pass its id, or a function"):
+    with pytest.raises(ValueError, match="pass an environment's id, or a function"):
         AgentEnv(env)
     env.close()
 
@@ -265,12 +324,13 @@ def test_huge_rewards_and_one_step_episodes_are_learned_from(kind):
 
 
 @pytest.mark.parametrize("repeat", [1, 4])  # 25 is no multiple of 4
-def test_an_endless_episode_is_cut_in_training_and_evaluation(tmp_path, monkeypatch, repeat):
-    monkeypatch.setattr(envs, "MAX_EPISODE_STEPS", 25)
+def test_an_endless_episode_is_cut_in_training_and_evaluation(tmp_path, repeat):
+    settings = {"max_episode_steps": 25, "evals": 1, "eval_cost": 9, "action_repeat": repeat}
     endless = lambda: Odd(lambda obs, reward, *_: (obs, reward, False, False))  # noqa: E731
     with pytest.warns(UserWarning, match="Odd: an episode that did not end in 25 steps was cut"):
-        run = quiet_train(endless, tiny_config(evals=1, action_repeat=repeat), tmp_path)
+        run = quiet_train(endless, tiny_config(**settings), tmp_path)
     assert [row["length"] for row in run.episodes] == [25, 25]
+    assert [(row["length"], len(row["returns"])) for row in run.evals] == [(25, 3)]
     replay = load_checkpoint(tmp_path / "checkpoint.pt")["replay"]
     assert replay["is_last"].sum() == 2 and not replay["is_terminal"].any()
     with pytest.warns(UserWarning, match="cut"):

@@ -163,7 +163,8 @@ class ReplayBuffer:
                     f"{name}: saved rows have shape {saved.shape[1:]}, not {rows.shape[1:]}"
                 )
             rows[:size] = saved
-        self.size, self.head = size, head if state["capacity"] == self.capacity else size
+        self.size = size
+        self.head = head if state["capacity"] == self.capacity else size % self.capacity
 
 
 def memory_of_this_machine() -> float:

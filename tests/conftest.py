@@ -85,7 +85,7 @@ class Walk(gym.Env):
     limit of 9 steps truncates it. Refuses actions that its space does not contain.
 
     `seen` is a list that all environments of one test share: it receives every reset and step,
-    as dictionaries.
+    as dictionaries, with the environment itself.
     """
 
     def __init__(self, action_space: gym.Space, seen: list[dict] | None = None, drift: float = 0.4):
@@ -97,7 +97,7 @@ class Walk(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
         self.position, self.time = np.zeros(2, np.float32), 0
-        self.seen.append({"event": "reset", "seed": seed, "obs": self.position.copy()})
+        self.seen.append({"event": "reset", "env": self, "seed": seed, "obs": self.position.copy()})
         return self.position.copy(), {}
 
     def step(self, action: Any):
@@ -111,6 +111,7 @@ class Walk(gym.Env):
         self.seen.append(
             {
                 "event": "step",
+                "env": self,
                 "action": action,
                 "obs": self.position.copy(),
                 "reward": reward,

@@ -12,13 +12,14 @@ from conftest import CPU, quiet_train, tiny_config, walk
 
 from dreamer import evaluation
 from dreamer.agent import DreamerAgent
-from dreamer.envs import AgentEnv
+from dreamer.envs import AgentEnv, make_envs
 from dreamer.evaluation import (
     agent_chooses,
     calibration,
     chance_chooses,
     dream_on,
     evaluate,
+    evaluate_in,
     filter_episode,
     open_loop,
     open_loop_error,
@@ -103,32 +104,53 @@ class Echo:
     """In the agent's place: its action repeats the observation, and its state must come back
     with the rows of the same episodes."""
 
-    config, device = tiny_config(), CPU
-    obs_size, action_size, discrete = 2, 2, False
+    config, device = tiny_config(gamma=0.5), CPU
+    obs_size, action_size, segments = 2, 2, ()
+    rssm = SimpleNamespace(get_feat=lambda state: state.deter)
+    critic = SimpleNamespace(predict=lambda feat: feat[:, 0])  # the name again
 
-    def act(self, obs, is_first, state, greedy, rng):
+    def act(self, obs, is_first, state, greedy, rng, valid):
         names = torch.from_numpy(obs[:, :1].copy())
+        assert valid is None and (is_first == (obs[:, 1] == 0)).all()
         if state is None:
             assert is_first.all()
         else:
-            assert not is_first.any()
-            assert torch.equal(state.deter, names) and torch.equal(state.stoch[:, 0], names)
+            same = torch.from_numpy(~is_first)
+            assert torch.equal(state.deter[same], names[same])
+            assert torch.equal(state.stoch[same, 0], names[same])
         return obs / 500 - 1, State(names, names[:, None], names)
 
 
-def test_evaluation_keeps_observations_actions_and_states_of_episodes_together():
+@pytest.mark.parametrize("number", [12, 5, 1])
+def test_evaluation_keeps_observations_actions_and_states_of_episodes_together(number):
+    """Side by side, or in fewer environments, which go on with the next episode."""
     names: list[int] = []
     finished: list[int] = []
-    returns = evaluate(Echo(), lambda: Named(names), 12, seed=3, progress=finished.append)
+    worlds = make_envs(lambda: Named(names), number, Echo.config)
+    returns, details = evaluate_in(Echo(), worlds, 12, seed=3, progress=finished.append)
     assert len({n % 5 for n in names}) > 2  # episodes of different lengths
     assert returns.tolist() == [n * (n % 5 + 1) for n in names]
-    lengths = sorted({n % 5 for n in names})
-    assert finished == [sum(n % 5 <= length for n in names) for length in lengths]
+    assert finished == list(range(1, 13))
+    lengths = [n % 5 + 1 for n in names]
+    assert details["length"] == np.mean(lengths) and sum(w.steps for w in worlds) == sum(lengths)
+    # Each episode's own values: its name n at every step, and n times 1 + γ + ... achieved.
+    predicted = [n for n, length in zip(names, lengths, strict=True) for _ in range(length)]
+    achieved = [
+        n * (2 - 2.0 ** (t + 1 - length))
+        for n, length in zip(names, lengths, strict=True)
+        for t in range(length)
+    ]
+    assert details["value_pred"] == pytest.approx(np.mean(predicted))
+    assert details["value_real"] == pytest.approx(np.mean(achieved))
+
+    seeds: list[int] = []
+    everything = evaluate(Echo(), lambda: Named(seeds), 12, seed=3)
+    assert everything.tolist() == returns.tolist() and seeds == names
 
 
 def test_evaluate_says_what_does_not_fit():
     agent = DreamerAgent(1, 2, True, tiny_config())
-    with pytest.raises(ValueError, match=r"(?s)Pendulum.*\(3, 1, False\).*\(1, 2, True\)"):
+    with pytest.raises(ValueError, match=r"(?s)Pendulum.*\(3, 1, \(\)\).*\(1, 2, \(2,\)\)"):
         evaluate(agent, "Pendulum-v1", 1)
     with pytest.raises(ValueError, match="at least 1 episode, got 0"):
         evaluate(agent, walk(), 0)

@@ -18,7 +18,7 @@ from faults import log_rows, refusal, same, timeless
 from dreamer import evaluate, load_agent, save_agent
 from dreamer.agent import rate_factor
 from dreamer.checkpoint import load_checkpoint, save_checkpoint
-from dreamer.resume import restore, start
+from dreamer.resume import agent_env, restore, start
 from dreamer.run import Run
 
 
@@ -204,7 +204,10 @@ def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_touched(copied):
     before = {p.name: p.read_bytes() for p in copied.iterdir()}
     path = copied / "checkpoint.pt"
     cases = [
-        (dict(env=walk("box")), r"is of Walk with sizes \[2, 3, True\], not of Walk with \[2, 2"),
+        (
+            dict(env=walk("box")),
+            r"is of Walk with sizes \[2, 3, \[3\]\], not of Walk with \[2, 2, \[\]\]",
+        ),
         (dict(env="CartPole-v1"), "is of Walk .* not of CartPole-v1"),
         (dict(hidden=8), "another config, with hidden=16 instead of 8: resume with that config"),
         (dict(seed=1, lam=0.5), "seed=0 instead of 1, lam=0.95 instead of 0.5"),
@@ -257,9 +260,10 @@ def test_a_loaded_agent_acts_as_the_trained_one(name, tmp_path):
 
 def test_an_agents_file_holds_what_acting_needs_and_no_more(finished, tmp_path):
     agent = load_agent(finished / "checkpoint.pt", "cpu")
-    save_agent(agent, tmp_path / "new" / "agent.pt")
+    save_agent(agent, tmp_path / "new" / "agent.pt", "Walk")
     saved = load_checkpoint(tmp_path / "new" / "agent.pt")
-    assert saved.keys() == {"sizes", "config", "agent"}
+    assert saved.keys() == {"sizes", "config", "agent", "env"}
+    assert saved["env"] == agent_env(finished / "agent.pt") == "Walk"
     assert same(saved, load_checkpoint(finished / "agent.pt"))
 
 

@@ -129,7 +129,7 @@ def shown(monkeypatch) -> list[tuple[str, str]]:
 
 def test_the_bar_says_what_takes_long_and_how_good_the_agent_is(shown, tmp_path):
     """The prefill owes 20 updates. Each evaluation has 3 episodes, and is shown at once."""
-    config = tiny_config(train_ratio=18, evals=2)
+    config = tiny_config(train_ratio=18, evals=2, eval_cost=9)
     run = train(walk(), config, tmp_path, device="cpu")
     first, second = (f"return {row['return']:.1f}" for row in run.evals)
     unknown = "return not known yet"
@@ -141,7 +141,7 @@ def test_the_bar_says_what_takes_long_and_how_good_the_agent_is(shown, tmp_path)
     assert any(left == "evaluating 0/3" for left, _ in shown)
 
     shown.clear()
-    more = tiny_config(steps=70, train_ratio=18, evals=2)
+    more = tiny_config(steps=70, train_ratio=18, evals=2, eval_cost=9)
     train(walk(), more, tmp_path, resume=True, device="cpu")
     assert next(right for _, right in shown if right).startswith(second)  # from the log
 

@@ -6,8 +6,9 @@ import json
 import math
 import sys
 
-from lab import results
+from lab import campaign, results
 from lab.variants import VARIANTS
+import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import tiny_config
@@ -86,7 +87,11 @@ def committed():
 def test_settings_are_those_of_the_committed_runs_and_of_the_numbered_scripts():
     runs = committed()["runs"]
     for run in runs:
-        assert run["config"] == script.settings(run["task"], run["variant"], run["seed"], False)
+        wanted = script.settings(run["task"], run["variant"], run["seed"], False)
+        assert run["config"] == {k: v for k, v in wanted.items() if k in run["config"]}
+        later = set(campaign.LATER) if run["variant"] in VARIANTS else set()
+        assert set(wanted) - set(run["config"]) == later
+        assert campaign.same_settings(run["config"], wanted)
     known = [(run["task"], run["variant"], run["seed"]) for run in runs]
     assert known == [(*pair, seed) for pair in script.PLANNED for seed in range(5)]
     for name, task in script.TASKS.items():
@@ -96,6 +101,17 @@ def test_settings_are_those_of_the_committed_runs_and_of_the_numbered_scripts():
     changed = dataclasses.asdict(script.config_of("pendulum", "free bits", 0))
     full = dataclasses.asdict(script.config_of("pendulum", "full", 0))
     assert {k for k in full if full[k] != changed[k]} == {"free_nats"}
+
+
+def test_the_later_settings_change_nothing_in_the_committed_runs():
+    """No episode is long enough to be cut, and every evaluation can be afforded, were all of its
+    episodes as long as the environment lets them be."""
+    for name, task in script.TASKS.items():
+        config = script.config_of(name, "full", 0)
+        assert {k: getattr(config, k) for k in campaign.LATER} == campaign.LATER
+        longest = gym.spec(task.script.ENV).max_episode_steps
+        assert longest < config.max_episode_steps
+        assert config.evals * config.eval_episodes * longest <= config.eval_cost * config.steps
 
 
 def test_what_a_task_is_measured_with_is_what_is_committed():
@@ -170,7 +186,7 @@ def test_a_run_that_breaks_down_is_a_result(monkeypatch):
         return {**metrics, "loss": metrics["loss"] * (math.nan if len(calls) > 6 else 1)}
 
     monkeypatch.setattr(DreamerAgent, "update", breaks)
-    result = script.run_variant("cartpole", "full", tiny_config(evals=10))
+    result = script.run_variant("cartpole", "full", tiny_config(evals=10, eval_cost=50))
     assert 0 < len(result["curve"]["return"]) < 7
     assert result["dream_error"] is None
 

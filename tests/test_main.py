@@ -15,7 +15,8 @@ from dreamer import __main__ as command
 
 @pytest.fixture
 def watch(monkeypatch):
-    """`python -m dreamer watch` with these words."""
+    """`python -m dreamer watch` with these words, where there is a display."""
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
 
     def main(*words: object) -> None:
         monkeypatch.setattr(sys, "argv", ["dreamer", "watch", *map(str, words)])
@@ -72,11 +73,21 @@ def test_what_is_wrong_is_one_sentence(watch, windows, agent, capsys, name, env,
     assert capsys.readouterr().out == ""
 
 
+def test_the_environment_is_that_of_training_and_else_must_be_named(watch, windows, agent, capsys):
+    with pytest.raises(SystemExit, match="^error: .*agent.pt does not say .*: name it with --env$"):
+        watch(agent)
+    assert capsys.readouterr().out == "" and windows == []
+    save_agent(load_agent(agent, "cpu"), agent, "CartPole-v1")
+    watch(agent, "--episodes", 1, "--seed", 7)
+    (ret,) = evaluate(load_agent(agent, "cpu"), "CartPole-v1", 1, 7)
+    assert capsys.readouterr().out == f"episode 7: return {ret:.1f}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "required: agent, --env"),
-        (["agent.pt"], "required: --env"),
+        ([], "required: agent"),
+        (["--env", "CartPole-v1"], "required: agent"),
         (["agent.pt", "--env"], "--env: expected one argument"),
     ],
 )

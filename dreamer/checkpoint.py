@@ -162,12 +162,15 @@ class Log:
             )
         self.path, self.size = path, size
         self.unwritten = b""  # rows that the system would not take, the disk being full
+        self.listen: Callable[[dict[str, Any]], None] = lambda row: None  # told of every row
         self.file = open(path, "ab", buffering=0)
         self.file.truncate(size)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Add a row. Where the system refuses it, it is kept and tried again later."""
+        """Add a row, and hand it to `listen`. Where the system refuses it, it is kept and tried
+        again later."""
         row = {"kind": kind, "step": step, **values}
+        self.listen(row)
         self.unwritten += json.dumps(row).encode() + b"\n"
         try:
             self._write_rows()

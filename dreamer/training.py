@@ -8,7 +8,6 @@ evaluation), every minute `checkpoint.pt`, and at its end `agent.pt`, the traine
 """
 
 import contextlib
-import importlib.util
 import signal
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from dreamer.envs import EnvFault, EnvSpec
 from dreamer.evaluation import evaluate
 from dreamer.resume import LOG, load_agent, save, save_agent, start, try_save
 from dreamer.run import Run, fast_cpu
+from dreamer.tensorboard import Board, need_tensorboard
 
 __all__ = ["Session", "evaluate", "load_agent", "save_agent", "train"]
 
@@ -88,7 +88,7 @@ class Session:
         self, run: Run, progress: bool = True, tensorboard: bool = False, threads: int = 1
     ):
         self.run, self.threads = run, threads
-        self.board = open_tensorboard(run) if tensorboard else None
+        self.board = Board(run) if tensorboard else None
         self.bar = tqdm(
             total=run.config.steps,
             initial=run.step,
@@ -101,6 +101,8 @@ class Session:
         self.bar.set_postfix_str(f"return {self.ret}", refresh=False)
         self.signal: int | None = None  # that asked for the end
         run.say = self.say
+        if self.board:
+            run.log.listen = self.board.row
 
     def __enter__(self) -> Self:
         self.saved = self.said = time.monotonic()
@@ -146,7 +148,6 @@ class Session:
             values = run.report()
             speed = run.updates / max(run.minutes * 60, 1e-9)
             self.show(
-                values,
                 f"return {self.ret}, loss {values['loss']:.2f}, "
                 f"entropy {values['entropy']:.2f}, {speed:.1f} updates/s",
             )
@@ -154,19 +155,12 @@ class Session:
             values = run.evaluate()
             if values:
                 self.ret = f"{values['return']:.1f}"
-            self.show(values, f"return {self.ret}")
+            self.show(f"return {self.ret}")
             self.bar.refresh()
 
-    def show(self, values: dict[str, float], text: str) -> None:
+    def show(self, text: str) -> None:
         self.bar.set_description_str("", refresh=False)
         self.bar.set_postfix_str(text, refresh=False)
-        if self.board:
-            try:
-                for name, value in values.items():
-                    self.board.add_scalar(name, value, self.run.step)
-            except OSError as error:
-                warnings.warn(f"TensorBoard's log is not written: {error}", stacklevel=2)
-                self.board = None
         self.pause()
 
     def say(self, text: str) -> None:
@@ -199,8 +193,7 @@ class Session:
             self.around.close()
             self.bar.close()
             if self.board:
-                with contextlib.suppress(OSError):
-                    self.board.close()
+                self.board.close()
             run.close()
             kinds = ("episode", "report", "eval")
             run.episodes, run.reports, run.evals = (read_log(run.run_dir / LOG, k) for k in kinds)
@@ -223,16 +216,3 @@ class Quiet:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
-
-
-def need_tensorboard() -> None:
-    """Raises ValueError where TensorBoard is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ValueError("--tensorboard needs `pip install tensorboard`")
-
-
-def open_tensorboard(run: Run) -> Any:
-    """A SummaryWriter that goes on at the run's step."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(run.run_dir / "tensorboard", purge_step=run.step + 1)

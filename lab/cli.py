@@ -18,7 +18,7 @@ import gymnasium as gym
 import tyro
 
 from dreamer.config import Config
-from dreamer.training import need_tensorboard
+from dreamer.tensorboard import need_tensorboard
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"  # comes with the repository; only `--publish` writes it

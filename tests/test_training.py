@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import signal
-import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -195,41 +194,3 @@ def test_a_run_in_a_thread_is_the_same_run(tmp_path):
     thread.join()
     quiet_train(walk(), tiny_config(), tmp_path / "main")
     assert_same_runs(tmp_path / "main", tmp_path / "thread")
-
-
-# ---------------------------------------------------------------- TensorBoard
-
-
-def test_without_tensorboard_nothing_is_touched(tmp_path, monkeypatch):
-    quiet_train(walk(), run_dir=tmp_path)
-    before = sorted(path.name for path in tmp_path.iterdir())
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install tensorboard"):
-        quiet_train(walk(), run_dir=tmp_path, tensorboard=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
-
-
-def test_tensorboard_gets_every_report_and_evaluation(tmp_path, monkeypatch):
-    scalars: dict[tuple[str, int], float] = {}
-    writers: list[dict] = []
-
-    class Writer:
-        def __init__(self, folder, **kwargs):
-            writers.append({"folder": folder, **kwargs})
-            self.add_scalar = lambda name, value, step: scalars.update({(name, step): value})
-            self.close = lambda: writers[-1].update(closed=True)
-
-    module = SimpleNamespace(SummaryWriter=Writer)
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    run = quiet_train(walk(), tiny_config(evals=2), tmp_path, tensorboard=True)
-    expected = {
-        (name, row["step"]): value
-        for row in [*run.reports, *run.evals]
-        for name, value in row.items()
-        if name not in ("kind", "step", "update", "returns", "minutes")
-    }
-    assert scalars == expected and len(run.reports) > 20
-    assert writers == [{"folder": tmp_path / "tensorboard", "purge_step": 1, "closed": True}]
-    quiet_train(walk(), tiny_config(evals=2), tmp_path, resume=True, tensorboard=True)
-    assert writers[1]["purge_step"] == 61

@@ -1,8 +1,10 @@
 """Gymnasium environments as the agent sees them: flat float32 in, scaled or one-hot actions out."""
 
+import itertools
 import signal
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -47,6 +49,7 @@ class AgentEnv:
     ):
         self.env = make(spec, options)
         self.name = env_name(self.env, spec)
+        name_videos(self.env)
         self.action_repeat, self.max_episode_steps = action_repeat, max_episode_steps
         try:
             self.obs_space: Any = self.env.observation_space
@@ -280,6 +283,20 @@ def env_name(env: gym.Env, spec: EnvSpec) -> str:
     return known.id if known else type(env.unwrapped).__name__
 
 
+VIDEOS = itertools.count()
+
+
+def name_videos(env: Any) -> None:
+    """Each episode keeps its file: `RecordVideo` counts the episodes of one environment, so those
+    of several, or of a resumed run, would have the same names."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.RecordVideo):
+            folder, prefix = Path(env.video_folder), env.name_prefix
+            names = (f"{prefix}-{number}" for number in VIDEOS)
+            env.name_prefix = next(n for n in names if not any(folder.glob(f"{n}-*")))
+        env = env.env
+
+
 def make_envs(spec: EnvSpec, number: int, config: Config, **options: Any) -> list[AgentEnv]:
     """That many environments. Raises ValueError if they are not all different ones: what one of
     them goes through would then happen to the others too. Closes what it has made when it fails."""
@@ -298,6 +315,28 @@ def make_envs(spec: EnvSpec, number: int, config: Config, **options: Any) -> lis
             env.close()
         raise
     return envs
+
+
+def share_a_simulator(one: AgentEnv, other: AgentEnv) -> bool:
+    """Whether what `other` does happens to `one` too. It is seen where `one` repeats itself when it
+    is seeded; both must be reset afterwards."""
+    rng = np.random.default_rng(0)
+
+    def first_step(between: Callable[[], Any]) -> list[float]:
+        one.reset(0)
+        action = one.random_action(np.random.default_rng(0))
+        between()
+        obs, *rest = one.step(action)
+        return [*obs.tolist(), *rest]
+
+    def other_moves() -> None:
+        other.reset(1)
+        other.step(other.random_action(rng))
+
+    alone, beside = first_step(lambda: None), first_step(other_moves)
+    shared = alone != beside and alone == first_step(lambda: None)
+    one.steps = other.steps = 0
+    return shared
 
 
 # ---------------------------------------------------------------- spaces

@@ -8,6 +8,7 @@ write to the log. The loop around them is `train` in training.py, and once more,
 import contextlib
 import ctypes
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from dreamer.agent import DreamerAgent, Metrics
 from dreamer.checkpoint import Lock
 from dreamer.config import Config
-from dreamer.envs import EnvSpec, make_envs
+from dreamer.envs import EnvSpec, make_envs, share_a_simulator
 from dreamer.evaluation import (
     EVALUATION,
     EXPLORATION,
@@ -49,20 +50,21 @@ class Run:
 
     def __init__(self, env: EnvSpec, config: Config, run_dir: Path, device: torch.device):
         self.config, self.run_dir = config, run_dir
+        self.log: Any = None  # a `Log`
+        self.lock: Lock | None = None  # on the run's folder
+        self.kept = True  # whether that folder outlives the run
         # Evaluation has environments of its own, kept, and more of them where they are needed.
         self.env_spec = env
         self.env, *self.eval_envs = make_envs(env, 2 if config.evals else 1, config)
-        for name in wrappers_with_memory(self.env.env):
-            warnings.warn(
-                f"{self.env.name}: {name} keeps running statistics, and each environment has its "
-                "own: evaluations and a resumed run see other numbers than training did. Leave it "
-                "out: the agent normalises what it sees",
-                stacklevel=3,
-            )
-        sizes = self.env.obs_size, self.env.action_size, self.env.segments
-        self.agent = DreamerAgent(*sizes, config, device)
-        rows = 2 * config.steps // config.action_repeat  # at most: each episode has one row more
-        self.replay = ReplayBuffer(min(config.capacity, max(rows, config.seq_len, 2)), *sizes)
+        try:
+            self.check_envs()
+            sizes = self.env.obs_size, self.env.action_size, self.env.segments
+            self.agent = DreamerAgent(*sizes, config, device)
+            rows = 2 * config.steps // config.action_repeat  # at most: one more for each episode
+            self.replay = ReplayBuffer(min(config.capacity, max(rows, config.seq_len, 2)), *sizes)
+        except BaseException:
+            self.close()
+            raise
         self.replay_rng = np.random.default_rng(derive_seed(config.seed, REPLAY))
         self.explore_rng = np.random.default_rng(derive_seed(config.seed, EXPLORATION))
         self.prefill = min(config.prefill, config.steps // 2)
@@ -81,13 +83,26 @@ class Run:
         self.chosen: tuple[np.ndarray, State] | None = None  # what to do next
         self.held_action, self.held_steps = np.zeros(self.env.action_size, np.float32), 0
 
-        self.log: Any = None  # a `Log`
-        self.lock: Lock | None = None  # on the run's folder
-        self.kept = True  # whether that folder outlives the run
         self.episodes: list[dict[str, Any]] = []
         self.reports: list[dict[str, Any]] = []
         self.evals: list[dict[str, Any]] = []
         self.say: Callable[[str], None] = lambda text: None  # what takes long is said here
+
+    def check_envs(self) -> None:
+        """Raises ValueError where evaluation would disturb training; warns of what it would not
+        share with it."""
+        if self.eval_envs and share_a_simulator(self.env, self.eval_envs[0]):
+            raise ValueError(
+                f"{self.env.name}: what one environment does happens to the other one too, as with "
+                "one simulator behind both: make them independent, or train with Config(evals=0)"
+            )
+        for name in wrappers_with_memory(self.env.env):
+            warnings.warn(
+                f"{self.env.name}: {name} keeps running statistics, and each environment has its "
+                "own: evaluations and a resumed run see other numbers than training did. Leave it "
+                "out: the agent normalises what it sees",
+                stacklevel=3,
+            )
 
     # ------------------------------------------------------------ act
 
@@ -309,16 +324,17 @@ def listed(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + more
 
 
+MEMORY = re.compile(r"rms$|running_?(mean|std|var|stat)", re.IGNORECASE)
+
+
 def wrappers_with_memory(env: Any) -> list[str]:
-    """Names of wrappers that keep running statistics, each copy its own."""
+    """Names of wrappers (and the environment's own, if so) that keep running statistics, each copy
+    its own, as the names of their attributes and of those attributes' types tell."""
     found = []
-    while isinstance(env, gym.Wrapper):
-        if (
-            hasattr(type(env), "update_running_mean")
-            or {"obs_rms", "return_rms"} & vars(env).keys()
-        ):
+    while env is not None:
+        if any(MEMORY.search(k) or MEMORY.search(type(v).__name__) for k, v in vars(env).items()):
             found.append(type(env).__name__)
-        env = env.env
+        env = env.env if isinstance(env, gym.Wrapper) else None
     return found
 
 

@@ -111,7 +111,7 @@ def test_a_smoke_run_keeps_all_in_its_folder_and_says_what_to_do_next(stem, tree
     printed, run_dir = smoke(tree, stem)
     figure = f"{stem[:2]}_{TASKS[stem]}_training.png"
     names = {"agent.pt", "checkpoint.pt", "config.json", "log.jsonl", "result.json", figure}
-    assert {path.name for path in run_dir.iterdir()} == names
+    assert {path.name for path in run_dir.iterdir()} == {".lock", *names}
 
     result = json.loads((run_dir / "result.json").read_text())
     keys = ("return", "worst_episode", "threshold", "minutes", "config", "entry")

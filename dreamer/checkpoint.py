@@ -122,20 +122,29 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
 
 class Lock:
     """Held by the one run that writes into a folder, until `release` or the end of its process,
-    where the system has `flock`. Raises ValueError where another run has it."""
+    where system and disk have `flock`; elsewhere two runs in one folder are not found out.
+
+    Makes the folder. Raises ValueError where another run has it or a file is in its place.
+    """
 
     def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ValueError(f"{folder} cannot be a run's folder: a file is in its way") from None
         self.file = open(folder / ".lock", "w")
-        if sys.platform == "win32":  # there two runs in one folder are not found out
+        if sys.platform == "win32":
             return
+        os.register_at_fork(after_in_child=self.release)  # an orphaned simulator holds nothing
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.file.close()
+        except BlockingIOError:
+            self.release()
             raise ValueError(
                 f"another run is writing into {folder}: wait for its end, or choose another folder"
             ) from None
+        except OSError:
+            pass  # a disk without locks
 
     def release(self) -> None:
         self.file.close()

@@ -7,10 +7,14 @@ import json
 import os
 import pickle
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from faults import Quota, flipped, log_rows, refusal, small_disk
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +22,7 @@ from hypothesis import strategies as st
 from dreamer.checkpoint import (
     FORMAT,
     CheckpointError,
+    Lock,
     Log,
     load_checkpoint,
     read_log,
@@ -151,6 +156,60 @@ def test_loading_executes_nothing(tmp_path):
         assert not trace.exists()
     pickle.loads(plain)
     assert trace.exists()  # the pickle is hostile indeed
+
+
+# ---------------------------------------------------------------- one run in one folder
+
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from dreamer.checkpoint import Lock
+
+lock = Lock(Path(sys.argv[1]))
+if not os.fork():
+    time.sleep(60)  # a simulator that outlives the run
+    os._exit(0)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
+    folder = tmp_path / "new" / "run"
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    # A session of its own, so that the orphan can be ended too.
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        try:
+            assert child.stdout.readline() == "held\n"
+            with pytest.raises(ValueError, match=f"another run is writing into {folder}: wait"):
+                Lock(folder)
+            child.kill()
+            child.wait()
+            os.killpg(child.pid, 0)  # the orphan lives
+            Lock(folder).release()
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
+    Lock(folder).release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+def test_a_disk_without_locks_is_no_other_run(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    Lock(tmp_path).release()
+
+
+def test_a_file_in_the_folders_way_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ValueError, match=f"^{folder} cannot be a run's folder: a file is in"):
+            Lock(folder)
 
 
 # ---------------------------------------------------------------- the log

@@ -70,12 +70,15 @@ def disk(request, tmp_path):
             yield folder / "run", Filler()
 
 
+PROBED = 2  # steps before a run with evaluations, which show whether these would disturb it
+
+
 class Hook(Walk):
-    """A walk that calls functions at some of its steps."""
+    """A walk that calls functions at some of the run's steps."""
 
     def __init__(self, at_step: dict):
         super().__init__(ACTION_SPACES["discrete"]())
-        self.at_step, self.count = at_step, 0
+        self.at_step, self.count = at_step, -PROBED
 
     def step(self, action):
         self.count += 1
@@ -161,7 +164,7 @@ def test_a_faulty_environment_stops_the_run_at_its_last_good_state(
     """...and with the environment mended the run goes on as if nothing had happened."""
     config = tiny_config(evals=2)
     with pytest.raises(EnvFault, match="Odd: " + message) as error:
-        quiet_train(lambda: Odd(change, 33), config, tmp_path / "run")
+        quiet_train(lambda: Odd(change, PROBED + 33), config, tmp_path / "run")
     assert f"step 32 is in {tmp_path / 'run'}" in str(error.value)
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["counters"][0] == 32
     mended = lambda: Odd(change, 10**9)  # noqa: E731

@@ -99,6 +99,7 @@ class DreamerAgent(nn.Module):
 
     obs_size O; action_size A. discrete: False for actions scaled to [-1, 1], True for one-hot
     actions, or the sizes (adding up to A) of several one-hot vectors, one after another.
+    obs_parts: what an observation is made of (`ObsNorm`'s parts), O numbers if it is empty.
     """
 
     def __init__(
@@ -108,18 +109,20 @@ class DreamerAgent(nn.Module):
         discrete: bool | Sequence[int],
         config: Config,
         device: torch.device | str = "cpu",
+        obs_parts: Sequence[int] = (),
     ):
         super().__init__()
         if isinstance(discrete, bool):
             discrete = (action_size,) if discrete else ()
         self.obs_size, self.action_size, self.segments = obs_size, action_size, tuple(discrete)
+        self.obs_parts = tuple(obs_parts) or (0,) * obs_size
         self.config = c = config
         self.device = torch.device(device)
 
         feat_size = c.deter + c.categoricals * c.classes
         with torch.random.fork_rng(devices=[]):  # weights depend on the seed alone
             torch.manual_seed(c.seed)
-            self.encoder = Encoder(obs_size, c.hidden, c.layers)
+            self.encoder = Encoder(self.obs_parts, c.hidden, c.layers)
             self.rssm = RSSM(
                 c.hidden, action_size, c.deter, c.hidden, c.categoricals, c.classes, c.unimix
             )

@@ -28,8 +28,9 @@ class AgentEnv:
     (`gymnasium.spaces.flatten`). Actions go in as the agent makes them: for `Box` in [-1, 1]
     (clipped, then rescaled to the space's bounds), for `Discrete`, `MultiDiscrete` and
     `MultiBinary` as one-hot vectors, one after another, whose sizes are `segments` (empty for
-    `Box`). Each action is held for `action_repeat` steps of the environment, and an episode that
-    does not end is cut after `max_episode_steps`, as by a time limit.
+    `Box`). `obs_parts` says the same of the observation, with 1 for a flag and 0 for a number.
+    Each action is held for `action_repeat` steps of the environment, and an episode that does not
+    end is cut after `max_episode_steps`, as by a time limit.
 
     `steps` counts `action_repeat` for each action, also for one that an end cuts short (as the
     authors do); `episode_steps` counts what the environment has really taken. `mask` is what the
@@ -62,6 +63,7 @@ class AgentEnv:
         check_observations(self.name, self.obs_space)
         check_actions(self.name, self.action_space)
         self.obs_size = int(spaces.flatdim(self.obs_space))
+        self.obs_parts = obs_parts(self.obs_space)
         self.segments = segments(self.action_space)
         self.action_size = sum(self.segments) or int(np.prod(self.action_space.shape))
         self.mask: np.ndarray | None = None
@@ -394,6 +396,21 @@ def check_actions(name: str, space: Any) -> None:
         reason = "Discrete, MultiDiscrete, MultiBinary and a bounded Box are"
     if reason:
         raise ValueError(f"{name}: action space {space} is not supported: {reason}")
+
+
+def obs_parts(space: Any) -> tuple[int, ...]:
+    """What the entries of a flattened observation are, in order: 0 for a number, 1 for a flag, K
+    for a one-hot vector of K entries."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+        return tuple(size for part in parts for size in obs_parts(part))
+    if isinstance(space, spaces.Box):
+        whole = space.dtype == bool or np.issubdtype(space.dtype, np.integer)
+        flags = whole & (space.low >= 0) & (space.high <= 1)
+        return tuple(np.ravel(flags).astype(int).tolist())
+    if isinstance(space, spaces.MultiBinary):
+        return (1,) * spaces.flatdim(space)
+    return segments(space)
 
 
 def segments(space: Any) -> tuple[int, ...]:

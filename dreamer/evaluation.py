@@ -314,10 +314,10 @@ def open_loop_error(
     batch = {k: torch.from_numpy(v).to(agent.device) for k, v in rows.items()}
     rng = make_rng(agent.device, seed, PROBE)
     feat = dream_on(agent, batch["obs"], batch["action"], batch["is_first"], context, rng)
-    real = agent.encoder.norm(batch["obs"])
+    real, guess = agent.encoder.norm(batch["obs"]), agent.decoder.mean(agent.decoder(feat))
     alive = (~batch["is_last"][:, context - 1 : -1]).cumprod(1).float()
     errors = {
-        "dream_obs_error": (agent.decoder(feat) - real[:, context:]).abs().mean(-1),
+        "dream_obs_error": (guess - real[:, context:]).abs().mean(-1),
         "naive_obs_error": (real[:, context - 1 : context] - real[:, context:]).abs().mean(-1),
         "dream_reward_error": (agent.reward.predict(feat) - batch["reward"][:, context:]).abs(),
     }

@@ -5,6 +5,7 @@ model state `feat` (..., F): deter, the GRU's memory h, beside stoch, the sample
 (rssm.py).
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -77,16 +78,24 @@ class ObsNorm(nn.Module):
     Symlog alone leaves an angle of ±0.1 rad so small that the decoder's squared error hardly
     notices it; the authors' tasks have no such scales. Running averages over replayed batches,
     debiased; a (nearly) constant dimension is not blown up. Identity before the first update.
+
+    parts: what the O entries are, in order: 0 for a number, 1 for a flag, K for a one-hot vector of
+    K entries. What is 0 or 1 stays as it is: normalised, an entry that is seldom 1 would outweigh
+    all others when it is.
     """
 
+    numbers: Tensor  # (O,) bool: neither flags nor in a one-hot vector
     moments: Tensor  # (2, O), averages of x and x^2
     weight: Tensor  # 1 - decay^n, the debiasing
     mean: Tensor  # (O,)
     std: Tensor  # (O,)
 
-    def __init__(self, obs_size: int, decay: float = 0.99, min_std: float = 0.01):
+    def __init__(self, parts: Sequence[int], decay: float = 0.99, min_std: float = 0.01):
         super().__init__()
-        self.decay, self.min_std = decay, min_std
+        self.parts, self.decay, self.min_std = parts, decay, min_std
+        numbers = torch.tensor([k == 0 for k in parts for _ in range(max(k, 1))])
+        obs_size = len(numbers)
+        self.register_buffer("numbers", numbers, persistent=False)
         self.register_buffer("moments", torch.zeros(2, obs_size))
         self.register_buffer("weight", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(obs_size))
@@ -95,19 +104,24 @@ class ObsNorm(nn.Module):
     @torch.no_grad()
     def update(self, obs: Tensor) -> None:
         """Take in a batch of raw observations (..., O)."""
-        x = symlog(obs).flatten(0, -2)
+        x = self.symlog(obs).flatten(0, -2)
         self.moments.lerp_(torch.stack([x.mean(0), x.square().mean(0)]), 1 - self.decay)
         self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
         mean, square = self.moments / self.weight
-        self.mean.copy_(mean)
-        self.std.copy_((square - mean.square()).clamp(min=0).sqrt().clamp(min=self.min_std))
+        std = (square - mean.square()).clamp(min=0).sqrt().clamp(min=self.min_std)
+        self.mean.copy_(mean * self.numbers)
+        self.std.copy_(torch.where(self.numbers, std, 1.0))
 
     def forward(self, obs: Tensor) -> Tensor:
-        return (symlog(obs) - self.mean) / self.std
+        return (self.symlog(obs) - self.mean) / self.std
+
+    def symlog(self, obs: Tensor) -> Tensor:
+        return torch.where(self.numbers, symlog(obs), obs)
 
     def inverse(self, x: Tensor) -> Tensor:
         """Back to the environment's own units."""
-        return symexp(x * self.std + self.mean)
+        x = x * self.std + self.mean
+        return torch.where(self.numbers, symexp(x), x)
 
 
 class Encoder(nn.Module):
@@ -117,35 +131,53 @@ class Encoder(nn.Module):
     see no difference between an observation and twice that observation; with the 1 they do.
     """
 
-    def __init__(self, obs_size: int, hidden: int, layers: int):
+    def __init__(self, parts: Sequence[int], hidden: int, layers: int):
         super().__init__()
-        self.norm = ObsNorm(obs_size)
-        self.mlp = MLP(obs_size + 1, hidden, layers)
+        self.norm = ObsNorm(parts)
+        self.mlp = MLP(len(self.norm.mean) + 1, hidden, layers)
 
     def forward(self, obs: Tensor) -> Tensor:
         return self.mlp(F.pad(self.norm(obs), (0, 1), value=1.0))
 
 
 class Decoder(nn.Module):
-    """Reconstructs the observation in the units of the encoder's norm: feat (..., F) -> (..., O)
-    (v2, eq. 1)."""
+    """Reconstructs the observation: feat (..., F) -> (..., O), numbers and flags in the units of
+    the encoder's norm, logits for the entries of one-hot vectors (v2, eq. 1)."""
+
+    plain: Tensor  # (O,), 0 for entries of one-hot vectors, else 1
 
     def __init__(self, feat_size: int, norm: ObsNorm, hidden: int, layers: int):
         super().__init__()
         self.norm = norm
         self.mlp = MLP(feat_size, hidden, layers, len(norm.mean))
+        ends = itertools.accumulate(max(k, 1) for k in norm.parts)
+        parts = zip(norm.parts, ends, strict=True)
+        self.one_hots = [slice(end - k, end) for k, end in parts if k > 1]
+        plain = torch.tensor([float(k < 2) for k in norm.parts for _ in range(max(k, 1))])
+        self.register_buffer("plain", plain, persistent=False)
 
     def forward(self, feat: Tensor) -> Tensor:
         return self.mlp(feat)
 
+    def mean(self, guess: Tensor) -> Tensor:
+        """`self(feat)` with probabilities in the place of logits."""
+        guess = guess.clone()
+        for part in self.one_hots:
+            guess[..., part] = guess[..., part].softmax(-1)
+        return guess
+
     def predict(self, feat: Tensor) -> Tensor:
-        """Predicted observation in the environment's own units."""
-        return self.norm.inverse(self.mlp(feat))
+        """Predicted observation in the environment's own units; probabilities of categories."""
+        return self.norm.inverse(self.mean(self(feat)))
 
     def loss(self, guess: Tensor, obs: Tensor) -> Tensor:
-        """Squared error of `self(feat)` against the normalised symlog of obs, summed over
-        dimensions: (...) (v2, eq. 8, without its ½)."""
-        return (guess - self.norm(obs)).square().sum(-1)
+        """Of `self(feat)`, summed over the observation: (...). Squared error against the normalised
+        symlog of numbers (v2, eq. 8, without its ½), cross-entropy of one-hot vectors, in nats."""
+        target = self.norm(obs)
+        loss = ((guess - target).square() * self.plain).sum(-1)
+        for part in self.one_hots:
+            loss = loss - (guess[..., part].log_softmax(-1) * target[..., part]).sum(-1)
+        return loss
 
 
 class TwoHotHead(nn.Module):

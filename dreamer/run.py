@@ -59,7 +59,7 @@ class Run:
         try:
             self.check_envs()
             sizes = self.env.obs_size, self.env.action_size, self.env.segments
-            self.agent = DreamerAgent(*sizes, config, device)
+            self.agent = DreamerAgent(*sizes, config, device, self.env.obs_parts)
             rows = 2 * config.steps // config.action_repeat  # at most: one more for each episode
             self.replay = ReplayBuffer(min(config.capacity, max(rows, config.seq_len, 2)), *sizes)
         except BaseException:
@@ -225,7 +225,8 @@ class Run:
         """Numbers that `ObsNorm` cannot make large enough to be noticed."""
         obs = symlog(torch.from_numpy(self.replay.rows["obs"][: len(self.replay)]).double())
         spread, moves = obs.std(0), obs.amax(0) > obs.amin(0)
-        faint = (moves & (spread < self.agent.encoder.norm.min_std / 3)).nonzero().flatten()
+        norm = self.agent.encoder.norm
+        faint = (norm.numbers.cpu() & moves & (spread < norm.min_std / 3)).nonzero().flatten()
         if len(faint):
             warnings.warn(
                 f"{self.env.name}: observation dimensions {listed(faint.tolist())} barely vary "

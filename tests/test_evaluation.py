@@ -346,6 +346,9 @@ class Knowing:
 
     encoder.norm = lambda obs: obs
 
+    def mean(self, guess):
+        return guess
+
     def observe(self, embed, action, is_first, rng):
         return None, embed[:, -1]
 

@@ -81,11 +81,11 @@ def symlog64(x: torch.Tensor) -> np.ndarray:
 
 def test_obs_norm_is_a_plain_symlog_before_the_first_update(rng):
     obs = 1000 * torch.randn(5, 6, 4, generator=rng)
-    np.testing.assert_allclose(ObsNorm(4)(obs).numpy(), symlog64(obs), rtol=1e-5)
+    np.testing.assert_allclose(ObsNorm([0] * 4)(obs).numpy(), symlog64(obs), rtol=1e-5)
 
 
 def test_obs_norm_keeps_debiased_running_moments(rng):
-    norm = ObsNorm(2, decay=0.9)
+    norm = ObsNorm([0] * 2, decay=0.9)
     batches = [torch.randn(8, 6, 2, generator=rng) * size + 2 for size in (1.0, 30.0, 0.1)]
     mean = square = weight = 0.0
     for batch in batches:
@@ -100,7 +100,7 @@ def test_obs_norm_keeps_debiased_running_moments(rng):
 
 
 def test_obs_norm_does_not_blow_up_a_constant_dimension():
-    norm = ObsNorm(2, min_std=0.01)
+    norm = ObsNorm([0] * 2, min_std=0.01)
     obs = torch.tensor([[1.0, 5.0], [-1.0, 5.0]])
     norm.update(obs)
     torch.testing.assert_close(norm(obs), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), atol=0.1, rtol=0)
@@ -109,7 +109,7 @@ def test_obs_norm_does_not_blow_up_a_constant_dimension():
 
 
 def test_encoder_sees_normalised_observations(rng):
-    encoder = Encoder(4, 16, 2)
+    encoder = Encoder([0] * 4, 16, 2)
     obs = 1000 * torch.randn(5, 6, 4, generator=rng)
     encoder.norm.update(obs)
     x = symlog64(obs)
@@ -120,9 +120,22 @@ def test_encoder_sees_normalised_observations(rng):
     torch.testing.assert_close(encoder(obs), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_flags_stay_as_they_are_however_rare():
+    norm = ObsNorm([0, 1, 1])
+    obs = torch.zeros(1000, 3)
+    obs[:, 0] = torch.linspace(-1, 1, 1000)
+    obs[0, 1] = obs[:500, 2] = 1
+    for _ in range(50):
+        norm.update(obs)
+    seen = norm(obs)
+    np.testing.assert_array_equal(seen[:, 1:], obs[:, 1:])
+    assert seen[:, 0].std().item() == pytest.approx(1, rel=1e-2)
+    np.testing.assert_allclose(norm.inverse(seen), obs, atol=1e-5)
+
+
 def test_encoder_tells_an_observation_from_twice_that_observation(rng):
     """Without its constant 1 it cannot: its first layer's norm divides the size away."""
-    encoder = Encoder(4, 16, 2)
+    encoder = Encoder([0] * 4, 16, 2)
     x = symlog(torch.randn(50, 4, generator=rng))
     once, twice = encoder(symexp(x)), encoder(symexp(2 * x))
     assert ((once - twice).abs().amax(-1) > 0.1).all()
@@ -131,7 +144,7 @@ def test_encoder_tells_an_observation_from_twice_that_observation(rng):
 
 
 def test_decoder_loss_sums_squared_errors_over_dimensions(rng):
-    norm = ObsNorm(3)
+    norm = ObsNorm([0] * 3)
     decoder = Decoder(6, norm, 16, 1)
     feat, obs = torch.randn(5, 6, generator=rng), 50 * torch.randn(5, 3, generator=rng)
     norm.update(torch.randn(100, 3, generator=rng))
@@ -142,8 +155,20 @@ def test_decoder_loss_sums_squared_errors_over_dimensions(rng):
     )
 
 
+def test_decoder_of_a_number_a_one_hot_vector_and_a_flag_by_hand():
+    norm = ObsNorm([0, 3, 1])
+    decoder = Decoder(6, norm, 16, 1)
+    guess = torch.tensor([[0.5, 1.0, 2.0, 0.0, 0.25]])
+    obs = torch.tensor([[0.0, 0, 1, 0, 1]])
+    chance = np.exp([1, 2, 0]) / np.exp([1, 2, 0]).sum()
+    expected = 0.5**2 - np.log(chance[1]) + 0.75**2
+    assert decoder.loss(guess, obs).item() == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(decoder.mean(guess)[0], [0.5, *chance, 0.25], rtol=1e-5)
+    assert guess[0, 1] == 1  # what was given is as it was
+
+
 def test_decoder_predicts_in_the_environments_units():
-    norm = ObsNorm(3)
+    norm = ObsNorm([0] * 3)
     decoder = Decoder(6, norm, 16, 1)
     with torch.no_grad():
         decoder.mlp[-1].weight.zero_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium as gym
@@ -24,7 +25,8 @@ class Sampled(gym.Env):
     """Observations drawn from the space; refuses actions that its action space does not contain."""
 
     def __init__(self, obs: gym.Space, act: gym.Space, length: int = 7):
-        self.observation_space, self.action_space, self.length = obs, act, length
+        self.observation_space, self.action_space = copy.deepcopy((obs, act))
+        self.length = length
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
@@ -249,3 +251,28 @@ def test_huge_bounds_are_reached_and_never_left(low, high, dtype, action):
     assert space.contains(native)
     if abs(action) >= 1:
         assert native[0] == (space.high if action > 0 else space.low)[0]
+
+
+# ---------------------------------------------------------------- numbers and categories
+
+
+@pytest.mark.parametrize(
+    ("space", "parts"),
+    [
+        (VECTOR, (0, 0, 0)),
+        (S.Discrete(3), (3,)),
+        (S.MultiBinary(2), (1, 1)),
+        (S.Box(0, 1, (2,), np.int8), (1, 1)),
+        (S.Box(0, 1, (2,), bool), (1, 1)),
+        (S.Box(0, 2, (2,), np.int8), (0, 0)),
+        (S.Box(0, 1, (2,)), (0, 0)),
+        (S.Dict({"a": S.Box(-1, 1, (2, 1)), "b": S.MultiDiscrete([2, 4])}), (0, 0, 2, 4)),
+        (S.Tuple([S.Discrete(2), VECTOR, S.Tuple([TWO])]), (2, 0, 0, 0, 2)),
+    ],
+)
+def test_what_an_observation_is_made_of(space, parts, tmp_path):
+    run = quiet(lambda: Sampled(space, TWO), run_dir=tmp_path)
+    assert run.env.obs_parts == parts
+    assert run.agent.obs_parts == parts == load_agent(tmp_path / "agent.pt", "cpu").obs_parts
+    fixed = torch.tensor([size > 0 for size in parts for _ in range(max(1, size))])
+    assert (run.agent.encoder.norm.numbers == ~fixed).all()

@@ -2,8 +2,8 @@
 
 In reading order, each file importing from those above it only:
 
-    utils, networks, rssm, replay_buffer, config, agent                        the algorithm
-    checkpoint, envs, evaluation, run, resume, tensorboard, training, check    what runs it
+    utils, networks, rssm, replay_buffer, config, agent    the algorithm
+    checkpoint, spaces, envs, evaluation, run, resume, tensorboard, training, check    the rest
 """
 
 from dreamer.agent import DreamerAgent

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamer.config import Config
-from dreamer.networks import Actor, ContinueHead, Critic, Decoder, Encoder, RewardHead
+from dreamer.networks import Actor, ContinueHead, Critic, Decoder, Encoder, Policy, RewardHead
 from dreamer.rssm import RSSM, Dream, Posterior, State, kl_losses
 from dreamer.utils import PercentileScale, frozen, lambda_return, make_rng
 
@@ -99,7 +99,8 @@ class DreamerAgent(nn.Module):
 
     obs_size O; action_size A. discrete: False for actions scaled to [-1, 1], True for one-hot
     actions, or the sizes (adding up to A) of several one-hot vectors, one after another.
-    obs_parts: what an observation is made of (`ObsNorm`'s parts), O numbers if it is empty.
+    obs_parts: what an observation is made of (`ObsNorm`'s parts), O numbers if it is empty. masked:
+    its last A entries say which actions are valid; no other is ever chosen, in dreams neither.
     """
 
     def __init__(
@@ -110,12 +111,14 @@ class DreamerAgent(nn.Module):
         config: Config,
         device: torch.device | str = "cpu",
         obs_parts: Sequence[int] = (),
+        masked: bool = False,
     ):
         super().__init__()
         if isinstance(discrete, bool):
             discrete = (action_size,) if discrete else ()
         self.obs_size, self.action_size, self.segments = obs_size, action_size, tuple(discrete)
-        self.obs_parts = tuple(obs_parts) or (0,) * obs_size
+        self.discrete = bool(self.segments)
+        self.obs_parts, self.masked = tuple(obs_parts) or (0,) * obs_size, masked
         self.config = c = config
         self.device = torch.device(device)
 
@@ -137,21 +140,14 @@ class DreamerAgent(nn.Module):
 
         self.model_parts = (self.encoder, self.rssm, self.decoder, self.reward, self.cont)
         groups = [
-            ([p for m in self.model_parts for p in m.parameters()], c.model_lr),
-            (list(self.actor.parameters()), c.actor_lr),
-            (list(self.critic.parameters()), c.critic_lr),
+            {"params": [p for m in self.model_parts for p in m.parameters()], "lr": c.model_lr},
+            {"params": list(self.actor.parameters()), "lr": c.actor_lr},
+            {"params": list(self.critic.parameters()), "lr": c.critic_lr},
         ]
-        self.optimizer = torch.optim.Adam(
-            [{"params": params, "lr": lr} for params, lr in groups], fused=True
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, functools.partial(rate_factor, c)
-        )
+        self.optimizer = torch.optim.Adam(groups, fused=True)
+        factor = functools.partial(rate_factor, c)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         self.rng = make_rng(self.device, c.seed, 1)  # of all sampling in acting and learning
-
-    @property
-    def discrete(self) -> bool:
-        return bool(self.segments)
 
     # ------------------------------------------------------------ acting
 
@@ -163,14 +159,12 @@ class DreamerAgent(nn.Module):
         state: State | None = None,
         greedy: bool = False,
         rng: torch.Generator | None = None,
-        valid: np.ndarray | None = None,
     ) -> tuple[np.ndarray, State]:
         """Filter one observation per environment and choose actions.
 
         obs (N, O), is_first (N,) bool; state: what the last call returned (None at first). Returns
         actions (N, A), one-hot or in about [-1, 1], and the state for the next call. `greedy`
-        takes the policy's mode. rng: the source of randomness, the agent's own if None. valid
-        (N, A) bool: which classes of discrete actions may be chosen, all if None.
+        takes the policy's mode. rng: the source of randomness, the agent's own if None.
         """
         rng = self.rng if rng is None else rng
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.device)[:, None]
@@ -178,8 +172,8 @@ class DreamerAgent(nn.Module):
         no_action = obs.new_zeros(len(obs), 1, self.action_size)  # this row's is not chosen yet
         _, state = self.rssm.observe(self.encoder(obs), no_action, is_first, rng, state)
         policy = self.actor(self.rssm.get_feat(state))
-        if valid is not None:
-            policy = policy.masked(torch.as_tensor(valid, device=self.device))
+        if self.masked:
+            policy = policy.masked(obs[:, 0, -self.action_size :])
         action = policy.mode() if greedy else policy.sample(self.actor.noise((len(obs),), rng))
         return action.cpu().numpy(), state._replace(action=action)
 
@@ -279,11 +273,18 @@ class DreamerAgent(nn.Module):
         noise = self.actor.noise((horizon, len(deter)), self.rng)
 
         def policy(feat: Tensor, t: int) -> Tensor:
-            return self.actor(feat.detach()).sample(noise[t])
+            return self.dreamed_policy(feat.detach()).sample(noise[t])
 
         pathwise = self.config.actor_grad == "pathwise"
         with frozen(*self.model_parts), torch.set_grad_enabled(pathwise):
             return self.rssm.imagine(start, policy, horizon, self.rng)
+
+    def dreamed_policy(self, feat: Tensor) -> Policy:
+        """π(a | feat (..., F)), of actions that the decoder takes for valid where not all are."""
+        policy = self.actor(feat)
+        if not self.masked:
+            return policy
+        return policy.masked(self.decoder(feat)[..., -self.action_size :].detach())
 
     def learn_behaviour(self, dream: Dream, start_cont: Tensor) -> tuple[Tensor, Tensor, Metrics]:
         """Actor and critic loss of dreams: (loss, returns (N, H), metrics).
@@ -308,7 +309,7 @@ class DreamerAgent(nn.Module):
             adv = (ret - value[:, :-1]) / ret_scale
 
         # The actor raises the return of what it did, and keeps some entropy.
-        policy = self.actor(feat[:, :-1].detach())
+        policy = self.dreamed_policy(feat[:, :-1].detach())
         entropy = policy.entropy()
         if pathwise:
             loss_actor = pathwise_loss(ret, ret_scale, entropy, weight, c.ent_coef)

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from dreamer.config import Config
+from dreamer.spaces import check_actions, check_observations, obs_parts, segments, within
 
 EnvSpec = str | Callable[..., gym.Env]
 
@@ -33,9 +34,12 @@ class AgentEnv:
     end is cut after `max_episode_steps`, as by a time limit.
 
     `steps` counts `action_repeat` for each action, also for one that an end cuts short (as the
-    authors do); `episode_steps` counts what the environment has really taken. `mask` is what the
-    environment said of valid actions, `info["action_mask"]`, as booleans (A,), or None; `success`
-    its last `info["is_success"]`, or None.
+    authors do); `episode_steps` counts what the environment has really taken. `success` is its last
+    `info["is_success"]`, or None.
+
+    An environment that says which actions are valid, by `info["action_mask"]` from the first reset
+    on, is `masked`: `mask` (A,) bool then also stands as flags at the end of each observation, so
+    that the world model learns to foresee it.
 
     Raises ValueError with a sentence for what is no such environment, and EnvFault when the
     environment fails.
@@ -52,6 +56,17 @@ class AgentEnv:
         self.name = env_name(self.env, spec)
         name_videos(self.env)
         self.action_repeat, self.max_episode_steps = action_repeat, max_episode_steps
+        self.mask: np.ndarray | None = None
+        self.success: bool | None = None
+        self.steps = self.episode_steps = 0
+        try:
+            self._look()
+        except BaseException:
+            self.close()
+            raise
+
+    def _look(self) -> None:
+        """What goes in and out."""
         try:
             self.obs_space: Any = self.env.observation_space
             self.action_space: Any = self.env.action_space
@@ -62,23 +77,28 @@ class AgentEnv:
             ) from error
         check_observations(self.name, self.obs_space)
         check_actions(self.name, self.action_space)
-        self.obs_size = int(spaces.flatdim(self.obs_space))
         self.obs_parts = obs_parts(self.obs_space)
         self.segments = segments(self.action_space)
         self.action_size = sum(self.segments) or int(np.prod(self.action_space.shape))
-        self.mask: np.ndarray | None = None
-        self.success: bool | None = None
-        self.steps = self.episode_steps = 0
+        mask = self._reset(seed=0)[1].get("action_mask") if self.segments else None
+        self.masked = mask is not None
+        if self.masked:
+            self.obs_parts += (1,) * self.action_size
+        self.obs_size = sum(max(size, 1) for size in self.obs_parts)
 
     # ------------------------------------------------------------ reset, step, close
 
     def reset(self, seed: int) -> np.ndarray:
         """Start an episode that depends on `seed` alone: obs (O,)."""
         self.episode_steps = 0
-        found = self._call("reset", lambda: self.env.reset(seed=seed))
-        obs, info = self._unpack("reset", found, ("observation", "info"))
+        obs, info = self._reset(seed)
         self.mask = self._mask(info)
         return self._flat(obs)
+
+    def _reset(self, seed: int) -> tuple[Any, dict[str, Any]]:
+        found = self._call("reset", lambda: self.env.reset(seed=seed))
+        obs, info = self._unpack("reset", found, ("observation", "info"))
+        return obs, info if isinstance(info, dict) else {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         """action (A,) -> obs (O,), reward, terminated, truncated: what the last of the steps that
@@ -169,9 +189,14 @@ class AgentEnv:
 
     def _mask(self, info: Any) -> np.ndarray | None:
         """`info["action_mask"]` as booleans (A,); a part without any valid action is all valid."""
-        if not self.segments or not isinstance(info, dict) or info.get("action_mask") is None:
+        mask = info.get("action_mask") if isinstance(info, dict) and self.segments else None
+        if not self.masked and mask is None:
             return None
-        mask = info["action_mask"]
+        if not self.masked or mask is None:
+            raise EnvFault(
+                f'{self.name}: info["action_mask"] at step {self.steps} is '
+                f"{'missing' if mask is None else 'new'}: give it always, from reset on, or never"
+            )
         parts = mask if isinstance(mask, tuple | list) else [mask]
         flat = np.concatenate([np.ravel(np.asarray(part)) for part in parts]).astype(bool)
         if flat.shape != (self.action_size,):
@@ -217,7 +242,9 @@ class AgentEnv:
                     f"{self.name}: observation at step {self.steps} is not in "
                     f"{self.obs_space}: {obs!r}"
                 ) from error
-        return self._number("observation", obs, (self.obs_size,))
+        size = self.obs_size - self.masked * self.action_size
+        obs = self._number("observation", obs, (size,))
+        return obs if self.mask is None else np.concatenate([obs, self.mask], dtype=np.float32)
 
     def _flag(self, what: str, value: Any) -> bool:
         if isinstance(value, bool | np.bool_ | int | np.integer) or (
@@ -339,96 +366,3 @@ def share_a_simulator(one: AgentEnv, other: AgentEnv) -> bool:
     shared = alone != beside and alone == first_step(lambda: None)
     one.steps = other.steps = 0
     return shared
-
-
-# ---------------------------------------------------------------- spaces
-
-
-def check_observations(name: str, space: Any) -> None:
-    """Raises ValueError for what cannot be flattened into a short vector of numbers."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        for part in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
-            check_observations(name, part)
-        return
-    reason = None
-    if not isinstance(space, spaces.Space):
-        kind = type(space).__module__.split(".")[0]
-        reason = (
-            "this is gym, Gymnasium is needed" if kind == "gym" else "it is no gymnasium.spaces"
-        )
-    elif isinstance(space, spaces.Text):
-        reason = "turn text into numbers in a wrapper (gymnasium.wrappers.TransformObservation)"
-    elif isinstance(space, spaces.Box) and len(space.shape) >= 3:
-        reason = (
-            "images are not supported yet; a small one can be flattened by "
-            "gymnasium.wrappers.FlattenObservation"
-        )
-    elif isinstance(space, spaces.Box) and 0 in space.shape:
-        reason = "it is empty"
-    elif not isinstance(
-        space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-    ):
-        reason = "Box, Discrete, MultiDiscrete, MultiBinary, and a Dict or Tuple of them, are"
-    if reason:
-        raise ValueError(f"{name}: observation space {space} is not supported: {reason}")
-
-
-def check_actions(name: str, space: Any) -> None:
-    """Raises ValueError for what is neither categories nor a bounded box of numbers."""
-    reason = None
-    if isinstance(space, spaces.Box):
-        unbounded = np.flatnonzero(~(space.bounded_below & space.bounded_above))
-        if 0 in space.shape:
-            reason = "it is empty"
-        elif len(unbounded):
-            reason = (
-                f"dimension {unbounded[0]} has no bounds; gymnasium.wrappers.RescaleAction or "
-                "TransformAction with a bounded Box gives it some"
-            )
-    elif isinstance(space, spaces.Dict | spaces.Tuple):
-        reason = (
-            "join its parts in a wrapper (gymnasium.wrappers.TransformAction) to one Box or one "
-            "MultiDiscrete"
-        )
-    elif not isinstance(space, spaces.Space) and type(space).__module__.split(".")[0] == "gym":
-        reason = "this is gym, Gymnasium is needed"
-    elif not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        reason = "Discrete, MultiDiscrete, MultiBinary and a bounded Box are"
-    if reason:
-        raise ValueError(f"{name}: action space {space} is not supported: {reason}")
-
-
-def obs_parts(space: Any) -> tuple[int, ...]:
-    """What the entries of a flattened observation are, in order: 0 for a number, 1 for a flag, K
-    for a one-hot vector of K entries."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
-        return tuple(size for part in parts for size in obs_parts(part))
-    if isinstance(space, spaces.Box):
-        whole = space.dtype == bool or np.issubdtype(space.dtype, np.integer)
-        flags = whole & (space.low >= 0) & (space.high <= 1)
-        return tuple(np.ravel(flags).astype(int).tolist())
-    if isinstance(space, spaces.MultiBinary):
-        return (1,) * spaces.flatdim(space)
-    return segments(space)
-
-
-def segments(space: Any) -> tuple[int, ...]:
-    """Sizes of the one-hot vectors that make up an action; none for `Box`."""
-    if isinstance(space, spaces.Discrete):
-        return (int(space.n),)
-    if isinstance(space, spaces.MultiDiscrete):
-        return tuple(int(n) for n in space.nvec.flat)
-    if isinstance(space, spaces.MultiBinary):
-        return (2,) * int(np.prod(space.shape))
-    return ()
-
-
-def within(scaled: np.ndarray, space: spaces.Box) -> np.ndarray:
-    """`scaled` as the space's own type, within its bounds in spite of rounding."""
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        native = np.clip(scaled, low, high).astype(space.dtype)
-    # At the ends of int64 float64 has no exact number: take the bounds themselves.
-    native = np.where(scaled >= high, space.high, np.where(scaled <= low, space.low, native))
-    return np.asarray(native, space.dtype)

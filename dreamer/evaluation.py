@@ -92,7 +92,7 @@ def evaluate_in(
     successes: list[bool | None] = [None] * episodes
     before = sum(w.steps for w in envs)
     while running and sum(w.steps for w in envs) - before < max_steps:
-        action, state = agent.act(obs, is_first, state, greedy, rng, valid_actions(worlds))
+        action, state = agent.act(obs, is_first, state, greedy, rng)
         with torch.inference_mode():
             value = agent.critic.predict(agent.rssm.get_feat(state)).tolist()
         is_first = np.zeros(len(running), bool)
@@ -126,14 +126,6 @@ def evaluate_in(
     rewards, values = [rewards[i] for i in ended], [values[i] for i in ended]
     found |= calibration(rewards, values, bootstrap[ended], agent.config.gamma)
     return np.array([sum(r) for r in rewards]), found
-
-
-def valid_actions(envs: list[AgentEnv]) -> np.ndarray | None:
-    """Masks of valid actions (N, A) of N environments; None where none of them has one."""
-    if all(env.mask is None for env in envs):
-        return None
-    everything = np.ones(envs[0].action_size, bool)
-    return np.stack([everything if env.mask is None else env.mask for env in envs])
 
 
 def calibration(
@@ -193,14 +185,13 @@ def play(env: AgentEnv, choose: Chooser, seed: int) -> Episode:
     return dict(zip(("obs", "action", "reward", "cont"), columns, strict=True))
 
 
-def agent_chooses(agent: DreamerAgent, seed: int, env: AgentEnv | None = None) -> Chooser:
-    """For `play`: the greedy agent, filtering what it sees. env: whose valid actions hold."""
+def agent_chooses(agent: DreamerAgent, seed: int) -> Chooser:
+    """For `play`: the greedy agent, filtering what it sees."""
     rng, state = torch.Generator(agent.device).manual_seed(seed), None
 
     def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
         nonlocal state
-        valid = valid_actions([env]) if env else None
-        action, state = agent.act(obs[None], np.array([is_first]), state, True, rng, valid)
+        action, state = agent.act(obs[None], np.array([is_first]), state, True, rng)
         return action[0] if agent.discrete else np.clip(action[0], -1, 1)
 
     return choose
@@ -227,7 +218,7 @@ def film(agent: DreamerAgent, env: EnvSpec, seed: int) -> tuple[float, list[np.n
     config = agent.config
     world = AgentEnv(env, config.action_repeat, config.max_episode_steps, render_mode="rgb_array")
     frames: list[np.ndarray] = []
-    greedy = agent_chooses(agent, seed, world)
+    greedy = agent_chooses(agent, seed)
 
     def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
         frames.append(world.env.render())

@@ -94,12 +94,11 @@ class ObsNorm(nn.Module):
         super().__init__()
         self.parts, self.decay, self.min_std = parts, decay, min_std
         numbers = torch.tensor([k == 0 for k in parts for _ in range(max(k, 1))])
-        obs_size = len(numbers)
         self.register_buffer("numbers", numbers, persistent=False)
-        self.register_buffer("moments", torch.zeros(2, obs_size))
+        self.register_buffer("moments", torch.zeros(2, len(numbers)))
         self.register_buffer("weight", torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(obs_size))
-        self.register_buffer("std", torch.ones(obs_size))
+        self.register_buffer("mean", torch.zeros(len(numbers)))
+        self.register_buffer("std", torch.ones(len(numbers)))
 
     @torch.no_grad()
     def update(self, obs: Tensor) -> None:
@@ -262,11 +261,12 @@ class DiscretePolicy:
         return -(log_probs.exp() * log_probs).sum(-1)
 
     def masked(self, valid: Tensor) -> "DiscretePolicy":
-        """The same policy, given that the action is one of those that valid (..., A) bool allows;
-        each part of it allows at least one."""
-        valid_parts = valid.split([part.shape[-1] for part in self.log_probs], -1)
-        parts = zip(self.log_probs, valid_parts, strict=True)
-        return DiscretePolicy([p.masked_fill(~ok, -torch.inf).log_softmax(-1) for p, ok in parts])
+        """The same policy, given that the action is one of those for which valid (..., A) is above
+        a half; where it is for none of a one-hot vector, all are."""
+        sizes = [part.shape[-1] for part in self.log_probs]
+        parts = zip(self.log_probs, (valid > 0.5).split(sizes, -1), strict=True)
+        fits = [(part, ok | ~ok.any(-1, keepdim=True)) for part, ok in parts]
+        return DiscretePolicy([p.masked_fill(~ok, -1e9).log_softmax(-1) for p, ok in fits])
 
 
 class ContinuousPolicy:
@@ -291,6 +291,9 @@ class ContinuousPolicy:
         return (0.5 + 0.5 * math.log(2 * math.pi) + self.std.log()).sum(-1)
 
 
+Policy = DiscretePolicy | ContinuousPolicy
+
+
 class Actor(nn.Module):
     """Policy π(a | feat): categorical with unimix, or a normal with `mean = tanh(m)` and
     `std = 0.1 + 0.9 sigmoid(s + 2)` (the authors' code). The output layer starts small, so that
@@ -313,7 +316,7 @@ class Actor(nn.Module):
         out_size = action_size if segments else 2 * action_size
         self.mlp = MLP(feat_size, hidden, layers, out_size, out_scale=0.01)
 
-    def forward(self, feat: Tensor) -> DiscretePolicy | ContinuousPolicy:
+    def forward(self, feat: Tensor) -> Policy:
         out = self.mlp(feat)
         if self.segments:
             return DiscretePolicy([unimix(part, self.mix) for part in out.split(self.segments, -1)])

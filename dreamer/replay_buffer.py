@@ -101,18 +101,16 @@ class ReplayBuffer:
         self.size = min(self.size + 1, self.capacity)
 
     def keep(self, action: np.ndarray) -> np.ndarray:
-        """An action (A,) as a row holds it: the classes (G,) of its one-hot parts, if any."""
-        return self.class_numbers(action) if len(self.offsets) else action
-
-    def class_numbers(self, action: np.ndarray) -> np.ndarray:
-        """The classes (G,) of an action of one-hot parts (A,); -1 where a part is all zeros."""
+        """An action (A,) as a row holds it: of one-hot parts the classes (G,), -1 for all zeros."""
+        if not len(self.offsets):
+            return action
         hot = np.full(len(self.offsets), -1, np.int32)
         index = action.nonzero()[0]
         hot[np.searchsorted(self.offsets, index, "right") - 1] = index
         return np.where(hot >= 0, hot - self.offsets, -1)
 
     def one_hot(self, classes: np.ndarray) -> np.ndarray:
-        """`class_numbers` undone: (..., G) -> float32 (..., A)."""
+        """Kept classes (..., G) -> float32 (..., A)."""
         action = np.zeros((*classes.shape[:-1], self.action_size), np.float32)
         where = np.nonzero(classes >= 0)
         action[(*where[:-1], (classes + self.offsets)[where])] = 1
@@ -152,10 +150,7 @@ class ReplayBuffer:
         size, head = len(state["reward"]), state["head"]
         in_order = head % state["capacity"] == size % state["capacity"] and size <= self.capacity
         if state["capacity"] != self.capacity and not in_order:
-            raise ValueError(
-                f"capacity must be that of the saved buffer, {state['capacity']}, "
-                f"got {self.capacity}"
-            )
+            raise ValueError(f"capacity must be the saved {state['capacity']}, got {self.capacity}")
         for name, rows in self.rows.items():
             saved = state[name].numpy()
             if saved.shape != (size, *rows.shape[1:]):

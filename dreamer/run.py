@@ -28,7 +28,6 @@ from dreamer.evaluation import (
     SIDE_BY_SIDE,
     evaluate_in,
     open_loop_error,
-    valid_actions,
 )
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State
@@ -59,7 +58,8 @@ class Run:
         try:
             self.check_envs()
             sizes = self.env.obs_size, self.env.action_size, self.env.segments
-            self.agent = DreamerAgent(*sizes, config, device, self.env.obs_parts)
+            parts, masked = self.env.obs_parts, self.env.masked
+            self.agent = DreamerAgent(*sizes, config, device, parts, masked)
             rows = 2 * config.steps // config.action_repeat  # at most: one more for each episode
             self.replay = ReplayBuffer(min(config.capacity, max(rows, config.seq_len, 2)), *sizes)
         except BaseException:
@@ -121,8 +121,7 @@ class Run:
             self.start_episode()
         if self.chosen is None:
             is_first = np.array([self.is_first])
-            valid = valid_actions([self.env])
-            actions, state = self.agent.act(self.obs[None], is_first, self.state, valid=valid)
+            actions, state = self.agent.act(self.obs[None], is_first, self.state)
             action = actions[0]
             if self.random_is_due():
                 action = self.random_action()

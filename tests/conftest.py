@@ -122,6 +122,17 @@ class Walk(gym.Env):
         return self.position.copy(), reward, terminated, truncated, {}
 
 
+def lived(seen: list[dict]) -> list[dict]:
+    """The events without resets that were followed by another one at once, as of a look at what a
+    new environment says."""
+    then = [
+        next((later["event"] for later in seen[i + 1 :] if later["env"] is event["env"]), None)
+        for i, event in enumerate(seen)
+    ]
+    pairs = zip(seen, then, strict=True)
+    return [event for event, after in pairs if not event["event"] == after == "reset"]
+
+
 ACTION_SPACES: dict[str, Callable[[], gym.Space]] = {
     "discrete": lambda: gym.spaces.Discrete(3),
     "discrete from 5": lambda: gym.spaces.Discrete(2, start=5),

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, quiet_train, tiny_config, walk
+from conftest import CPU, lived, quiet_train, tiny_config, walk
 
 from dreamer import evaluation
 from dreamer.agent import DreamerAgent
@@ -60,7 +60,7 @@ def test_an_evaluations_episodes_are_none_of_trainings():
     def resets(function) -> list[int]:
         seen: list[dict] = []
         function(walk(seen=seen))
-        return [event["seed"] for event in seen if event["event"] == "reset"]
+        return [event["seed"] for event in lived(seen) if event["event"] == "reset"]
 
     agent = DreamerAgent(2, 3, True, tiny_config(seed=1))
     fresh = resets(lambda env: evaluate(agent, env, 20, seed=1))
@@ -72,6 +72,7 @@ def test_evaluation_holds_actions_as_training_did():
     seen: list[dict] = []
     agent = DreamerAgent(2, 3, True, tiny_config(action_repeat=4))
     (total,) = evaluate(agent, walk(seen=seen, drift=0.01), 1, seed=1, greedy=False)
+    seen = lived(seen)
     actions = [event["action"] for event in seen[1:]]
     assert len(actions) == 9
     assert all(len(set(actions[i : i + 4])) == 1 for i in (0, 4)) and len(set(actions)) > 1
@@ -109,9 +110,9 @@ class Echo:
     rssm = SimpleNamespace(get_feat=lambda state: state.deter)
     critic = SimpleNamespace(predict=lambda feat: feat[:, 0])  # the name again
 
-    def act(self, obs, is_first, state, greedy, rng, valid):
+    def act(self, obs, is_first, state, greedy, rng):
         names = torch.from_numpy(obs[:, :1].copy())
-        assert valid is None and (is_first == (obs[:, 1] == 0)).all()
+        assert (is_first == (obs[:, 1] == 0)).all()
         if state is None:
             assert is_first.all()
         else:

@@ -14,7 +14,7 @@ from conftest import ROOT
 import dreamer
 
 ALGORITHM = ["utils", "networks", "rssm", "replay_buffer", "config", "agent"]
-WHAT_RUNS_IT = "checkpoint envs evaluation run resume tensorboard training check".split()
+WHAT_RUNS_IT = "checkpoint spaces envs evaluation run resume tensorboard training check".split()
 ORDER = [*ALGORITHM, *WHAT_RUNS_IT, "__main__"]
 FOR_COMMANDS = {f"dreamer.{name}" for name in ("check", "evaluation", "resume", "run")}
 

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import ACTION_SPACES, CPU, Walk, quiet_train, tiny_config, walk
+from conftest import ACTION_SPACES, CPU, Walk, lived, quiet_train, tiny_config, walk
 
 from dreamer import resume, run
 from dreamer.agent import DreamerAgent
@@ -26,6 +26,7 @@ def test_the_replay_holds_what_happened(kind, tmp_path):
     the final observation; a time limit is last, but not terminal."""
     seen: list[dict] = []
     quiet_train(walk(kind, seen), run_dir=tmp_path)
+    seen = lived(seen)
     replay = load_checkpoint(tmp_path / "checkpoint.pt")["replay"]
     rows = {name: replay[name].numpy() for name in ("obs", "action", "reward")}
     flags = {name: replay[name].numpy() for name in ("is_first", "is_last", "is_terminal")}
@@ -64,7 +65,7 @@ def test_with_repeated_actions_a_row_is_a_choice_and_counts_as_its_steps(tmp_pat
 
     rows, held, ends = [], [], []  # (obs, reward, is_first, is_last, is_terminal), by hand
     choices = length = 0
-    for event in seen:
+    for event in lived(seen):
         if event["event"] == "reset":
             rows.append((event["obs"], 0.0, True, False, False))
             continue
@@ -99,9 +100,8 @@ def test_what_the_actor_met_is_what_training_meets(kind, tmp_path, monkeypatch):
     rows, given the same random numbers: exploration, clipping and episode ends included."""
     act, met, noise = DreamerAgent.act, [], []
 
-    def recorded(self, obs, is_first, state=None, greedy=False, rng=None, valid=None):
+    def recorded(self, obs, is_first, state=None, greedy=False, rng=None):
         seed = len(met)
-        assert valid is None
         noise.append(torch.rand(1, 3, generator=torch.Generator().manual_seed(seed)))
         rng = torch.Generator().manual_seed(seed)
         action, state = act(self, obs, is_first, state, greedy, rng)
@@ -132,7 +132,7 @@ def test_episodes_are_reset_with_seeds_of_their_own():
     def seeds(seed):
         seen: list[dict] = []
         quiet_train(walk(seen=seen), tiny_config(seed=seed, train_ratio=0))
-        return [e["seed"] for e in seen if e["event"] == "reset"]
+        return [e["seed"] for e in lived(seen) if e["event"] == "reset"]
 
     first, again, other = seeds(1), seeds(1), seeds(2)
     assert first == again and len(set(first)) == len(first) > 5

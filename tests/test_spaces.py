@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -209,27 +210,70 @@ def test_no_masked_action_is_ever_taken(repeat):
     assert [valid for valid, _ in Masked.taken] == [taken for _, taken in Masked.taken]
 
 
+class TwoParts(Masked):
+    """A mask for each part; of the second part it allows nothing, which means all."""
+
+    def info(self):
+        return {"action_mask": (np.int8([0, 0, 1]), np.int8([0, 0]))}
+
+
 def test_a_mask_of_parts_and_one_that_allows_nothing():
-    env = AgentEnv(lambda: Sampled(VECTOR, S.MultiDiscrete([3, 2])))
-    mask = env._mask({"action_mask": (np.int8([0, 0, 1]), np.int8([0, 0]))})
-    assert mask.tolist() == [False, False, True, True, True]
+    env = AgentEnv(lambda: TwoParts(VECTOR, S.MultiDiscrete([3, 2])))
+    obs = env.reset(0)
+    assert env.mask.tolist() == [False, False, True, True, True]
+    assert (env.obs_size, env.obs_parts) == (3 + 5, (0,) * 3 + (1,) * 5)
+    np.testing.assert_array_equal(obs[3:], env.mask)
+    env.info = env.env.unwrapped.info = lambda: {"action_mask": np.ones(3)}
     with pytest.raises(EnvFault, match="has 3 entries, not 5"):
-        env._mask({"action_mask": np.ones(3)})
+        env.reset(0)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "word"), [(True, False, "missing"), (False, True, "new")]
+)
+def test_a_mask_is_there_always_or_never(first, later, word):
+    class Sometimes(Masked):
+        def info(self):
+            there = first if self.time == 0 else later
+            return super().info() if there else {}
+
+    env = AgentEnv(lambda: Sometimes(VECTOR, S.Discrete(5)))
+    env.reset(0)
+    with pytest.raises(EnvFault, match=rf'info\["action_mask"\] at step 1 is {word}'):
+        env.step(np.eye(5)[1])
 
 
 def test_a_masked_policy_keeps_the_odds_of_what_is_valid():
-    policy = DiscretePolicy([torch.tensor([0.5, 0.3, 0.2]).log()])
-    odds = policy.masked(torch.tensor([False, True, True])).log_probs[0].exp()
-    np.testing.assert_allclose(odds, [0, 0.6, 0.4], rtol=1e-6)
+    policy = DiscretePolicy([torch.tensor([0.5, 0.3, 0.2]).log(), torch.tensor([0.4, 0.6]).log()])
+    masked = policy.masked(torch.tensor([0.1, 0.9, 1.0, 0.2, 0.3]))
+    odds = torch.cat(masked.log_probs).exp()
+    np.testing.assert_allclose(odds, [0, 0.6, 0.4, 0.4, 0.6], rtol=1e-6)  # none valid: all are
+    by_hand = -sum(p * np.log(p) for p in (0.6, 0.4, 0.4, 0.6))
+    assert masked.entropy().item() == pytest.approx(by_hand, rel=1e-6)
+    chosen = torch.tensor([0.0, 1, 0, 1, 0])
+    assert masked.log_prob(chosen).exp().item() == pytest.approx(0.6 * 0.4, rel=1e-6)
 
 
 def test_acting_draws_valid_actions_alone():
-    agent = DreamerAgent(2, 4, True, tiny_config())
-    valid = np.array([[False, True, False, True]] * 50)
-    action, _ = agent.act(
-        np.zeros((50, 2)), np.ones(50, bool), rng=make_rng(agent.device, 1), valid=valid
-    )
+    agent = DreamerAgent(6, 4, True, tiny_config(), masked=True)
+    obs = np.tile([0.3, -0.2, 0, 1, 0, 1], (50, 1))
+    action, _ = agent.act(obs, np.ones(50, bool), rng=make_rng(agent.device, 1))
     assert set(action.argmax(-1)) == {1, 3}
+
+
+def test_dreams_keep_to_the_actions_that_the_model_takes_for_valid():
+    agent = DreamerAgent(6, 4, True, tiny_config(imag_horizon=6), masked=True)
+    with torch.no_grad():
+        agent.decoder.mlp[-1].weight.zero_()
+        agent.decoder.mlp[-1].bias.copy_(torch.tensor([0.0, 0, 0.2, 0.8, 0.1, 0.9]))
+    state = agent.rssm.initial(8)
+    post = SimpleNamespace(deter=state.deter[None], stoch=state.stoch[None])
+    dream = agent.imagine(post, torch.arange(8))
+    assert set(dream.action.argmax(-1).flatten().tolist()) == {1, 3}
+    agent.learn_behaviour(dream, torch.ones(8))[0].backward()
+    grads = [p.grad for p in agent.actor.parameters()]
+    assert all(g.isfinite().all() for g in grads) and any(g.abs().sum() > 0 for g in grads)
+    assert grads[-1][[0, 2]].abs().max() < 1e-7  # what is not valid is not learned
 
 
 # ---------------------------------------------------------------- extreme boxes

@@ -37,7 +37,11 @@ class CheckpointError(ValueError):
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Write to a temporary file beside `path`, then rename: `path` is never half a file, and an
-    old one stays until the new one is safe on the disk. Raises OSError naming `path`."""
+    old one stays until the new one is safe on the disk. Raises OSError naming `path`, and
+    ValueError where it is a folder or is in none."""
+    if path.is_dir() or path.parent.is_file():
+        what = "is a folder" if path.is_dir() else f"cannot be, as {path.parent} is a file"
+        raise ValueError(f"{path} {what}: name a file in a folder")
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -62,6 +62,16 @@ def test_a_read_only_place_is_named(tmp_path):
 
 
 def test_json_is_plain_and_has_no_nan(tmp_path):
+def test_a_folder_for_a_file_and_a_file_for_a_folder_are_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path, reason in ((tmp_path, "is a folder"), (tmp_path / "file" / "new", "is a file")):
+        with pytest.raises(ValueError, match=f"^{path} .*{reason}: name a file in a folder"):
+            save_checkpoint(path, {})
+    with pytest.raises(ValueError, match=r"^\. is a folder"):
+        save_checkpoint("", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
     path = tmp_path / "value.json"
     write_json(path, {"x": [1, 2.5]})
     assert json.loads(path.read_text()) == {"x": [1, 2.5]} and path.read_text().endswith("}\n")

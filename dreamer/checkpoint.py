@@ -11,9 +11,11 @@ The checksum is verified before anything is read, and reading executes nothing t
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ if sys.platform != "win32":
 FORMAT = 5  # of checkpoints; raised when their content changes
 TITLE = "dreamer-from-scratch checkpoint, format {}, sha256 "
 REMEDY = "put a good copy in its place, or delete it and train anew"
+NOTHING = hashlib.sha256().hexdigest()
 
 
 class CheckpointError(ValueError):
@@ -113,12 +116,55 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
             "version of the program that wrote it, or delete it and train anew"
         )
     try:
+        parts = zipfile.ZipFile(io.BytesIO(data)).infolist()
+        if any(x.compress_type for x in parts) or sum(x.file_size for x in parts) > len(data):
+            raise ValueError("it unpacks to more than it is")  # `torch.save` compresses nothing
         value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch makes of data that `save_checkpoint` did not write
         raise CheckpointError(f"{path} holds something else than plain data: {REMEDY}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds something else than a checkpoint: {REMEDY}")
     return value
+
+
+def check(value: Any, like: Any, name: str) -> None:
+    """Raises ValueError where `value` has not the form of its example `like`, part by part.
+
+    A dictionary has all its keys, a list as many parts; None is allowed where the example is a
+    tuple (None, example). A tensor has the same type and shape, or any number of rows where the
+    example has none. Numbers are finite, whole ones not negative.
+    """
+    parts: dict[Any, Any] = {}  # of the example
+    if isinstance(like, tuple):
+        if value is not None:
+            check(value, like[1], name)
+        return
+    if isinstance(like, torch.Tensor):
+        what = f"tensor of finite {like.dtype} and shape {tuple(like.shape)}"
+        rows = like.shape[:1] == (0,)  # 1 where their number is free
+        fits = (
+            type(value) is torch.Tensor
+            and (value.dtype, value.layout, value.ndim) == (like.dtype, like.layout, like.ndim)
+            and value.shape[rows:] == like.shape[rows:]
+            and value.nbytes <= value.untyped_storage().nbytes()  # no row stands for many
+            and bool(value.isfinite().all())
+        )
+    elif isinstance(like, dict):
+        lacking = like.keys() - (value.keys() if isinstance(value, dict) else set())
+        what, parts = f"dictionary with {', '.join(map(str, lacking))}", like
+        fits = isinstance(value, dict) and not lacking
+    elif isinstance(like, list):
+        what, parts = f"list of {len(like)}", dict(enumerate(like))
+        fits = isinstance(value, list) and len(value) == len(like)
+    elif type(like) is int:
+        what, fits = "whole number", type(value) is int and 0 <= value < 2**128
+    else:
+        what = type(like).__name__
+        fits = type(value) is type(like) and (what != "float" or math.isfinite(value))
+    if not fits:
+        raise ValueError(f"{name} is no {what}")
+    for key, part in parts.items():
+        check(value[key], part, f"{name}.{key}")
 
 
 # ---------------------------------------------------------------- one run in one folder
@@ -160,18 +206,27 @@ class Lock:
 class Log:
     """`log.jsonl`: one JSON object a line, with `kind` (episode, report, eval) and `step`.
 
-    size: bytes of an existing log to go on from, as `flush` returned them; what comes after it is
-    cut off, as those rows will be made again. Raises CheckpointError where the log is missing or
-    shorter than that.
+    size: bytes of an existing log to go on from, as `flush` returned them, and sha256 of them, as
+    `digest` had it; what comes after them is cut off, as those rows will be made again. Raises
+    CheckpointError, and touches nothing, where the log does not begin with these bytes.
     """
 
-    def __init__(self, path: Path, size: int = 0):
+    def __init__(self, path: Path, size: int = 0, sha256: str = NOTHING):
         path.parent.mkdir(parents=True, exist_ok=True)
         found = path.stat().st_size if path.exists() else 0
+        remedy = "put that log in its place, or delete the checkpoint and train anew"
         if found < size:
             raise CheckpointError(
                 f"{path} has {found} bytes, but the checkpoint beside it was made when it had "
-                f"{size}: put the whole log in its place, or delete the checkpoint and train anew"
+                f"{size}: {remedy}"
+            )
+        self.digest = hashlib.sha256()  # of all that is written
+        if size:
+            with open(path, "rb") as file:
+                self.digest.update(file.read(size))
+        if self.digest.hexdigest() != sha256:
+            raise CheckpointError(
+                f"{path} is not the log that the checkpoint beside it was made with: {remedy}"
             )
         self.path, self.size = path, size
         self.unwritten = b""  # rows that the system would not take, the disk being full
@@ -209,6 +264,7 @@ class Log:
             self.file.truncate(self.size)
             raise
         self.size += len(self.unwritten)
+        self.digest.update(self.unwritten)
         self.unwritten = b""
 
     def close(self) -> None:

@@ -119,7 +119,7 @@ def same(a: Any, b: Any) -> bool:
 def timeless(value: Any) -> Any:
     """`value` without what depends on how long things took."""
     if isinstance(value, dict):
-        timed = ("minutes", "cpu_minutes", "log_size")
+        timed = ("minutes", "cpu_minutes", "log_size", "log_sha256")
         return {k: timeless(v) for k, v in value.items() if k not in timed}
     return [timeless(v) for v in value] if isinstance(value, list) else value
 

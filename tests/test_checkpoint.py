@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -61,7 +62,6 @@ def test_a_read_only_place_is_named(tmp_path):
             write_atomic(folder / "figure.png", lambda path: path.write_text("x"))
 
 
-def test_json_is_plain_and_has_no_nan(tmp_path):
 def test_a_folder_for_a_file_and_a_file_for_a_folder_are_named(tmp_path):
     (tmp_path / "file").write_text("x")
     for path, reason in ((tmp_path, "is a folder"), (tmp_path / "file" / "new", "is a file")):
@@ -72,6 +72,7 @@ def test_a_folder_for_a_file_and_a_file_for_a_folder_are_named(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_json_is_plain_and_has_no_nan(tmp_path):
     path = tmp_path / "value.json"
     write_json(path, {"x": [1, 2.5]})
     assert json.loads(path.read_text()) == {"x": [1, 2.5]} and path.read_text().endswith("}\n")
@@ -229,11 +230,14 @@ def test_the_log_is_read_by_kind_and_goes_on_where_it_was_cut(tmp_path):
     path = tmp_path / "run" / "log.jsonl"
     log = Log(path)
     log.write("eval", 1, x=1)
-    size = log.flush()
+    size, sha256 = log.flush(), log.digest.hexdigest()
+    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     log.write("report", 2, y=0.5)
     log.close()
-    log = Log(path, size)  # the report is to be made again
+    log = Log(path, size, sha256)  # the report is to be made again
     log.write("eval", 3)
+    log.flush()
+    assert log.digest.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
     log.close()
     assert read_log(path, "report") == []
     assert read_log(path, "eval") == [
@@ -252,6 +256,28 @@ def test_a_missing_or_shorter_log_is_refused(tmp_path):
     assert path.read_text() == "1234"
 
 
+ROWS = b'{"kind": "eval", "step": 1}\n{"kind": "eval", "step": 2}\n'
+OTHERS = {
+    "CRLF": ROWS.replace(b"\n", b"\r\n"),
+    "an edited row": ROWS.replace(b"1", b"3"),
+    "another run's": ROWS.replace(b"eval", b"fail") * 2,
+    "a row cut in half, and more": ROWS[:-9] + b"\n" + ROWS,
+    "a byte too few at the start": ROWS[1:] + ROWS,
+}
+
+
+@pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
+def test_a_log_that_is_not_the_checkpoints_is_refused_and_left_alone(tmp_path, content):
+    path = tmp_path / "log.jsonl"
+    sha256 = hashlib.sha256(ROWS).hexdigest()
+    path.write_bytes(ROWS + b"and more")
+    Log(path, len(ROWS), sha256).close()
+    assert path.read_bytes() == ROWS
+    path.write_bytes(content)
+    assert "is not the log that" in refusal(path, lambda: Log(path, len(ROWS), sha256))
+    assert path.read_bytes() == content
+
+
 def test_a_log_row_is_written_whole_or_not_at_all(tmp_path):
     log = Log(tmp_path / "log.jsonl")
     log.write("eval", 1, x=1)
@@ -267,4 +293,6 @@ def test_a_log_row_is_written_whole_or_not_at_all(tmp_path):
         quota.free()
     log.write("eval", 4)
     assert log.flush() == (tmp_path / "log.jsonl").stat().st_size
+    content = (tmp_path / "log.jsonl").read_bytes()
+    assert log.digest.hexdigest() == hashlib.sha256(content).hexdigest()
     assert [row["step"] for row in log_rows(tmp_path)] == [1, 2, 3, 4]

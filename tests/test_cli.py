@@ -180,3 +180,40 @@ def test_a_refusal_of_the_package_is_a_sentence_and_a_defect_a_traceback(tmp_pat
     assert capsys.readouterr().err.startswith("error: Config.steps must be")
     with pytest.raises(ValueError, match="invalid literal"):
         cli.run(lambda args: int("x"), args)
+
+
+# ---------------------------------------------------------------- where nobody can read
+
+SPEAKS = """
+import pathlib, sys
+import lab
+for _ in range(3):
+    print("\u0141" * 100_000, flush=True)
+    print("\u0141", file=sys.stderr)
+pathlib.Path("result.json").touch()
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, and a shell")
+@pytest.mark.parametrize(
+    "how",
+    ["{} >/dev/full 2>&1", "{} >&- 2>&-", "{} 2>&-", "{} 2>&1 | head -1", "{} 2>&1 | false"],
+)
+def test_what_cannot_be_printed_stops_nothing(how, tmp_path):
+    shell = "set -o pipefail; " + how.format('"$PYTHON" -c "$SOURCE"') + "; exit ${PIPESTATUS[0]}"
+    env = {**os.environ, "PYTHON": sys.executable, "SOURCE": SPEAKS, "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(["bash", "-c", shell], env=env, cwd=tmp_path, capture_output=True)
+    assert process.returncode == 0 and b"Error" not in process.stderr
+    assert (tmp_path / "result.json").exists()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_letters_that_a_terminal_lacks_are_replaced(encoding, tmp_path):
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(
+        [sys.executable, "-c", SPEAKS], env=env, cwd=tmp_path, capture_output=True
+    )
+    assert process.returncode == 0 and process.stderr.split()[3:] == [b"?"] * 3
+    assert process.stdout.split() == [b"?" * 100_000] * 3

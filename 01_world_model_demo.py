@@ -134,8 +134,8 @@ def numbers(error: dict[str, np.ndarray], cont: dict[str, np.ndarray]) -> dict:
 
 
 def main(args: cli.Args) -> None:
-    (args.run_dir / "result.json").unlink(missing_ok=True)  # the mark of a complete run
     config, device = args.config, pick_device(args.device)
+    (args.run_dir / "result.json").unlink(missing_ok=True)  # the mark of a complete run
     if device.type == "cpu":
         tune_cpu()
     env, started = AgentEnv(ENV), time.monotonic()

@@ -64,7 +64,12 @@ TASKS = [
 ]
 
 
-def find_agent(task: Task, args: cli.Args) -> DreamerAgent | None:
+@dataclasses.dataclass(frozen=True)
+class Args(cli.Args):
+    shipped: bool = False  # draw the agents of assets/, not those of your own runs
+
+
+def find_agent(task: Task, args: Args) -> DreamerAgent | None:
     """The agent of the user's own run, else the one that comes with the repository."""
     own = args.base / results.SCRIPTS[task.name] / f"seed{args.seed}" / "agent.pt"
     shipped = cli.ASSETS / "agents" / f"{task.name}.pt"
@@ -205,7 +210,7 @@ def dream_on(agent: DreamerAgent, episode: Episode, count: int) -> Episode:
     return open_loop(agent, *window, CONTEXT, seed=0)
 
 
-def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, float] | None:
+def visualize(agent: DreamerAgent, task: Task, args: Args) -> dict[str, float] | None:
     """All pictures of one task. Returns how good the dreams were; None, and no pictures, where the
     agent's episodes are over before a dream could begin."""
     points, horizon, gif_steps = (100, 10, 20) if args.smoke else (POINTS, HORIZON, GIF_STEPS)
@@ -229,11 +234,11 @@ def visualize(agent: DreamerAgent, task: Task, args: cli.Args) -> dict[str, floa
     return {**errors, "gif_bytes": size}
 
 
-def main(args: cli.Args) -> None:
-    (args.run_dir / "result.json").unlink(missing_ok=True)  # the mark of a complete run
+def main(args: Args) -> None:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # the environments draw without a window
     if pick_device(args.device).type == "cpu":
         tune_cpu()
+    (args.run_dir / "result.json").unlink(missing_ok=True)  # the mark of a complete run
     started, numbers = time.monotonic(), {}
     for task in TASKS:
         agent = find_agent(task, args)
@@ -246,4 +251,4 @@ def main(args: cli.Args) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, cli.parse(__file__, __doc__, CONFIG))
+    cli.run(main, cli.parse(__file__, __doc__, CONFIG, kind=Args))

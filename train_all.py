@@ -47,13 +47,13 @@ def make_job(path: Path, seed: int, flags: argparse.Namespace) -> ScriptJob:
     argv = ["--seed", str(seed)]
     argv += [] if flags.fresh else ["--resume"]
     argv += ["--smoke"] if flags.smoke else []
-    argv += ["--out", str(flags.out.resolve())] if flags.out else []
+    argv += ["--out", str(flags.out)] if flags.out else []
     argv += ["--steps", str(flags.steps)] if flags.steps is not None else []
     argv += ["--shipped"] if flags.publish and path.name.startswith(LAST) else []
     spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    args = cli.parse(path, None, module.CONFIG, argv)
+    args = cli.parse(path, None, module.CONFIG, argv, getattr(module, "Args", cli.Args))
     return ScriptJob(
         name=path.stem,
         seed=seed,
@@ -128,10 +128,10 @@ def parse_flags(numbers: list[str]) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, help="minutes after which a job is stopped")
     parser.add_argument("--fresh", action="store_true", help="skip nothing, resume nothing")
     parser.add_argument("--smoke", action="store_true", help="every stage in seconds")
-    parser.add_argument("--out", type=Path, help="the folder to write to, instead of runs")
-    parser.add_argument("--steps", type=int, help="environment steps of each script")
+    parser.add_argument("--out", type=cli.full_path, help="the folder to write to, instead of runs")
+    parser.add_argument("--steps", type=float, help="environment steps of each script")
     parser.add_argument("--publish", action="store_true", help="bring what is complete to assets/")
-    parser.add_argument("--assets", type=Path, default=cli.ASSETS, help=argparse.SUPPRESS)
+    parser.add_argument("--assets", type=cli.full_path, default=cli.ASSETS, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.jobs < 1:
         parser.error(f"argument --jobs: must be at least 1, got {flags.jobs}")

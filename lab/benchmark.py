@@ -11,9 +11,9 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from lab.cli import full_path
 from lab.results import cpu_name, markdown, versions
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ def tables(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one thread, about a minute")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--json", type=full_path, help="write the numbers to this file")
     flags = parser.parse_args()
     result = benchmark(flags.quick)
     if flags.json:

@@ -50,7 +50,7 @@ def parse_flags(script: str, text: str, what: str, planned: Pairs, smoke: Pairs)
     add("--plot-only", action="store_true", help="run nothing")
     add("--publish", action="store_true", help="run nothing; write to assets/")
     add("--smoke", action="store_true", help="every stage in seconds")
-    add("--out", type=Path, default=path.parent / runs, help="the folder to write to")
+    add("--out", type=cli.full_path, default=path.parent / runs, help="the folder to write to")
     add("--here", action="store_true", help=argparse.SUPPRESS)  # what a run's own process does
     flags = parser.parse_args()
     if flags.jobs < 1:
@@ -58,7 +58,7 @@ def parse_flags(script: str, text: str, what: str, planned: Pairs, smoke: Pairs)
     if flags.publish and flags.smoke:
         parser.error("argument --publish: takes whole runs, not --smoke")
     flags.script, flags.what, flags.planned = path, what, planned
-    flags.folder = flags.out.expanduser().resolve() / path.stem
+    flags.folder = flags.out / path.stem
     return flags
 
 

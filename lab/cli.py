@@ -4,15 +4,18 @@ A script is a `CONFIG`, a function `main(args)`, and, at its end,
 `cli.run(main, cli.parse(__file__, __doc__, CONFIG))`.
 """
 
+import argparse
 import dataclasses
 import difflib
+import os
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
 import gymnasium as gym
 import tyro
@@ -40,7 +43,6 @@ class Args(Config):
     smoke: bool = False  # every stage in seconds, with a tiny config, below runs/smoke
     out: Path | None = None  # the folder below which the run writes, instead of runs
     tensorboard: bool = False  # log for TensorBoard too, where it is installed
-    shipped: bool = False  # 04 alone: draw the agents of assets/, not those of your own runs
     script: tyro.conf.Suppress[Path] = Path()  # absolute
     resume_command: tyro.conf.Suppress[str] = ""  # what the user types to go on with this run
 
@@ -55,7 +57,7 @@ class Args(Config):
     def base(self) -> Path:
         """The folder below which all runs write: runs, or --out; absolute."""
         own = self.script.parent / "runs" / ("smoke" if self.smoke else "")
-        return (self.out or own).expanduser().resolve()
+        return self.out or own
 
     @property
     def run_dir(self) -> Path:
@@ -68,39 +70,68 @@ class Args(Config):
         return 2 if self.smoke else 100
 
 
+def full_path(text: str) -> Path:
+    """The absolute path that a flag names, `~` expanded; argparse shows what this raises."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a path is empty: is a variable of the shell not set?")
+    try:
+        return Path(text).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle, an unknown user
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def words_of(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
+    """How tyro reads paths and whole numbers (such as 1e4); `parse` then judges them."""
+    read = {Path: str, int: float}.get(info.type)
+    return read and tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH" if read is str else "INT",
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: isinstance(value, info.type),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 def parse(
     script: str | Path,
     description: str | None,
     config: Config,
     argv: Sequence[str] | None = None,
+    kind: type[Args] = Args,
 ) -> Args:
     """Read the command line of a numbered script.
 
     script: its `__file__`; description: its `__doc__`, shown by --help; config: its defaults,
     replaced by a tiny one under --smoke; flags given by the user win over both. argv: the words
-    after the script's name (default: sys.argv's). A bad flag or value ends the program with a
-    message and exit status 2.
+    after the script's name (default: sys.argv's); kind: of a script with flags of its own. A bad
+    flag or value ends the program with a message and exit status 2.
     """
     path = Path(script).resolve()
     words = list(sys.argv[1:] if argv is None else argv)
     if "--smoke" in words:
         config = dataclasses.replace(config, **SMOKE)
+    if shutil.get_terminal_size().columns < 20:  # tyro would look for a line break for ever
+        os.environ["COLUMNS"] = "20"
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(words_of)
     args, unknown = tyro.cli(
-        Args,
+        kind,
         prog=path.name,
         description=description,
         args=words,
-        default=Args(**dataclasses.asdict(config), script=path),
+        default=kind(**dataclasses.asdict(config), script=path),
         return_unknown_args=True,
+        registry=registry,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     if unknown:
-        fail(unknown_flag(unknown[0]), status=2)
+        fail(unknown_flag(unknown[0], kind), status=2)
     try:
-        args = dataclasses.replace(args, **dataclasses.asdict(args.config))  # checked
+        out = None if args.out is None else full_path(str(args.out))
+        args = dataclasses.replace(args, out=out, **dataclasses.asdict(args.config))  # checked
         if args.tensorboard:
             need_tensorboard()
-    except ValueError as error:
+    except (ValueError, argparse.ArgumentTypeError) as error:
         fail(str(error), status=2)
 
     called = sys.argv[0] if argv is None else str(path)
@@ -109,9 +140,10 @@ def parse(
     return dataclasses.replace(args, resume_command=shlex.join(again))
 
 
-def unknown_flag(word: str) -> str:
+def unknown_flag(word: str, kind: type[Args]) -> str:
     """A sentence about a flag that does not exist, naming those that do."""
-    flags = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Args)[:-2]]
+    names = [field.name.replace("_", "-") for field in dataclasses.fields(kind)]
+    flags = [f"--{name}" for name in names if name not in ("script", "resume-command")]
     word = word.partition("=")[0]
     close = difflib.get_close_matches(word, flags, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
@@ -140,7 +172,7 @@ def short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def fail(message: str, status: int) -> None:
+def fail(message: str, status: int) -> NoReturn:
     """Print one sentence to stderr and end the program."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(status)

@@ -1,6 +1,8 @@
 """The command line of the numbered scripts: flags, folders, and how a run ends."""
 
 import dataclasses
+import importlib
+import json
 import os
 import shlex
 import subprocess
@@ -17,8 +19,18 @@ SCRIPT = ROOT / "02_dreamer_cartpole.py"
 SCRIPTS = sorted(ROOT.glob("0[0-9]_*.py"))
 
 
-def parse(*words, config=None):
-    return cli.parse(SCRIPT, "What it teaches.", config or Config(), list(words))
+def parse(*words, config=None, **kwargs):
+    return cli.parse(SCRIPT, "What it teaches.", config or Config(), list(words), **kwargs)
+
+
+def refused(capsys, *words):
+    """What is said of a command line that is refused, on stderr alone."""
+    with pytest.raises(SystemExit) as end:
+        parse(*words)
+    assert end.value.code == 2
+    out, error = capsys.readouterr()
+    assert not out
+    return error
 
 
 # ---------------------------------------------------------------- flags
@@ -45,10 +57,7 @@ def test_without_flags_a_script_s_own_config_holds():
     own = Config(steps=77, train_ratio=3.5)
     args = parse(config=own)
     assert args.config == own
-    assert (args.device, args.resume, args.smoke, args.tensorboard, args.shipped) == (
-        "auto",
-        *[False] * 4,
-    )
+    assert (args.device, args.resume, args.smoke, args.tensorboard) == ("auto", *[False] * 3)
 
 
 def test_smoke_makes_all_tiny_and_the_user_s_flags_win():
@@ -60,32 +69,44 @@ def test_smoke_makes_all_tiny_and_the_user_s_flags_win():
 
 @pytest.mark.parametrize("word", ["--stepz", "--config.steps", "steps"])
 def test_an_unknown_flag_names_what_exists(word, capsys):
-    with pytest.raises(SystemExit) as end:
-        parse(word, "3")
-    assert end.value.code == 2
-    message = capsys.readouterr().err
+    message = refused(capsys, word, "3")
     assert f"no flag {word}" in message
     assert (word != "--stepz") or "did you mean --steps?" in message
     names = [field.name.replace("_", "-") for field in dataclasses.fields(Config)]
-    for name in (*names, "device", "resume", "smoke", "out", "tensorboard", "shipped"):
+    for name in (*names, "device", "resume", "smoke", "out", "tensorboard"):
         assert f"--{name}" in message
+
+
+def test_a_flag_of_one_script_is_shown_by_that_one_alone(capsys):
+    visualize = importlib.import_module("04_visualize")
+    assert parse("--shipped", kind=visualize.Args).shipped
+    assert not parse(kind=visualize.Args).shipped
+    assert "--shipped," not in refused(capsys, "--shipped").partition(";")[2]
+    with pytest.raises(SystemExit):
+        parse("--shiped", kind=visualize.Args)
+    assert "did you mean --shipped?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["1e4", "10000", "10000.0", "1_0e3"])
+def test_whole_numbers_as_people_write_them(word):
+    args = parse("--steps", word)
+    assert args.steps == args.config.steps == 10_000 and type(args.steps) is int
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--steps", "-3"], "error: Config.steps must be a whole number from 1"),
+        (["--steps", "1.5"], "error: Config.steps must be a whole number from 1"),
+        (["--seed", "nan"], "error: Config.seed must be a whole number from 0"),
         (["--steps", "3", "--action-repeat", "2"], "error: Config.steps must be a multiple"),
         (["--tensorboard"], "error: --tensorboard needs `pip install tensorboard`"),
     ],
 )
 def test_a_bad_value_is_one_sentence(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no TensorBoard
-    with pytest.raises(SystemExit) as end:
-        parse(*words, "--out", str(tmp_path / "out"))
-    assert end.value.code == 2
-    out, error = capsys.readouterr()
-    assert error.startswith(message) and error.count("\n") == 1 and not out
+    error = refused(capsys, *words, "--out", str(tmp_path / "out"))
+    assert error.startswith(message) and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -97,6 +118,18 @@ def test_help_says_what_the_script_teaches_and_what_each_flag_means(capsys):
     for words in ("What it teaches.", "--train-ratio", "4321", "replayed rows per environment"):
         assert words in text
     assert "go on from the run's checkpoint" in text
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize(
+    "change", [{"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "ascii"}, {"COLUMNS": "5"}]
+)
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / "train_all.py"], ids=lambda path: path.stem)
+def test_help_is_printed_everywhere(script, change):
+    command = [sys.executable, str(script), "--help"]
+    process = subprocess.run(command, env={**os.environ, **change}, capture_output=True, timeout=60)
+    assert process.returncode == 0 and b"--out" in process.stdout
+    assert process.stderr.split() == [b"loading", b"PyTorch", b"..."]
 
 
 # ---------------------------------------------------------------- folders
@@ -112,6 +145,27 @@ def test_where_things_go(tmp_path, monkeypatch):
         assert parse(*words).run_dir == tmp_path / "here" / name / "seed0"
     assert list(tmp_path.iterdir()) == []  # nothing is made yet
     assert cli.ASSETS == ROOT / "assets"
+
+
+@pytest.mark.parametrize("word", ["", " ", "~nobody-of-this-name/out"])
+def test_a_folder_that_is_none_is_refused(word, capsys):
+    error = refused(capsys, "--out", word)
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert "a path is empty" in error or word.strip()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need a right on this system")
+def test_a_folder_of_links_in_a_circle_is_refused(tmp_path, capsys):
+    (tmp_path / "a").symlink_to("a")
+    with pytest.raises(SystemExit) as end:  # by parse, or from Python 3.13 on when it is made
+        cli.run(lambda args: args.run_dir.mkdir(parents=True), parse("--out", str(tmp_path / "a")))
+    assert end.value.code and str(tmp_path / "a") in capsys.readouterr().err
+
+
+def test_home_is_known_by_its_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert parse("--out=~/here").base == tmp_path / "here"
 
 
 def test_paths_are_shown_as_one_would_type_them(tmp_path, monkeypatch):
@@ -154,7 +208,8 @@ def test_something_is_said_before_torch_is_imported(script, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(OSError("no space left"), 1), (KeyboardInterrupt(), 130)]
+    ("error", "status"),
+    [(OSError("no space left"), 1), (KeyboardInterrupt(), 130)],
 )
 def test_how_a_run_ends(error, status, tmp_path, capsys):
     args = parse("--out", str(tmp_path))
@@ -166,7 +221,7 @@ def test_how_a_run_ends(error, status, tmp_path, capsys):
         cli.run(main, args)
     assert end.value.code == status
     out, error_text = capsys.readouterr()
-    if status == 130:
+    if status > 1:
         assert out.splitlines()[-1].strip() == args.resume_command and not error_text
     else:
         assert error_text == "error: no space left\n" and not out
@@ -180,6 +235,36 @@ def test_a_refusal_of_the_package_is_a_sentence_and_a_defect_a_traceback(tmp_pat
     assert capsys.readouterr().err.startswith("error: Config.steps must be")
     with pytest.raises(ValueError, match="invalid literal"):
         cli.run(lambda args: int("x"), args)
+
+
+@pytest.mark.parametrize("script", SCRIPTS[:6], ids=lambda path: path.stem)
+def test_a_refused_command_leaves_the_result_of_the_run_before(script, tmp_path, monkeypatch):
+    """Here it asks for a GPU that is not there."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    module = importlib.import_module(script.stem)
+    words = ["--smoke", "--device", "cuda", "--out", str(tmp_path)]
+    args = cli.parse(script, None, module.CONFIG, words, getattr(module, "Args", cli.Args))
+    path = args.run_dir / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("of before")
+    with pytest.raises(SystemExit) as end:
+        cli.run(module.main, args)
+    assert end.value.code == 1 and path.read_text() == "of before"
+
+
+@pytest.mark.scripts
+def test_a_run_that_cannot_go_on_leaves_the_result_of_the_run_before(tmp_path):
+    def call(*words):
+        command = [sys.executable, str(SCRIPT), "--smoke", "--out", str(tmp_path), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+    assert call().returncode == 0
+    path = tmp_path / SCRIPT.stem / "seed0" / "result.json"
+    before = path.read_bytes()
+    for words in (["--steps", "200"], ["--hidden", "24"]):
+        process = call("--resume", *words)
+        assert process.returncode == 1 and "error: " in process.stderr.splitlines()[-1]
+        assert path.read_bytes() == before and json.loads(before)["config"]["steps"] == 300
 
 
 # ---------------------------------------------------------------- where nobody can read

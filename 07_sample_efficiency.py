@@ -19,7 +19,6 @@ the same command again finishes what a crash or Ctrl-C left.
 
 import math
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,4 +126,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

@@ -21,7 +21,6 @@ Results are known by their settings: who changes the code of the algorithm needs
 
 import functools
 import importlib
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -250,4 +249,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

@@ -18,9 +18,7 @@ seed, the figures, and 04's pictures of these agents. The comparisons, 07 and
 import argparse
 import dataclasses
 import importlib.util
-import json
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,9 +69,8 @@ def make_job(path: Path, seed: int, flags: argparse.Namespace) -> ScriptJob:
 # ---------------------------------------------------------------- what goes to assets/
 
 
-def publish_task(task: str, job: ScriptJob, assets: Path) -> None:
-    """Numbers, agent and figure of a task: of all complete runs with the job's config."""
-    complete = complete_runs(job)
+def publish_task(task: str, job: ScriptJob, complete: list, assets: Path) -> None:
+    """Numbers, agent and figure of a task, of its `complete_runs`."""
     if not complete:
         return
     entries = [result["entry"] for result, _ in complete]
@@ -91,10 +88,15 @@ def publish_task(task: str, job: ScriptJob, assets: Path) -> None:
 
 
 def complete_runs(job: ScriptJob) -> list[tuple[dict[str, Any], Path]]:
-    """(result, folder) of each seed whose run was made with the job's config."""
+    """(result, folder) of each seed whose run was made with the job's config. Ends the program
+    where one of them lacks its agent."""
     paths = sorted(Path(job.folder).parent.glob("seed*/result.json"))
-    found = [(json.loads(path.read_text()), path.parent) for path in paths]
-    return [run for run in found if results.same_but_seed(run[0]["config"], job.config)]
+    found = [(cli.read_json(path, "config", "entry"), path.parent) for path in paths]
+    found = [run for run in found if results.same_but_seed(run[0]["config"], job.config)]
+    for agent in [folder / "agent.pt" for _, folder in found]:
+        if not agent.exists():
+            cli.fail(f"{agent} is missing: nothing is published; make that run again", status=1)
+    return found
 
 
 def median_seed(runs: list[dict[str, Any]]) -> int:
@@ -155,18 +157,14 @@ def main() -> int:
     learning = [job for job in jobs if not job.name.startswith(LAST)]
     drawing = [job for job in jobs if job.name.startswith(LAST)]
 
-    outcomes = []
-    try:
-        outcomes += run_jobs(learning, flags.jobs)
-        if flags.publish:
-            of_script = {job.name: job for job in learning}
-            for task, stem in results.SCRIPTS.items():
-                if stem in of_script:
-                    publish_task(task, of_script[stem], flags.assets)
-        outcomes += run_jobs(drawing)
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the checkpoints.")
-        return 130
+    outcomes = list(run_jobs(learning, flags.jobs))
+    if flags.publish:
+        of_script = {job.name: job for job in learning}
+        tasks = {task: of_script[s] for task, s in results.SCRIPTS.items() if s in of_script}
+        complete = {task: complete_runs(job) for task, job in tasks.items()}
+        for task, job in tasks.items():
+            publish_task(task, job, complete[task], flags.assets)
+    outcomes += run_jobs(drawing)
     if flags.publish:
         for outcome in outcomes:
             if outcome.good and outcome.job.name[:2] in KEPT:
@@ -176,4 +174,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

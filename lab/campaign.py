@@ -87,7 +87,7 @@ def run(flags: Namespace, settings: OfKey, make: OfKey, committed: Runs) -> tupl
 
     make: one run; what is kept of it, and a `return` to be shown. committed: those in
     assets/results. Returns the committed ones with the settings of today, the complete ones of this
-    folder, and whether all went well. Ends the program after Ctrl-C, and in a run's own process.
+    folder, and whether all went well. Ends the program in a run's own process.
     """
     jobs = make_jobs(flags, settings)
     chosen = [key for key in jobs if key[0] in flags.tasks and key[1] in flags.variants]
@@ -106,11 +106,7 @@ def run(flags: Namespace, settings: OfKey, make: OfKey, committed: Runs) -> tupl
     if not (flags.plot_only or flags.publish):
         missing = [jobs[key] for key in chosen if flags.fresh or key not in known]
         print(f"{len(missing)} of {len(chosen)} runs are not in assets/results yet")
-        try:
-            outcomes = list(run_jobs(missing, flags.jobs))
-        except KeyboardInterrupt:
-            print("\nInterrupted. The same command does what is left.")
-            sys.exit(130)
+        outcomes = list(run_jobs(missing, flags.jobs))
         print("\n" + summary(missing, outcomes) + "\n")
         good = all(outcome.good for outcome in outcomes)
     found = {key: result for key, job in jobs.items() if (result := result_of(job))}

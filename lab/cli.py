@@ -7,9 +7,11 @@ A script is a `CONFIG`, a function `main(args)`, and, at its end,
 import argparse
 import dataclasses
 import difflib
+import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ from typing import Any, Literal, NoReturn
 import gymnasium as gym
 import tyro
 
+from dreamer.checkpoint import REMEDY
 from dreamer.config import Config
 from dreamer.tensorboard import need_tensorboard
 
@@ -150,21 +153,37 @@ def unknown_flag(word: str, kind: type[Args]) -> str:
     return f"there is no flag {word}{hint}; the flags are {', '.join(flags)}"
 
 
-def run(main: Callable[[Args], None], args: Args) -> None:
-    """Call `main(args)`. Ctrl-C ends with the command that resumes (exit status 130); what the
-    package or the system refuses ends with its one sentence (status 1); anything else is a
-    defect and keeps its traceback."""
+def run(main: Callable[..., int | None], *args: Args) -> NoReturn:
+    """Call `main(*args)` and end the program. Ctrl-C ends with the command that resumes (exit
+    status 130; of another signal 128 and its number); what the package or the system refuses ends
+    with its one sentence (status 1); anything else is a defect and keeps its traceback."""
     try:
-        main(args)
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. To go on:\n    {args.resume_command}")
-        sys.exit(130)
+        for path in sorted((ASSETS / "results").rglob("*.json")):
+            read_json(path)  # better now than after hours
+        sys.exit(main(*args))
+    except KeyboardInterrupt as error:
+        again = args[0].resume_command if args else "the same command, without --fresh"
+        print(f"\nInterrupted. To go on:\n    {again}")
+        sys.exit(128 + (error.args or (signal.SIGINT,))[0])
     except (ValueError, FloatingPointError, OSError, gym.error.Error) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
         ours = raised_in.parent in (ROOT / "dreamer", ROOT / "lab")
         if not ours and not isinstance(error, OSError | gym.error.Error):
             raise
         fail(str(error), status=1)
+
+
+def read_json(path: Path, *keys: str) -> dict[str, Any] | None:
+    """An object with these keys; None where there is no file. Raises ValueError if damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+        if isinstance(value, dict) and all(key in value for key in keys):
+            return value
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        pass
+    raise ValueError(f"{path} is damaged: {REMEDY}")
 
 
 def short(path: Path) -> Path:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import figures
-from lab.cli import ASSETS, ROOT, Args, short
+from lab.cli import ASSETS, ROOT, Args, fail, read_json, short
 import gymnasium as gym
 import numpy as np
 import torch
@@ -142,8 +142,11 @@ def cpu_name() -> str:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """A results file; None where there is none."""
-    return json.loads(path.read_text()) if path.exists() else None
+    """A results file; None where there is none. A damaged one ends the program."""
+    try:
+        return read_json(path)
+    except ValueError as error:
+        fail(str(error), status=1)
 
 
 def load_tasks(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:

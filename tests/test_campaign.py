@@ -126,18 +126,18 @@ def test_a_run_that_failed_is_told(call, monkeypatch, capsys):
     assert "walk/full seed 0: out of luck" in capsys.readouterr().out
 
 
-def test_ctrl_c_ends_with_a_sentence(call, monkeypatch, capsys):
-    def interrupted(jobs, at_once):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(campaign, "run_jobs", interrupted)
-    with pytest.raises(SystemExit) as end:
-        call()
-    assert end.value.code == 130
-    assert "The same command does what is left." in capsys.readouterr().out
+def test_a_damaged_result_is_named_and_counts_as_none(call, capsys):
+    call("--tasks", "walk", "--seeds", "4")
+    path = Path(call.begun[0].folder) / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("[]")
+    assert call("--publish", "--seeds", "4")[1] == {}
+    assert f"{path} is damaged" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["--publish", "--smoke"], ["--jobs", "0"], ["--tasks", "go"]])
+@pytest.mark.parametrize(
+    "words", [["--publish", "--smoke"], ["--jobs", "0"], ["--tasks", "go"], ["--out", ""]]
+)
 def test_flags_that_cannot_be_are_refused(words, call, capsys):
     with pytest.raises(SystemExit) as end:
         call(*words)

@@ -209,7 +209,7 @@ def test_something_is_said_before_torch_is_imported(script, tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(OSError("no space left"), 1), (KeyboardInterrupt(), 130)],
+    [(OSError("no space left"), 1), (KeyboardInterrupt(), 130), (KeyboardInterrupt(15), 143)],
 )
 def test_how_a_run_ends(error, status, tmp_path, capsys):
     args = parse("--out", str(tmp_path))
@@ -235,6 +235,22 @@ def test_a_refusal_of_the_package_is_a_sentence_and_a_defect_a_traceback(tmp_pat
     assert capsys.readouterr().err.startswith("error: Config.steps must be")
     with pytest.raises(ValueError, match="invalid literal"):
         cli.run(lambda args: int("x"), args)
+
+
+def test_a_damaged_results_file_is_named_before_anything_is_done(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "ASSETS", tmp_path)
+    path = tmp_path / "results" / "more" / "cartpole.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"runs": [')
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: pytest.fail("it has begun"))
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith(f"error: {path} is damaged")
+    assert path.read_text() == '{"runs": ['
+    path.write_text("{}")
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: 3)
+    assert end.value.code == 3
 
 
 @pytest.mark.parametrize("script", SCRIPTS[:6], ids=lambda path: path.stem)

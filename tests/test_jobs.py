@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from lab import jobs
@@ -34,7 +35,7 @@ def write_result(job, **fields):
     ("source", "timeout", "status", "reason"),
     [
         pytest.param(
-            *("import os; os.kill(os.getpid(), 9)", None, "killed by signal 9", ""),
+            *("import os; os.kill(os.getpid(), 9)", None, "killed by signal 9", "see "),
             marks=pytest.mark.skipif(os.name != "posix", reason="no signal 9 on this system"),
         ),
         ("import sys; sys.exit('error: no luck')", None, "exit status 1", "error: no luck"),
@@ -52,6 +53,9 @@ def test_how_a_job_ends(tmp_path, source, timeout, status, reason):
     assert outcome.status == status and outcome.good == (status == "done")
     assert outcome.reason.startswith(reason) and bool(outcome.reason) == bool(reason)
     assert outcome.minutes < 0.5
+    assert (f"see {Path(job.folder) / 'output.txt'}" in outcome.reason) == (
+        status not in ("done", "timed out")
+    )
 
 
 def test_a_job_whose_folder_cannot_be_made_has_failed(tmp_path):
@@ -77,8 +81,17 @@ def test_a_complete_job_is_skipped_unless_its_config_is_another(tmp_path):
     assert status({"steps": 1}) == "complete"
     assert status({"steps": 1}, fresh=True) == "done"
     assert status({"steps": 2}) == "done"
-    (Path(job.folder) / "result.json").write_text('{"config"')  # damaged
-    assert jobs.run_job(job).status == "done"
+
+
+@pytest.mark.parametrize("content", ["", '{"config"', "not JSON", "[]", "3", "{}", "\udcff"])
+def test_a_damaged_result_is_named_and_the_job_run_anew(content, tmp_path, capsys):
+    job = make_job(tmp_path, "import pathlib, sys; print(pathlib.Path(sys.argv[1]).read_bytes())")
+    path = Path(job.folder) / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    job = dataclasses.replace(job, command=[*job.command, str(path)])
+    assert jobs.run_job(job).status == "done"  # it found the file as it was
+    assert f"work seed 0: {path} is damaged" in capsys.readouterr().out
 
 
 def test_minutes_and_return_are_those_of_the_result(tmp_path):
@@ -95,29 +108,37 @@ def test_minutes_and_return_are_those_of_the_result(tmp_path):
 
 
 @pytest.mark.skipif(jobs.fcntl is None, reason="no flock on this system")
-def test_a_run_that_outlived_its_parent_gets_no_twin(tmp_path):
+def test_a_run_that_outlived_its_parent_gets_no_twin(tmp_path, capsys):
     job = make_job(tmp_path, "", timeout=0.02)
     Path(job.folder).mkdir(parents=True)
     with open(Path(job.folder) / "output.txt", "wb") as held:
         alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1, stdout=held)
         assert jobs.lock(held)
     outcome = jobs.run_job(job)
-    assert (outcome.status, "another process" in outcome.reason) == ("timed out", True)
+    assert (outcome.status, "another process" in outcome.reason) == ("waited in vain", True)
+    assert capsys.readouterr().out.count("waiting for another process, which still writes") == 1
     alive.communicate(b"\n")
     assert jobs.run_job(job).status == "done"
 
 
-# ---------------------------------------------------------------- Ctrl-C
+# ---------------------------------------------------------------- signals
 
+posix = pytest.mark.skipif(os.name != "posix", reason="no such signals on this system")
 SAVES = """
 import pathlib, signal, sys, time
 def save(*_):
-    time.sleep(0.5)
+    time.sleep({seconds})
     pathlib.Path({path!r}).write_text("saved")
-    sys.exit(130)
-signal.signal(signal.SIGINT, save)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
 pathlib.Path({path!r}).write_text("begun")
-time.sleep(60)
+time.sleep({life})
+pathlib.Path({path!r}).write_text("whole")
+"""
+PARENT = """
+from lab import cli, jobs
+from lab.jobs import Job
+cli.run(lambda: len([*jobs.run_jobs({}, {})]))
 """
 
 
@@ -128,44 +149,118 @@ def in_time(condition):
         time.sleep(0.02)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no process groups on this system")
-@pytest.mark.parametrize(("kill", "end"), [(os.killpg, "saved"), (os.kill, "begun")])
-def test_ctrl_c_leaves_running_jobs_the_time_to_save_and_begins_no_other(tmp_path, kill, end):
-    """As in a terminal, where it goes to all processes at once; and to the parent alone, where
-    those jobs, which know nothing of it, are ended."""
+@pytest.fixture
+def parent(tmp_path):
+    """start(at_once, ...) -> a process that runs three jobs, so many of them begun, and a function
+    that reads what the jobs have written; none is alive at the end."""
     files = [tmp_path / f"{name}.txt" for name in "abc"]
-    todo = [make_job(tmp_path, SAVES.format(path=str(path)), path.stem) for path in files]
+    started = []
+
+    def read():
+        return [path.read_text() if path.exists() else "" for path in files]
+
+    def start(at_once, seconds=0.5, life=60):
+        sources = [SAVES.format(path=str(path), seconds=seconds, life=life) for path in files]
+        todo = [make_job(tmp_path, *pair) for pair in zip(sources, "abc", strict=True)]
+        process = subprocess.Popen(
+            [sys.executable, "-c", PARENT.format(todo, at_once)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        in_time(lambda: read() == ["begun"] * at_once + [""] * (3 - at_once))
+        return process, read
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+    for path in tmp_path.glob("*/seed0/output.txt"):
+        with open(path, "ab") as file:
+            in_time(partial(jobs.lock, file))
+
+
+FAULTS = pytest.mark.faults
+
+
+@posix
+@pytest.mark.parametrize(
+    ("at_once", "send", "name", "status"),
+    [
+        (2, os.kill, "SIGINT", 130),
+        pytest.param(2, os.killpg, "SIGINT", 130, marks=FAULTS),  # Ctrl-C in a terminal
+        pytest.param(2, os.kill, "SIGTERM", 143, marks=FAULTS),
+        pytest.param(2, os.kill, "SIGHUP", 129, marks=FAULTS),
+        pytest.param(1, os.killpg, "SIGINT", 130, marks=FAULTS),
+    ],
+)
+def test_a_signal_lets_jobs_save_and_begins_no_other(parent, at_once, send, name, status):
+    """That it comes twice at once, as shells and `timeout` send it, changes nothing."""
+    process, read = parent(at_once)
+    for _ in range(2):
+        send(process.pid, getattr(signal, name))
+    out, error = process.communicate(timeout=10)
+    assert (process.returncode, error) == (status, "loading PyTorch ...\n")
+    assert read() == ["saved"] * at_once + [""] * (3 - at_once)
+    assert out.count(" seed 0: stopped\n") == at_once
+    assert out.endswith("\nInterrupted. To go on:\n    the same command, without --fresh\n")
+
+
+@posix
+@pytest.mark.faults
+def test_a_second_signal_kills(parent):
+    process, read = parent(2, seconds=60)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=5)
+    assert process.returncode == 130 and read() == ["begun", "begun", ""]
+
+
+@posix
+@pytest.mark.faults
+def test_after_a_parent_that_was_killed_jobs_end_and_begin_no_other(parent):
+    process, read = parent(2, life=2)
+    process.kill()
+    in_time(lambda: read()[:2] == ["whole", "whole"])
+    time.sleep(0.5)
+    assert read()[2] == ""
+
+
+@posix
+@pytest.mark.faults
+def test_what_nohup_ignores_stays_ignored(parent, monkeypatch):
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited
+    try:
+        process, read = parent(2, life=1)
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=30)
+    assert process.returncode == 3 and read() == ["whole"] * 3
+
+
+@pytest.mark.parametrize(("grace", "kill"), [(0.1, False), (60, True)])
+def test_a_job_that_does_not_end_is_killed(tmp_path, monkeypatch, grace, kill):
+    """After GRACE, or by a second signal."""
+    monkeypatch.setattr(jobs, "GRACE", grace)
+    begun, stop, outcomes = tmp_path / "begun", jobs.Stop(), []
     source = (
-        "from lab import jobs\n"
-        "from lab.jobs import Job\n"
-        "jobs.GRACE = 5\n"
-        f"list(jobs.run_jobs({todo}, at_once=2))"
+        "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        f"pathlib.Path({str(begun)!r}).touch(); time.sleep(60)"
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", source],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    in_time(lambda: all(path.exists() and path.read_text() for path in files[:2]))
-    kill(parent.pid, signal.SIGINT)
-    _, error = parent.communicate(timeout=30)
-    assert error.splitlines()[-1] == "KeyboardInterrupt"
-    assert [path.exists() and path.read_text() for path in files] == [end, end, False]
-
-
-def test_a_job_that_does_not_end_after_ctrl_c_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "GRACE", 0.1)
-    begun, stop, outcomes = tmp_path / "begun", threading.Event(), []
-    source = f"import pathlib, time; pathlib.Path({str(begun)!r}).touch(); time.sleep(60)"
     job = make_job(tmp_path, source)
     thread = threading.Thread(target=lambda: outcomes.append(jobs.run_job(job, stop)))
     thread.start()
     in_time(begun.exists)
-    stop.set()
+    stop.number, stop.kill = signal.SIGINT, kill
     thread.join(10)
-    assert [outcome.status for outcome in outcomes] == ["timed out"]
+    assert [outcome.status for outcome in outcomes] == ["stopped"]
+    assert jobs.run_job(job, stop).status == "not begun"
 
 
 # ---------------------------------------------------------------- many jobs
@@ -204,7 +299,8 @@ def test_many_jobs_run_at_once_and_one_that_fails_stops_no_other(tmp_path, capsy
         ["fails", "0"],
         ["works", "0"],
     ]
-    assert table[5:] == ["fails seed 0: error: broken"]
+    log = Path(todo[2].folder) / "output.txt"
+    assert table[5:] == [f"fails seed 0: error: broken; see {log}"]
 
 
 def test_jobs_begin_in_their_order(tmp_path):

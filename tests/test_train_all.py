@@ -3,8 +3,11 @@
 import dataclasses
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 from lab import cli, results
 from lab.jobs import Outcome
@@ -13,6 +16,7 @@ import pytest
 
 import train_all
 from dreamer import load_agent
+from dreamer.checkpoint import load_checkpoint, read_log
 
 CARTPOLE = importlib.import_module("02_dreamer_cartpole")
 CARTPOLE_CONFIG = dataclasses.asdict(CARTPOLE.CONFIG)
@@ -72,6 +76,12 @@ def test_a_job_is_known_by_the_folder_and_config_of_its_script(started, monkeypa
     ((job,), _) = started[2:]
     assert job.fresh and "--resume" not in job.command and job.threads is None
 
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert call(monkeypatch, "--only", "02", "--steps", "1e4", "--out=~/here") == 0
+    ((job,), _) = started[4:]
+    assert job.config["steps"] == 10_000
+    assert job.folder == str(tmp_path / "here" / "02_dreamer_cartpole" / "seed0")
+
 
 def test_one_that_fails_is_told_by_table_and_exit_status(monkeypatch, capsys):
     def run_jobs(jobs, *_):
@@ -88,8 +98,10 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train_all, "run_jobs", run_jobs)
-    assert call(monkeypatch) == 130
-    assert "Interrupted. The same command goes on" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: call(monkeypatch))
+    assert end.value.code == 130
+    assert "Interrupted. To go on:\n    the same command" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -98,6 +110,8 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
         (["--only", "99"], "--only"),
         (["--only", "07"], "--only"),
         (["--jobs", "0"], "--jobs"),
+        (["--out", ""], "a path is empty"),
+        (["--steps", "1.5"], "Config.steps must be a whole number"),
         (["--timeout", "0"], "--timeout"),
         (["--publish", "--smoke"], "--publish"),
         (["--publish", "--steps", "500"], "--publish"),
@@ -127,9 +141,9 @@ def make_entry(seed, ret, config=CARTPOLE_CONFIG):
     }
 
 
-def make_run(out, seed, ret, config=CARTPOLE_CONFIG):
-    """The folder of a complete run of script 02; its agent is a file that holds its return."""
-    folder = out / "02_dreamer_cartpole" / f"seed{seed}"
+def make_run(out, seed, ret, config=CARTPOLE_CONFIG, script="02_dreamer_cartpole"):
+    """The folder of a complete run; its agent is a file that holds its return."""
+    folder = out / script / f"seed{seed}"
     folder.mkdir(parents=True)
     entry = make_entry(seed, ret, config)
     result = {"return": ret, "minutes": 1.0, "config": entry["config"], "entry": entry}
@@ -230,6 +244,26 @@ def test_what_is_not_complete_is_not_published(publish, tmp_path, monkeypatch):
     assert names(tmp_path / "assets") == []
 
 
+@pytest.mark.parametrize("name", ["result.json", "agent.pt"])
+def test_a_run_that_is_not_whole_is_named_before_anything_is_written(
+    name, publish, started, drawn, tmp_path, capsys
+):
+    """The fault is in the second of two tasks, and of a seed that is not asked for."""
+    make_run(tmp_path / "out", 0, 400.0)
+    pendulum = importlib.import_module("03_dreamer_pendulum")
+    for seed in (0, 1):
+        config = dataclasses.asdict(pendulum.CONFIG)
+        make_run(tmp_path / "out", seed, 400.0, config, "03_dreamer_pendulum")
+    path = tmp_path / "out" / "03_dreamer_pendulum" / "seed1" / name
+    path.unlink()
+    if name == "result.json":
+        path.write_text('{"config": {}}')
+    with pytest.raises(SystemExit) as end:
+        cli.run(publish, "--only", "02", "03")
+    assert end.value.code == 1 and f"error: {path} is " in capsys.readouterr().err
+    assert names(tmp_path / "assets") == [] and not drawn
+
+
 # ---------------------------------------------------------------- as a process
 
 
@@ -259,3 +293,56 @@ def test_it_goes_on_when_one_fails_and_does_the_rest_the_next_time(tmp_path):
     assert status == 0
     assert "02_dreamer_cartpole seed 0: done" in printed
     assert "03_dreamer_pendulum seed 0: complete" in printed
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(os.name != "posix", reason="no such signals on this system")
+@pytest.mark.parametrize(
+    ("jobs", "name", "status"), [(2, "SIGINT", 130), (2, "SIGHUP", 129), (1, "SIGTERM", 143)]
+)
+def test_a_signal_saves_every_run_and_says_how_to_go_on(jobs, name, status, tmp_path):
+    words = ["--only", "02", "03", "--jobs", str(jobs), "--smoke", "--steps", "1e6", "--out", "."]
+    process = subprocess.Popen(
+        [sys.executable, str(cli.ROOT / "train_all.py"), *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folders = [tmp_path / s / "seed0" for s in ("02_dreamer_cartpole", "03_dreamer_pendulum")]
+    deadline = time.monotonic() + 120
+    while not all((f / "log.jsonl").exists() for f in folders[:jobs]) or not all(
+        read_log(f / "log.jsonl", "episode") for f in folders[:jobs]
+    ):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(getattr(signal, name))
+    out, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (status, "loading PyTorch ...\n")
+    assert out.endswith("Interrupted. To go on:\n    the same command, without --fresh\n")
+    for folder in folders[:jobs]:
+        assert load_checkpoint(folder / "checkpoint.pt")["counters"][0] > 0
+        assert "Traceback" not in (folder / "output.txt").read_text()
+    assert folders[-1].exists() == (jobs == 2)
+
+
+@pytest.mark.scripts
+def test_one_damaged_result_stops_nothing_and_its_run_goes_on(tmp_path):
+    words = ["--only", "02", "03", "--smoke", "--out", str(tmp_path)]
+
+    def run():
+        command = [sys.executable, str(cli.ROOT / "train_all.py"), *words]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert process.returncode == 0
+        return process.stdout
+
+    run()
+    path = tmp_path / "02_dreamer_cartpole" / "seed0" / "result.json"
+    whole = json.loads(path.read_text())
+    path.write_text("")
+    printed = run()
+    assert f"02_dreamer_cartpole seed 0: {path} is damaged" in printed
+    assert "02_dreamer_cartpole seed 0: done" in printed
+    assert "03_dreamer_pendulum seed 0: complete" in printed
+    again = json.loads(path.read_text())
+    assert again["return"] == whole["return"] and again["minutes"] == whole["minutes"]

@@ -302,6 +302,7 @@ def check_values(run: Run, saved: dict[str, Any]) -> None:
     step, updates, *others = saved["counters"]
     rows, head, capacity = len(replay["reward"]), replay["head"], replay["capacity"]
     classes = [actions, replay["action"]] if run.env.segments else []
+    number, moments = torch.tensor(run.env.segments), saved["optimizer"].values()
     rules = {
         "counters": step % c.action_repeat == 0 and max(others) <= step,
         "updates": updates <= c.updates_after(step),
@@ -311,13 +312,8 @@ def check_values(run: Run, saved: dict[str, Any]) -> None:
         "state": (saved["state"] is None) == (step == 0),
         "obs": saved["obs"] is not None or not len(actions),
         "episode_actions": len(actions) * c.action_repeat <= step,
-        "classes": all(
-            bool(((x >= -1) & (x < torch.tensor(run.env.segments))).all()) for x in classes
-        ),
-        "optimizer": all(
-            bool(x["step"] >= 0 and (x["exp_avg_sq"] >= 0).all())
-            for x in saved["optimizer"].values()
-        ),
+        "classes": all(((x >= -1) & (x < number)).all() for x in classes),
+        "optimizer": all(x["step"] >= 0 and (x["exp_avg_sq"] >= 0).all() for x in moments),
     }
     wrong = [name for name, right in rules.items() if not right]
     if wrong:

@@ -30,6 +30,8 @@ from dreamer.tensorboard import Board, need_tensorboard
 __all__ = ["Session", "evaluate", "load_agent", "save_agent", "train"]
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints: what a kill can cost
+ALWAYS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (*ALWAYS, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))  # but under nohup
 
 
 def train(
@@ -112,17 +114,27 @@ class Session:
         )
         self.previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # signals are handled there only
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.previous[number] = signal.signal(number, self.interrupt)
+            for number in SIGNALS:
+                if number in ALWAYS or signal.getsignal(number) != signal.SIG_IGN:
+                    self.previous[number] = signal.signal(number, self.interrupt)
         self.around = contextlib.ExitStack()
         if self.run.agent.device.type == "cpu":
             self.around.enter_context(fast_cpu(self.threads))
         return self
 
     def interrupt(self, number: int, _: Any) -> None:
-        """The first Ctrl-C waits for the next `pause`; a second one interrupts at once."""
-        self.signal = number
-        self.restore_signals()
+        """The first signal waits for the next `pause`; one that comes a second later, or after
+        that, interrupts at once. (Shells and `timeout` may send two in a row.)"""
+        if self.signal is None:
+            self.signal, self.signalled = number, time.monotonic()
+        elif time.monotonic() - self.signalled > 1:
+            self.restore_signals()
+            signal.raise_signal(number)
+
+    def end(self) -> BaseException:
+        """What the signal that came raises."""
+        by_hand = self.signal == signal.SIGINT
+        return KeyboardInterrupt() if by_hand else SystemExit(128 + (self.signal or 0))
 
     def restore_signals(self) -> None:
         for number, handler in self.previous.items():
@@ -136,7 +148,7 @@ class Session:
         self.bar.update(run.step - self.bar.n)
         if self.signal is not None:
             save(run)
-            raise KeyboardInterrupt if self.signal == signal.SIGINT else SystemExit(143)
+            raise self.end()
         if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             try_save(run)
             self.saved = time.monotonic()
@@ -171,7 +183,6 @@ class Session:
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> bool:
         run = self.run
-        self.restore_signals()
         try:
             if error is None:
                 save(run)
@@ -190,6 +201,7 @@ class Session:
                 return True
             return False
         finally:
+            self.restore_signals()
             self.around.close()
             self.bar.close()
             if self.board:
@@ -197,6 +209,8 @@ class Session:
             run.close()
             kinds = ("episode", "report", "eval")
             run.episodes, run.reports, run.evals = (read_log(run.run_dir / LOG, k) for k in kinds)
+            if error is None and self.signal is not None and run.kept:  # after the last pause
+                raise self.end()
 
 
 class Quiet:

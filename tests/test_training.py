@@ -15,7 +15,7 @@ from conftest import ACTION_SPACES, ROOT, Walk, quiet_train, tiny_config, walk
 from faults import assert_same_runs, log_rows
 from tqdm import tqdm
 
-from dreamer import train, training
+from dreamer import save_agent, train, training
 from dreamer.agent import DreamerAgent
 from dreamer.checkpoint import load_checkpoint
 
@@ -159,32 +159,65 @@ def test_a_report_shows_loss_entropy_and_speed(shown, monkeypatch, tmp_path):
 # ---------------------------------------------------------------- Ctrl-C and threads
 
 
-class Pressed(Walk):
-    """Ctrl-C is pressed so many times while the 30th step is taken."""
+class Signalled(Walk):
+    """Signals arrive while the 30th step is taken, each a while after the one before."""
 
     count = 0
 
-    def __init__(self, times: int):
+    def __init__(self, signals: list[int], seconds: float):
         super().__init__(ACTION_SPACES["discrete"]())
-        self.times = times
+        self.signals, self.seconds = signals, seconds
 
     def step(self, action):
         self.count += 1
-        for _ in range(self.times if self.count == 30 else 0):
-            signal.raise_signal(signal.SIGINT)
+        for number in self.signals if self.count == 30 else []:
+            signal.raise_signal(number)
+            time.sleep(self.seconds)
         return super().step(action)
 
 
-@pytest.mark.parametrize(("times", "saved"), [(1, True), (2, False)])
-def test_ctrl_c_saves_first_and_a_second_one_does_not_wait(times, saved, tmp_path):
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        quiet_train(lambda: Pressed(times), run_dir=tmp_path)
-    assert signal.getsignal(signal.SIGINT) is before
+INT, TERM = signal.SIGINT, signal.SIGTERM
+HUP = getattr(signal, "SIGHUP", TERM)
+
+
+@pytest.mark.parametrize(
+    ("signals", "seconds", "saved"),
+    [([INT], 0, True), ([INT, INT], 0, True), ([INT, INT], 1.1, False), ([TERM, INT], 0, True)]
+    + [([TERM], 0, True), ([HUP], 0, True), ([TERM, TERM], 0, True), ([TERM, INT], 1.1, False)],
+)
+def test_a_signal_saves_first_and_a_later_one_does_not_wait(signals, seconds, saved, tmp_path):
+    before = [signal.getsignal(number) for number in (INT, TERM, HUP)]
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as raised:
+        quiet_train(lambda: Signalled(signals, seconds), run_dir=tmp_path)
+    assert [signal.getsignal(number) for number in (INT, TERM, HUP)] == before
+    by_hand = signals[-1 if not saved else 0] == INT
+    assert raised.type is (KeyboardInterrupt if by_hand else SystemExit)
+    assert by_hand or raised.value.code == 128 + signals[0]
     path = tmp_path / "checkpoint.pt"
     assert path.exists() == saved and not (tmp_path / "agent.pt").exists()
     if saved:
         assert load_checkpoint(path)["counters"][0] == 30
+
+
+def test_a_signal_while_the_end_is_saved_costs_nothing(tmp_path, monkeypatch):
+    def saving(*args):
+        signal.raise_signal(INT)
+        return save_agent(*args)
+
+    monkeypatch.setattr(training, "save_agent", saving)
+    with pytest.raises(KeyboardInterrupt):
+        quiet_train(walk(), run_dir=tmp_path)
+    assert (tmp_path / "agent.pt").exists()
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["counters"][0] == 60
+    assert quiet_train(walk()).step == 60  # nothing to save: the finished run is returned
+
+
+def test_under_nohup_a_hangup_stays_ignored(tmp_path, monkeypatch):
+    before = signal.signal(HUP, signal.SIG_IGN)
+    try:
+        assert quiet_train(lambda: Signalled([HUP], 0), run_dir=tmp_path).step == 60
+    finally:
+        signal.signal(HUP, before)
 
 
 def test_a_run_in_a_thread_is_the_same_run(tmp_path):

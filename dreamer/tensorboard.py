@@ -50,7 +50,7 @@ class Board:
     def row(self, row: dict[str, Any]) -> None:
         """A row of the run's log."""
         for name, value in row.items():
-            if name not in ("kind", "step") and not isinstance(value, list):
+            if name not in ("kind", "step", "update") and not isinstance(value, list):
                 self.write("add_scalar", f"{group(row['kind'], name)}/{name}", value)
         if row["kind"] == "eval":
             pictures = dream_picture(self.run)
@@ -67,6 +67,8 @@ class Board:
 
 def group(kind: str, name: str) -> str:
     """The first half of a number's tag."""
+    if name == "loss":  # of both
+        return "all"
     if kind == "report":
         return "behaviour" if name in BEHAVIOUR else "world_model"
     return {"eval": "evaluation"}.get(kind, kind)

@@ -65,8 +65,8 @@ def test_every_row_of_the_log_is_there_in_groups(tmp_path, writers):
         ("behaviour/imag_return", "imag_return"),
     ]:
         assert writer.told[tag] == {row["step"]: row[name] for row in run.reports}
-    known = {"config", "dream"}
-    for name in run.reports[0].keys() - {"kind", "step"}:
+    known = {"config", "dream", "all/loss"}
+    for name in run.reports[0].keys() - {"kind", "step", "update", "loss"}:
         known |= {f"world_model/{name}", f"behaviour/{name}"}
     for name in {*run.evals[0], *run.episodes[0]} - {"kind", "step", "returns"}:
         known |= {f"evaluation/{name}", f"episode/{name}"}

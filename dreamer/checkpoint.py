@@ -116,9 +116,9 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
             "version of the program that wrote it, or delete it and train anew"
         )
     try:
-        parts = zipfile.ZipFile(io.BytesIO(data)).infolist()
-        if any(x.compress_type for x in parts) or sum(x.file_size for x in parts) > len(data):
-            raise ValueError("it unpacks to more than it is")  # `torch.save` compresses nothing
+        files = zipfile.ZipFile(io.BytesIO(data)).infolist()
+        if sum(x.file_size for x in files) > len(data):  # `torch.save` compresses nothing
+            raise ValueError("it unpacks to more than it is")
         value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch makes of data that `save_checkpoint` did not write
         raise CheckpointError(f"{path} holds something else than plain data: {REMEDY}") from error

@@ -1,0 +1,75 @@
+"""Environments that people bring, from the one-line commands, as a user types them."""
+
+import itertools
+import subprocess
+import sys
+
+from lab.spaces import TASKS, TwoJoints
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import ROOT
+
+ENVS = [
+    "MountainCar-v0",
+    "MountainCarContinuous-v0",
+    "Taxi-v4",
+    "FrozenLake-v1",
+    "Blackjack-v1",
+    "CliffWalking-v1",
+    "LunarLanderContinuous-v3",
+    "BipedalWalker-v3",
+    "lab.spaces:TwoJoints-v0",  # MultiDiscrete actions, a Dict of observations
+    "lab.spaces:FrozenLakeNotSlippery-v1",
+]
+TINY = "--steps 3e2 --prefill 100 --train-ratio 2 --deter 16 --hidden 16 --max-episode-steps 50"
+
+
+def dreamer(*words: object) -> str:
+    """What `python -m dreamer ...` prints."""
+    command = [sys.executable, "-m", "dreamer", *map(str, words)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize("env", ENVS)
+def test_check_train_and_evaluate(env, tmp_path):
+    assert dreamer("check", "--env", env, *TINY.split()).startswith("environment")
+    said = dreamer("train", "--env", env, *TINY.split(), "--run-dir", tmp_path)
+    assert f"python -m dreamer evaluate {tmp_path / 'agent.pt'}" in said
+    said = dreamer("evaluate", tmp_path / "agent.pt", "--episodes", 2)
+    assert f"{env}: return " in said and " over 2 episodes" in said
+
+
+def test_the_references_of_two_joints_and_taxi():
+    """What lab/spaces.py says of the best that can be had."""
+    turns = [np.array(a) for a in itertools.product(range(3), repeat=2)]
+    greedy = []
+    for seed in range(300):
+        env = gym.make("TwoJoints-v0")
+        env.reset(seed=seed)
+        arm, total, done = env.unwrapped, 0.0, False
+        assert isinstance(arm, TwoJoints)
+        while not done:
+            best = min(turns, key=lambda a: arm.distance(arm.angles + arm.TURN * (a - 1)))  # noqa: B023
+            _, reward, _, done, _ = env.step(best)
+            total += reward
+        greedy.append(total)
+    assert np.mean(greedy) == pytest.approx(-6.5, abs=0.15) and TASKS["two_joints"][1] == -7.5
+
+    taxi = gym.make("Taxi-v4").unwrapped
+    value = np.zeros(taxi.observation_space.n)
+    for _ in range(100):
+        value = np.array(
+            [
+                max(
+                    sum(p * (r + (0 if end else value[s])) for p, s, r, end in moves)
+                    for moves in taxi.P[state].values()
+                )
+                for state in range(len(value))
+            ]
+        )
+    assert value @ taxi.initial_state_distrib == pytest.approx(7.9, abs=0.05)
+    assert TASKS["taxi"][1] == 7

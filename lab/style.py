@@ -65,7 +65,7 @@ def save(fig: Figure, path: Path | str) -> None:
     picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     try:
         write_atomic(Path(path), lambda temporary: picture.save(temporary, "PNG", optimize=True))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         warnings.warn(f"figure not saved: {error}", stacklevel=2)
 
 

@@ -56,6 +56,17 @@ def evaluate(
     return (returns, found) if details else returns
 
 
+def check_fit(agent: DreamerAgent, env: AgentEnv) -> None:
+    """Raises ValueError for an agent that was made for other observations or actions."""
+    theirs = env.obs_size, env.action_size, env.segments
+    ours = agent.obs_size, agent.action_size, agent.segments
+    if theirs != ours:
+        raise ValueError(
+            f"{env.name} has (observation size, action size, classes of actions) {theirs}, but "
+            f"the agent was made for {ours}"
+        )
+
+
 def evaluate_in(
     agent: DreamerAgent,
     envs: list[AgentEnv],
@@ -73,13 +84,7 @@ def evaluate_in(
     episodes with a true `info["is_success"]` at their end (where all say so), and the critic's
     `calibration`.
     """
-    theirs = envs[0].obs_size, envs[0].action_size, envs[0].segments
-    ours = agent.obs_size, agent.action_size, agent.segments
-    if theirs != ours:
-        raise ValueError(
-            f"{envs[0].name} has (observation size, action size, classes of actions) {theirs}, but "
-            f"the agent was made for {ours}"
-        )
+    check_fit(agent, envs[0])
     rng = make_rng(agent.device, seed, EVALUATION)
     running = list(range(min(len(envs), episodes)))  # episode of each row of obs and state
     worlds = envs[: len(running)]  # environment of each row

@@ -1,16 +1,22 @@
-"""Animations: a real episode and dreams of it on one canvas, drawn by the environment itself."""
+"""Animations: a real episode and dreams of it on one canvas, drawn by the environment itself, or
+as curves where its state cannot be set."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.style import DREAM, REAL
+from lab.style import DREAM, RANDOM, REAL, STYLE
 import gymnasium as gym
+import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from dreamer import AgentEnv
 from dreamer.checkpoint import write_atomic
+from dreamer.evaluation import Episode
 
 TINT = np.array([86, 180, 233])  # of what is dreamed: a blue that shows on black and on white
 
@@ -99,18 +105,83 @@ def ghosts(real: np.ndarray, dreams: Sequence[np.ndarray], empty: np.ndarray) ->
     return ((1 - opacity) * real + opacity * TINT).astype(np.uint8)
 
 
+def seen_again(env_id: str, held: int, episode: Episode, seed: int) -> list[np.ndarray]:
+    """Pictures of an episode's rows, played again from its reset; none where the environment draws
+    none, or does not repeat itself."""
+    plain = AgentEnv(env_id)
+    plain.close()
+    if "rgb_array" not in plain.env.metadata.get("render_modes", []):
+        return []
+    env, pictures, seen = AgentEnv(env_id, held, render_mode="rgb_array"), [], []
+    for t in range(len(episode["obs"])):
+        seen.append(env.step(episode["action"][t - 1])[0] if t else env.reset(seed))
+        picture = Image.fromarray(env.env.render())
+        picture.thumbnail((300, 300))
+        pictures.append(np.asarray(picture))
+    env.close()
+    return pictures if np.array_equal(seen, episode["obs"]) else []
+
+
+@matplotlib.rc_context(STYLE)
+def curves(
+    names: Sequence[str],
+    real: np.ndarray,
+    dreams: np.ndarray,
+    step: str,
+    beside: Sequence[np.ndarray] = (),
+) -> list[np.ndarray]:
+    """Pictures (height, width, 3), one for each row of an episode, of curves that grow with time.
+
+    names: of the D numbers; real: rows (T, D); dreams: (K, H, D) of the last H rows, NaN where they
+    have ended; step: what a row is; beside: T pictures to stand at the left.
+    """
+    context = len(real) - dreams.shape[1]
+    dreams = np.concatenate([np.repeat(real[None, [context - 1]], len(dreams), 0), dreams], 1)
+    left, height = 320 if len(beside) else 0, max(320, 100 * len(names) + 120)
+    fig = Figure(((800 - left) / 100, height / 100), dpi=100, layout="constrained")
+    canvas, axes = FigureCanvasAgg(fig), fig.subplots(len(names), sharex=True, squeeze=False)[:, 0]
+    lines = []  # with the row in which they begin, and their values
+    for ax, name, truth, dreamed in zip(axes, names, real.T, dreams.T, strict=True):
+        ends = [truth.min(), truth.max(), *np.nanpercentile(dreamed, [2, 98])]
+        margin = 0.1 * np.ptp(ends) or 0.5
+        ax.set(title=name, ylim=(min(ends) - margin, max(ends) + margin))
+        ax.axvspan(0, context - 1, color=RANDOM, alpha=0.2, lw=0)
+        both = [*((context - 1, values, TINT / 255) for values in dreamed.T), (0, truth, REAL)]
+        for start, values, color in both:
+            look = {"lw": 1.3, "ms": 4} if color is REAL else {"lw": 2.5, "ms": 6}  # seen below it
+            (line,) = ax.plot(start, values[0], "o-", color=color, markevery=[-1], **look)
+            line.set_drawstyle("steps-post" if (truth == truth.round()).all() else "default")
+            lines.append((line, start, values))
+    axes[-1].set(xlabel=step, xlim=(-0.02 * len(real), 1.02 * len(real) - 1))
+    pictures = []
+    for t in range(len(real)):
+        for line, start, values in lines:
+            line.set_visible(t >= start)
+            line.set_data(range(start, max(t, start) + 1), values[: max(t - start, 0) + 1])
+        canvas.draw()
+        fig.set_layout_engine("none")  # nothing moves from here on
+        picture = Image.new("RGB", (800, height), "white")
+        picture.paste(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]), (left, 0))
+        if left:
+            own = Image.fromarray(beside[t])
+            picture.paste(own, ((left - own.width) // 2, (height - own.height) // 2))
+        pictures.append(np.asarray(picture))
+    return pictures
+
+
 def write_gif(
     pictures: Sequence[np.ndarray],
     captions: Sequence[str],
     title: str,
     path: Path | str,
     milliseconds: int = 60,
+    cut: bool = True,
 ) -> int:
     """Pictures under a title and a caption of their own; the last one stays for a while. Rows of
-    pixels far from all that changes are cut off. Returns the file's size in bytes."""
+    pixels far from all that changes are cut off (cut). Returns the file's size in bytes."""
     font, head = ImageFont.load_default(size=16), 48
     changed = np.ptp(pictures, axis=0).any((1, 2)).nonzero()[0]
-    rows = slice(max(0, changed[0] - 30), changed[-1] + 30) if len(changed) else slice(None)
+    rows = slice(max(0, changed[0] - 30), changed[-1] + 30) if cut and len(changed) else slice(None)
     frames = []
     for picture, caption in zip(pictures, captions, strict=True):
         content = Image.fromarray(picture[rows])

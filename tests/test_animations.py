@@ -12,6 +12,9 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 from lab import animations, style  # noqa: E402
 
+from dreamer import AgentEnv  # noqa: E402
+from dreamer.evaluation import chance_chooses, play  # noqa: E402
+
 ENVS = list(style.OBS_NAMES)
 
 
@@ -148,3 +151,84 @@ def test_rows_of_pixels_in_which_nothing_happens_are_cut_off(tmp_path):
     frames = [frame for frame, _ in frames_of(tmp_path / "dream.gif")]
     assert frames[0].shape == (48 + 30 + 50 + 30, 50, 3)
     assert (frames[1][48 + 30] > 200).all() and (frames[2][48 + 80] > 200).all()
+
+
+def test_nothing_is_cut_off_unless_it_may_be(tmp_path):
+    pictures = [np.full((200, 50, 3), 255, np.uint8), np.full((200, 50, 3), 255, np.uint8)]
+    pictures[1][100] = 0
+    animations.write_gif(pictures, ["", ""], "", tmp_path / "dream.gif", cut=False)
+    assert [frame.shape for frame, _ in frames_of(tmp_path / "dream.gif")] == [(248, 50, 3)] * 2
+
+
+# ---------------------------------------------------------------- curves
+
+
+def black(picture):
+    return np.argwhere(picture.max(-1) < 60)
+
+
+def blue(picture):
+    return np.argwhere(np.abs(picture.astype(int) - animations.TINT).max(-1) < 30)
+
+
+def test_curves_grow_with_time():
+    """Three rows are observed. Both dreams lie a little above the truth, one ends after two rows;
+    the last truth is far to the right of the first."""
+    real = np.stack([np.linspace(0, 1, 9), np.linspace(5, -5, 9)], 1)
+    dreams = np.stack([real[3:] + 0.1] * 2)
+    dreams[0, 2:] = np.nan
+    pictures = animations.curves(["one", "two"], real, dreams, "step")
+    assert len(pictures) == 9 and {picture.shape for picture in pictures} == {(320, 800, 3)}
+    counts = [len(blue(picture)) for picture in pictures]
+    assert counts[:2] == [0, 0] < counts[2:3]  # a dream begins at the last observed row
+    assert counts[3:] == sorted(counts[3:])
+    ends = [blue(picture)[:, 1].max() for picture in pictures[2:]]
+    assert (np.diff(ends) > 40).all()
+    frame = black(pictures[0])  # axes, names, and the first dot
+    later = [len(black(picture)) - len(frame) for picture in pictures[1:]]
+    assert all(np.diff([0, *later]) > 0)
+
+
+def test_curves_stand_beside_pictures_and_a_flat_one_has_room():
+    beside = [np.full((50, 100, 3), 90 + t, np.uint8) for t in range(4)]
+    pictures = animations.curves(["flat"], np.zeros((4, 1)), np.zeros((2, 2, 1)), "step", beside)
+    for t, picture in enumerate(pictures):
+        assert picture.shape == (320, 800, 3)
+        assert (picture[135:185, 110:210] == 90 + t).all()
+        assert len(black(picture[:, 320:]))
+
+
+class Still(gym.Env):
+    """Draws itself; what it observes depends on the seed, or on nothing that can be repeated."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}
+    observation_space = gym.spaces.Box(-10, 10, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, render_mode=None, repeats=True):
+        self.render_mode, self.repeats = render_mode, repeats
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed if self.repeats else None)
+        return self.np_random.normal(size=1).astype(np.float32), {}
+
+    def step(self, action):
+        return self.np_random.normal(size=1).astype(np.float32), 0.0, False, False, {}
+
+    def render(self):
+        return np.full((600, 400, 3), 7, np.uint8)
+
+
+@pytest.mark.parametrize(("repeats", "modes"), [(True, True), (False, True), (True, False)])
+def test_an_episode_is_seen_again_only_if_it_is_the_same(repeats, modes, monkeypatch):
+    kwargs = {"repeats": repeats}
+    spec = gym.envs.registration.EnvSpec("Still-v0", Still, kwargs=kwargs, max_episode_steps=9)
+    monkeypatch.setitem(gym.registry, "Still-v0", spec)
+    monkeypatch.setattr(
+        Still, "metadata", {"render_modes": ["rgb_array"] if modes else [], "render_fps": 30}
+    )
+    env = AgentEnv("Still-v0", 2)
+    episode = play(env, chance_chooses(env, 1, seed=0), seed=3)
+    pictures = animations.seen_again("Still-v0", 2, episode, 3)
+    assert len(pictures) == (len(episode["obs"]) if repeats and modes else 0)
+    assert all(picture.shape == (300, 200, 3) for picture in pictures)

@@ -1,11 +1,14 @@
 """What 04_visualize.py chooses to draw, and how it measures dreams; what 01 measures of them."""
 
 import importlib
+import json
 import os
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
@@ -23,6 +26,11 @@ def make_agent(**changes):
     return DreamerAgent(4, 2, True, Config(**{**vars(TINY), **changes}))
 
 
+def lake_agent():
+    """Of FrozenLake: a category of 16 is observed; episodes of random actions have a few steps."""
+    return DreamerAgent(16, 4, True, TINY, obs_parts=(16,))
+
+
 # ---------------------------------------------------------------- which agent, which episode
 
 
@@ -31,7 +39,9 @@ def folders(tmp_path, monkeypatch):
     """Arguments whose folders are empty, and a function that puts an agent of so many units into
     the user's own run or among the shipped ones."""
     monkeypatch.setattr(cli, "ASSETS", tmp_path / "assets")
-    args = SimpleNamespace(base=tmp_path / "runs", seed=3, shipped=False, device="cpu")
+    args = SimpleNamespace(
+        base=tmp_path / "runs", seed=3, shipped=False, device="cpu", agent=None, env=None
+    )
     own = args.base / "02_dreamer_cartpole" / "seed3" / "agent.pt"
     places = {"own": own, "shipped": tmp_path / "assets" / "agents" / "cartpole.pt"}
 
@@ -60,6 +70,57 @@ def test_a_damaged_agent_is_named_and_the_shipped_one_drawn(folders, capsys):
     own.write_bytes(own.read_bytes()[:-100])
     assert visualize.find_agent(CARTPOLE, args).config.hidden == 8
     assert str(own) in capsys.readouterr().out
+
+
+def test_a_foreign_or_broken_agent_in_a_run_s_folder_is_named_and_the_shipped_one_drawn(
+    folders, capsys
+):
+    args, put, own = folders
+    put("shipped", 8)
+    put("own", 16)
+    save_agent(lake_agent(), own, "FrozenLake-v1")
+    assert visualize.find_agent(CARTPOLE, args).obs_size == 4
+    printed = capsys.readouterr().out
+    assert str(own) in printed and "was made for (16, 4, (4,))" in printed
+    broken = make_agent(hidden=16)
+    with torch.no_grad():
+        next(broken.parameters())[:] = np.nan
+    save_agent(broken, own)
+    assert visualize.find_agent(CARTPOLE, args).config.hidden == 8
+    assert str(own) in capsys.readouterr().out
+
+
+def test_a_named_agent_is_the_only_one_and_must_fit(folders, tmp_path):
+    args, put, _ = folders
+    put("own", 16)
+    args.agent = str(tmp_path / "lake.pt")
+    save_agent(lake_agent(), args.agent, "FrozenLake-v1")
+    task = visualize.task_of(args)
+    assert (task.name, task.env_id, task.measure) == ("FrozenLake-v1", "FrozenLake-v1", None)
+    assert visualize.find_agent(task, args).obs_size == 16
+    with pytest.raises(ValueError, match="CartPole-v1 has .* made for \\(16, 4"):
+        visualize.find_agent(CARTPOLE, args)
+    args.agent = str(tmp_path / "none.pt")
+    with pytest.raises(FileNotFoundError):
+        visualize.find_agent(CARTPOLE, args)
+
+
+def test_where_an_environment_fails_the_other_tasks_are_drawn(tmp_path, monkeypatch, capsys):
+    def draw(agent, task, args):
+        if task.name == "lunar_lander":
+            raise gym.error.DependencyNotInstalled("Box2D is not installed")
+        return {"obs_error": 0.5}
+
+    monkeypatch.setattr(visualize, "find_agent", lambda task, args: make_agent())
+    monkeypatch.setattr(visualize, "visualize", draw)
+    monkeypatch.setattr(visualize, "tune_cpu", lambda: None)
+    monkeypatch.setattr(visualize, "TASKS", visualize.TASKS[::-1])  # it is the first
+    args = SimpleNamespace(agent=None, device="cpu", run_dir=tmp_path, config=Config())
+    assert visualize.main(args) == 1
+    printed = capsys.readouterr().out
+    assert "LunarLander-v3: no pictures" in printed and "Box2D is not installed" in printed
+    assert "3 of 4" in printed.splitlines()[-1]
+    assert len(json.loads((tmp_path / "result.json").read_text())["tasks"]) == 3
 
 
 def test_the_first_episode_that_is_long_enough_is_drawn_else_the_longest():
@@ -102,7 +163,8 @@ def test_short_dreams_cover_the_episodes_that_are_long_enough():
 
     def windows(*lengths):  # first and last row of each
         real, dream = visualize.short_dreams(agent, [episode(rows) for rows in lengths])
-        assert dream["reward"].shape == (len(real["obs"]), real["obs"].shape[1] - visualize.CONTEXT)
+        rows = real["obs"].shape[1]
+        assert dream["reward"].shape == (len(real["obs"]), rows - min(visualize.CONTEXT, rows // 2))
         np.testing.assert_array_equal(real["obs"][..., 0], real["reward"])
         return [(row[0], row[-1]) for row in real["reward"]]
 
@@ -126,6 +188,17 @@ def test_errors_of_dreams_by_hand():
     assert found["reward_error"] == 0.5 and found["reward_spread"] == 1
 
 
+def test_errors_of_dreams_of_tiny_numbers_and_of_none_that_move():
+    obs = 1e-6 * np.random.default_rng(0).normal(size=(3, 9, 2)).astype(np.float32)
+    for real in (obs, 0 * obs):
+        truth = {"obs": real, "reward": np.zeros((3, 9))}
+        found = visualize.dream_errors(truth, {name: x[:, 5:] for name, x in truth.items()})
+        assert found["obs_error"] == 0 and np.isfinite([*found.values()]).all()
+
+
+# ---------------------------------------------------------------- how long an animation is
+
+
 def test_an_animation_ends_soon_after_its_last_dream(monkeypatch, tmp_path):
     """Two of three dreams end, the last one with its fourth row; what comes is the real episode
     for ten rows, without ghosts."""
@@ -141,7 +214,7 @@ def test_an_animation_ends_soon_after_its_last_dream(monkeypatch, tmp_path):
     monkeypatch.setattr(animations, "scenery", lambda *_: None)
     monkeypatch.setattr(animations, "ghosts", lambda real, alive, _: drawn.append(len(alive)))
     monkeypatch.setattr(
-        animations, "write_gif", lambda p, captions, *_: written.update(captions=captions)
+        animations, "write_gif", lambda p, captions, *_, **__: written.update(captions=captions)
     )
     visualize.animate(make_agent(imag_horizon=15), CARTPOLE, episode, 0, tmp_path)
     assert drawn == [3, 3, 2, 1] + [0] * 10
@@ -160,7 +233,9 @@ def test_an_animation_ends_soon_after_the_real_world_has_come_to_rest(monkeypatc
     obs[9:] = 8
     episode = {"obs": obs, "action": np.tile(np.float32([1, 0]), (len(obs), 1))}
     written = []
-    monkeypatch.setattr(animations, "write_gif", lambda pictures, *_: written.append(len(pictures)))
+    monkeypatch.setattr(
+        animations, "write_gif", lambda pictures, *_, **__: written.append(len(pictures))
+    )
     monkeypatch.setattr(
         visualize, "dream_on", lambda *_: {"cont": np.ones((8, 40)), "obs": np.zeros((8, 40, 4))}
     )

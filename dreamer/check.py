@@ -1,9 +1,12 @@
 """What to know of an environment before an hour is spent on it."""
 
+import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from dreamer.config import Config
 from dreamer.envs import AgentEnv, EnvSpec
@@ -17,29 +20,43 @@ SMALL_STEP = 0.1  # of the spread: such steps drown in a dream's noise (LunarLan
 def check(spec: EnvSpec, config: Config) -> Iterator[tuple[str, str]]:
     """(what, found) for each thing that a new user needs to know. Raises ValueError and EnvFault
     where `train` would."""
-    env = AgentEnv(spec, config.action_repeat, config.max_episode_steps)
+    with contextlib.closing(AgentEnv(spec, config.action_repeat, config.max_episode_steps)) as env:
+        yield from look(env, config)
+
+
+def look(env: AgentEnv, config: Config) -> Iterator[tuple[str, str]]:
+    """`check` of an environment that is there; it stays open."""
     yield "environment", env.name
-    yield "observations", f"{env.obs_space}: {env.obs_size} numbers"
+    yield "observations", f"{env.obs_space}: {count(env.obs_size, 'number')}"
     classes = f"one-hot vectors of {list(env.segments[:8])}{'...' if env.segments[8:] else ''}"
-    size = f"{env.action_size} numbers" if not env.segments else classes
+    size = classes if env.segments else count(env.action_size, "number")
     yield "actions", f"{env.action_space}: {size}"
     limit = getattr(getattr(env.env, "spec", None), "max_episode_steps", None)
     cut = f"an episode is cut after {env.max_episode_steps:,} steps (max_episode_steps)"
-    yield "time limit", f"{limit:,} steps" if limit else f"none known; {cut}"
+    yield "time limit", count(limit, "step") if limit else f"none known; {cut}"
+    modes = env.env.metadata.get("render_modes") or []
+    drawn = {"human", "rgb_array"} & set(modes)
+    yield "rendering", f"{', '.join(modes) or 'none'}{'' if drawn else ': watch will not work'}"
     same = np.array_equal(env.reset(1), env.reset(1))
     yield "reset by a seed", "repeats itself" if same else "differs: so will a resumed run"
     for name in wrappers_with_memory(env.env):
         yield "warning", f"{name} keeps running statistics, which evaluations do not share"
 
-    obs, rewards, lengths, seconds = random_steps(env, config.seed)
-    yield "speed", f"{len(rewards) * config.action_repeat / seconds:,.0f} steps per second"
+    obs, rewards, episodes, seconds = random_steps(env, config.seed)
+    speed, actions = len(rewards) * config.action_repeat / seconds, count(len(rewards), "action")
+    yield "speed", f"{speed:,.{0 if speed > 10 else 2}f} steps per second"
+    lengths, returns = [length for length, _ in episodes], [ret for _, ret in episodes]
     ends = f"{min(lengths)} to {max(lengths)} steps" if lengths else "none ended"
-    yield "random episodes", f"{ends}, in {len(rewards)} actions"
+    yield "random episodes", f"{ends}, in {actions}"
+    ret = f"{np.mean(returns):.4g}, mean of {count(len(returns), 'episode')}" if returns else ""
+    yield "random return", ret or f"none ended in {actions} ({seconds:.1f} s)"
     yield "rewards", f"{rewards.min():.4g} to {rewards.max():.4g}, mean {rewards.mean():.4g}"
     yield "observed", f"{obs.min():.4g} to {obs.max():.4g}"
     still = np.flatnonzero(np.ptp(obs, 0) == 0)
     if len(still):
-        yield "never varied", f"{len(still)} of {env.obs_size} numbers, the first is {still[0]}"
+        names = entries(env.obs_space) + [f"action_mask[{i}]" for i in range(env.action_size)]
+        listed = ", ".join(names[i] for i in still[:5]) + ", ..." * (len(still) > 5)
+        yield "never varied", f"{len(still)} of {count(env.obs_size, 'number')}: {listed}"
     share = step_size(obs, np.array([k == 0 for k in env.obs_parts for _ in range(max(k, 1))]))
     if share is not None:
         advice = ": little; try a larger action_repeat" if share < SMALL_STEP else ""
@@ -53,10 +70,30 @@ def check(spec: EnvSpec, config: Config) -> Iterator[tuple[str, str]]:
     cost = f"at most {config.eval_cost:g} steps for each step of training (eval_cost)"
     many = f"{config.evals} of up to {config.eval_episodes} episodes, {cost}"
     yield "evaluations", many if config.evals else "none (evals)"
-    yield "learning", f"{config.updates_after(config.steps):,} updates in {config.steps:,} steps"
+    updates = count(config.updates_after(config.steps), "update")
+    yield "learning", f"{updates} in {count(config.steps, 'step')}"
+    minutes = config.steps * (1 + config.eval_cost * (config.evals > 0)) / speed / 60
+    long = f"{max(minutes, 0.1):,.1f} minutes" if minutes < 90 else f"{minutes / 60:,.1f} hours"
+    yield "time", f"at most {long} of simulation, with evaluations; the learning is not included"
     first = "" if limit or lengths else "max_episode_steps, as no episode ended; then "
+    if first and len(rewards) < 100:
+        first = "max_episode_steps, perhaps (too slow to say); then "
     yield "set first", f"{first}steps and train_ratio"
-    env.close()
+
+
+def count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def entries(space: Any, name: str = "") -> list[str]:
+    """A name for each entry of the flattened observation."""
+    if isinstance(space, spaces.Dict):
+        parts = [(f"{name}.{key}".lstrip("."), part) for key, part in space.spaces.items()]
+    elif isinstance(space, spaces.Tuple):
+        parts = [(f"{name}[{i}]", part) for i, part in enumerate(space.spaces)]
+    else:
+        return [f"{name}[{i}]" if name else str(i) for i in range(spaces.flatdim(space))]
+    return [entry for label, part in parts for entry in entries(part, label)]
 
 
 def step_size(obs: np.ndarray, numbers: np.ndarray) -> float | None:
@@ -68,21 +105,22 @@ def step_size(obs: np.ndarray, numbers: np.ndarray) -> float | None:
     )
 
 
-def random_steps(env: AgentEnv, seed: int) -> tuple[np.ndarray, np.ndarray, list[int], float]:
-    """What random actions meet: observations (M, O), rewards (M,), the lengths of the episodes that
-    ended, and the seconds that it took."""
-    rng, began = np.random.default_rng(seed), time.perf_counter()
+def random_steps(
+    env: AgentEnv, seed: int
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, float]], float]:
+    """What random actions meet: observations (M, O), rewards (M,), (length, return) of each episode
+    that ended, and the seconds that it took."""
+    rng, began, start = np.random.default_rng(seed), time.perf_counter(), 0
     seen: list[np.ndarray] = []
     rewards: list[float] = []
-    lengths: list[int] = []
-    done = True
+    episodes: list[tuple[int, float]] = []
     while len(rewards) < STEPS and (not rewards or time.perf_counter() - began < SECONDS):
-        if done:
-            seen.append(env.reset(seed + len(lengths)))
+        if len(rewards) == start:  # where an episode begins
+            seen.append(env.reset(seed + len(episodes)))
         obs, reward, terminated, truncated = env.step(env.random_action(rng))
         seen.append(obs)
         rewards.append(reward)
-        done = terminated or truncated
-        if done:
-            lengths.append(env.episode_steps)
-    return np.array(seen), np.array(rewards), lengths, time.perf_counter() - began
+        if terminated or truncated:
+            episodes.append((env.episode_steps, sum(rewards[start:])))
+            start = len(rewards)
+    return np.array(seen), np.array(rewards), episodes, time.perf_counter() - began

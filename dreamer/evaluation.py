@@ -1,15 +1,18 @@
 """What an agent is worth: greedy returns on fresh episodes, and how good its dreams are."""
 
+import contextlib
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.envs import AgentEnv, EnvSpec, make_envs
+from dreamer.envs import AgentEnv, EnvSpec, make, make_envs
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State
 from dreamer.utils import derive_seed, make_rng
@@ -161,10 +164,9 @@ def calibration(
 
 def random_returns(env: EnvSpec, episodes: int = 100, seed: int = 0) -> np.ndarray:
     """Returns (episodes,) of uniformly random actions, one a step: what learning must beat."""
-    world = AgentEnv(env)
-    choose = chance_chooses(world, 1, derive_seed(seed, EXPLORATION))
-    played = [play(world, choose, derive_seed(seed, EVALUATION, i)) for i in range(episodes)]
-    world.close()
+    with contextlib.closing(AgentEnv(env)) as world:
+        choose = chance_chooses(world, 1, derive_seed(seed, EXPLORATION))
+        played = [play(world, choose, derive_seed(seed, EVALUATION, i)) for i in range(episodes)]
     return np.array([episode["reward"].sum(dtype=float) for episode in played])
 
 
@@ -220,18 +222,41 @@ def chance_chooses(env: AgentEnv, hold: int, seed: int) -> Chooser:
 def film(agent: DreamerAgent, env: EnvSpec, seed: int) -> tuple[float, list[np.ndarray]]:
     """(return, pictures) of one episode of the greedy agent, the pictures as the environment draws
     them, one for each action."""
-    config = agent.config
-    world = AgentEnv(env, config.action_repeat, config.max_episode_steps, render_mode="rgb_array")
-    frames: list[np.ndarray] = []
+    config, options = agent.config, {"render_mode": "rgb_array"}
     greedy = agent_chooses(agent, seed)
+    frames: list[np.ndarray] = []
 
     def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
-        frames.append(world.env.render())
+        frames.append(world._call("render", world.env.render))
         return greedy(obs, is_first)
 
-    episode = play(world, choose, derive_seed(seed, EVALUATION, 0))
-    world.close()
+    repeat, longest = config.action_repeat, config.max_episode_steps
+    with contextlib.closing(AgentEnv(env, repeat, longest, **options)) as world:
+        check_fit(agent, world)
+        episode = play(world, choose, derive_seed(seed, EVALUATION, 0))
     return float(episode["reward"].sum()), frames
+
+
+def need_pictures(env: EnvSpec, mode: str) -> None:
+    """Raises ValueError for an environment that cannot draw itself."""
+    with contextlib.closing(AgentEnv(env)) as plain:  # what fails here has nothing to do with it
+        name, modes = plain.name, plain.env.metadata.get("render_modes") or ()
+    try:
+        if not {"human", "rgb_array"} & set(modes):
+            raise NotImplementedError(f"render_modes: {list(modes)}")
+        with warnings.catch_warnings(action="ignore"):
+            with contextlib.closing(make(env, {"render_mode": mode})) as made:
+                if mode == "rgb_array":  # no window opens for it
+                    made.reset(seed=0)
+                    if np.ndim(made.render()) != 3:
+                        raise ValueError("no picture")
+    except gym.error.Error:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{name} cannot draw itself: its constructor must take render_mode, and "
+            "metadata['render_modes'] must list 'rgb_array' (or 'human', for a window)"
+        ) from error
 
 
 # ---------------------------------------------------------------- dreams of them

@@ -223,7 +223,7 @@ def film(agent: DreamerAgent, env: EnvSpec, seed: int) -> tuple[float, list[np.n
     """(return, pictures) of one episode of the greedy agent, the pictures as the environment draws
     them, one for each action."""
     config, options = agent.config, {"render_mode": "rgb_array"}
-    greedy = agent_chooses(agent, seed)
+    greedy = agent_chooses(agent, derive_seed(seed, EVALUATION))  # as in `evaluate`
     frames: list[np.ndarray] = []
 
     def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:

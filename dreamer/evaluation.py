@@ -81,11 +81,11 @@ def evaluate_in(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """`evaluate` in environments that are there; they stay open.
 
-    progress: called with the number of finished episodes. max_steps: of the environments in all;
-    then what has not ended is dropped. Returns the returns of what has, (episodes,) or fewer, and
-    `length`, the mean length of an episode in steps of the environment, `success`, the share of
-    episodes with a true `info["is_success"]` at their end (where all say so), and the critic's
-    `calibration`.
+    progress: called with the number of finished episodes. max_steps: of the environments in all; an
+    evaluation that would take more is broken off and returns nothing, as the episodes that have
+    ended by then are the short ones. Returns the returns (episodes,) and `episodes`, their number,
+    `length`, their mean length in steps of the environment, `success`, the share of them with a
+    true `info["is_success"]` at their end (where all say so), and the critic's `calibration`.
     """
     check_fit(agent, envs[0])
     rng = make_rng(agent.device, seed, EVALUATION)
@@ -99,7 +99,10 @@ def evaluate_in(
     lengths = np.zeros(episodes)
     successes: list[bool | None] = [None] * episodes
     before = sum(w.steps for w in envs)
-    while running and sum(w.steps for w in envs) - before < max_steps:
+    while running:
+        taken = sum(w.steps for w in envs) - before
+        if taken + len(running) * agent.config.action_repeat > max_steps:
+            return np.zeros(0), {}
         action, state = agent.act(obs, is_first, state, greedy, rng)
         with torch.inference_mode():
             value = agent.critic.predict(agent.rssm.get_feat(state)).tolist()
@@ -125,14 +128,10 @@ def evaluate_in(
             running, worlds = [running[k] for k in keep], [worlds[k] for k in keep]
             obs, is_first = obs[keep], is_first[keep]
             state = State(*(x[keep] for x in state))
-    ended = lengths.nonzero()[0]
-    if not len(ended):
-        return np.zeros(0), {}
-    found = {"length": float(lengths[ended].mean())}
-    if all(successes[i] is not None for i in ended):
-        found["success"] = float(np.mean([bool(successes[i]) for i in ended]))
-    rewards, values = [rewards[i] for i in ended], [values[i] for i in ended]
-    found |= calibration(rewards, values, bootstrap[ended], agent.config.gamma)
+    found = {"episodes": float(episodes), "length": float(lengths.mean())}
+    if all(success is not None for success in successes):
+        found["success"] = float(np.mean([bool(success) for success in successes]))
+    found |= calibration(rewards, values, bootstrap, agent.config.gamma)
     return np.array([sum(r) for r in rewards]), found
 
 

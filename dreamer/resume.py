@@ -208,6 +208,7 @@ def contents(run: Run) -> dict[str, Any]:
         "held": [torch.from_numpy(run.held_action), run.held_steps],
         "counters": [run.step, run.updates, run.episode, run.evaluated, run.reported],
         "eval_steps": run.eval_steps,
+        "longest": run.longest,
         "minutes": [run.minutes, run.cpu_minutes],
         "metrics": run.metrics,
         "obs": None if run.obs is None else torch.from_numpy(run.obs),
@@ -368,7 +369,7 @@ def restore_numbers(run: Run, saved: dict[str, Any]) -> None:
     run.explore_rng.bit_generator.state = saved["explore_rng"]
     held_action, run.held_steps = saved["held"]
     run.held_action = held_action.numpy()
-    run.eval_steps = saved["eval_steps"]
+    run.eval_steps, run.longest = saved["eval_steps"], saved["longest"]
     run.minutes, run.cpu_minutes = saved["minutes"]
     run.metrics = {name: value.to(device) for name, value in saved["metrics"].items()}
     run.state = saved["state"] and State(*(x.to(device) for x in saved["state"]))

@@ -72,6 +72,7 @@ class Run:
         # How far it is. `evaluated` and `reported`: the steps of the last evaluation and report.
         self.step = self.updates = self.episode = self.evaluated = self.reported = 0
         self.eval_steps = 0  # of the environment, in all evaluations
+        self.longest = 0  # episode so far, steps of the environment
         self.minutes = self.cpu_minutes = 0.0
         self.metrics: Metrics = {}  # of the last update
 
@@ -140,6 +141,7 @@ class Run:
         self.step += self.config.action_repeat
         if terminated or truncated:
             length = self.env.episode_steps
+            self.longest = max(self.longest, length)
             self.log.write("episode", self.step, **{"return": self.ret, "length": length})
             self.end_episode(terminated)
 
@@ -273,30 +275,39 @@ class Run:
         return self.config.eval_cost * self.step - self.eval_steps
 
     def affordable_episodes(self) -> int:
-        """How many episodes an evaluation can afford now, as long as those before."""
-        ended = max(1, self.episode)
-        length = max(self.step / ended, self.evals[-1]["length"] if self.evals else 0)
-        return int(min(self.config.eval_episodes, self.steps_left_to_evaluate() // length))
+        """How many episodes an evaluation can afford now, each as long as the environment's time
+        limit. Where none is known they are reckoned to be as long as the longest so far, and from
+        one evaluation to the next their number at most doubles: greedy ones may last longer."""
+        most, length = self.config.eval_episodes, self.env.time_limit
+        if not length:
+            length = max(self.longest, self.env.episode_steps, 1)
+            most = min(most, int(2 * self.evals[-1]["episodes"]) if self.evals else 1)
+        held = self.config.action_repeat
+        return int(min(most, self.steps_left_to_evaluate() // (math.ceil(length / held) * held)))
 
     def evaluate(self) -> dict[str, float]:
-        """Log a greedy evaluation and how good dreams and values are; return the numbers, none
-        where no episode has ended for its share of steps."""
+        """Log a greedy evaluation and how good dreams and values are; return the numbers. What was
+        begun is finished, also if it takes more steps than it should have by now; none are
+        returned where it would take more than all evaluations of the run may."""
         seed = derive_seed(self.config.seed, EVALUATION, self.step)
         episodes = self.affordable_episodes()
         missing = min(episodes, SIDE_BY_SIDE) - len(self.eval_envs)
         if missing > 0:
-            self.eval_envs += make_envs(self.env_spec, missing, self.config)
+            others = [self.env, *self.eval_envs]
+            self.eval_envs += make_envs(self.env_spec, missing, self.config, others)
 
         def progress(done: int) -> None:
             self.say(f"evaluating {done}/{episodes}")
 
         progress(0)
-        before, left = sum(env.steps for env in self.eval_envs), self.steps_left_to_evaluate()
+        before = sum(env.steps for env in self.eval_envs)
+        left = self.config.eval_cost * self.config.steps - self.eval_steps
         returns, values = evaluate_in(
             self.agent, self.eval_envs, episodes, seed, progress=progress, max_steps=left
         )
         self.eval_steps += sum(env.steps for env in self.eval_envs) - before
         self.evaluated = self.step
+        self.longest = max(self.longest, *(env.episode_steps for env in self.eval_envs))
         if not len(returns):
             return {}
         values = {
@@ -309,13 +320,32 @@ class Run:
         self.evals.append(values)
         return values
 
+    def warn_of_what_never_came(self) -> None:
+        """At the end of a run: no update, no evaluation."""
+        c = self.config
+        if c.train_ratio and not self.updates:
+            warnings.warn(
+                f"{self.env.name}: nothing was learned: {c.steps} steps with train_ratio="
+                f"{c.train_ratio:g} owe no update of batch_size={c.batch_size} windows of seq_len="
+                f"{c.seq_len} rows, or never filled one window ({len(self.replay)} rows)",
+                stacklevel=2,
+            )
+        elif c.evals and c.eval_cost and not self.evals:
+            length = self.env.time_limit or max(self.longest, self.env.episode_steps)
+            warnings.warn(
+                f"{self.env.name}: no evaluation fitted into eval_cost={c.eval_cost:g}, as an "
+                f"episode may take {length} steps or more: raise eval_cost or steps",
+                stacklevel=2,
+            )
+
     def close(self) -> None:
         """Close all environments and the log, and leave the folder to others."""
-        for part in (self.env, *self.eval_envs, self.log):
-            if part:
-                part.close()
-        if self.lock:
-            self.lock.release()
+        with contextlib.ExitStack() as parts:
+            if self.lock:
+                parts.callback(self.lock.release)
+            for part in (self.log, *self.eval_envs, self.env):
+                if part:
+                    parts.callback(part.close)
 
 
 def listed(numbers: list[int]) -> str:
@@ -324,7 +354,7 @@ def listed(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + more
 
 
-MEMORY = re.compile(r"rms$|running_?(mean|std|var|stat)", re.IGNORECASE)
+MEMORY = re.compile(r"(^|_)rms$|running_?(mean|std|var|stat)", re.IGNORECASE)
 
 
 def wrappers_with_memory(env: Any) -> list[str]:
@@ -332,7 +362,8 @@ def wrappers_with_memory(env: Any) -> list[str]:
     its own, as the names of their attributes and of those attributes' types tell."""
     found = []
     while env is not None:
-        if any(MEMORY.search(k) or MEMORY.search(type(v).__name__) for k, v in vars(env).items()):
+        names = [name for k, v in vars(env).items() for name in (k, type(v).__name__)]
+        if any(map(MEMORY.search, names)) or {"mean", "var", "count"} <= vars(env).keys():
             found.append(type(env).__name__)
         env = env.env if isinstance(env, gym.Wrapper) else None
     return found

@@ -60,6 +60,10 @@ def train(
     """
     if tensorboard:
         need_tensorboard()
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"threads must be a whole number from 1 on, got {threads!r}")
+    if run_dir is not None and not str(run_dir):
+        raise ValueError("run_dir is empty: name a folder, or None to keep no files")
     config = Config() if config is None else config
     folder = tempfile.TemporaryDirectory() if run_dir is None else contextlib.nullcontext(run_dir)
     with folder as path:
@@ -99,7 +103,7 @@ class Session:
             file=Quiet(sys.stderr),
         )
         evals = read_log(run.run_dir / LOG, "eval")
-        self.ret = f"{evals[-1]['return']:.1f}" if evals else "not known yet"
+        self.ret = said(evals[-1]) if evals else "not known yet"
         self.bar.set_postfix_str(f"return {self.ret}", refresh=False)
         self.signal: int | None = None  # that asked for the end
         run.say = self.say
@@ -164,9 +168,8 @@ class Session:
                 f"entropy {values['entropy']:.2f}, {speed:.1f} updates/s",
             )
         if run.evaluation_due():
-            values = run.evaluate()
-            if values:
-                self.ret = f"{values['return']:.1f}"
+            if values := run.evaluate():
+                self.ret = said(values)
             self.show(f"return {self.ret}")
             self.bar.refresh()
 
@@ -186,7 +189,8 @@ class Session:
         try:
             if error is None:
                 save(run)
-                save_agent(run.agent, run.run_dir / "agent.pt", run.env.name)
+                save_agent(run.agent, run.run_dir / "agent.pt", run.env.spec_name)
+                run.warn_of_what_never_came()
             elif isinstance(error, EnvFault):
                 try_save(run)
                 if run.kept:
@@ -211,6 +215,12 @@ class Session:
             run.episodes, run.reports, run.evals = (read_log(run.run_dir / LOG, k) for k in kinds)
             if error is None and self.signal is not None and run.kept:  # after the last pause
                 raise self.end()
+
+
+def said(values: dict[str, float]) -> str:
+    """Of an evaluation, for the bar."""
+    few = {1: " (1 episode)"}.get(int(values["episodes"]), f" ({values['episodes']:.0f} episodes)")
+    return f"{values['return']:.1f}" + (few if values["episodes"] < 10 else "")
 
 
 class Quiet:

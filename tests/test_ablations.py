@@ -126,7 +126,7 @@ def test_what_a_task_is_measured_with_is_what_is_committed():
 
 
 def test_the_full_agent_is_the_ordinary_one():
-    config = tiny_config(evals=2)
+    config = tiny_config(evals=2, eval_cost=50)
     run = script.run_variant("cartpole", "full", config)
     plain = train("CartPole-v1", config, progress=False)
     assert run["curve"]["env_steps"] == [row["step"] for row in plain.evals]

@@ -330,7 +330,7 @@ def test_an_endless_episode_is_cut_in_training_and_evaluation(tmp_path, repeat):
     with pytest.warns(UserWarning, match="Odd: an episode that did not end in 25 steps was cut"):
         run = quiet_train(endless, tiny_config(**settings), tmp_path)
     assert [row["length"] for row in run.episodes] == [25, 25]
-    assert [(row["length"], len(row["returns"])) for row in run.evals] == [(25, 3)]
+    assert [(row["length"], len(row["returns"])) for row in run.evals] == [(25, 1)]
     replay = load_checkpoint(tmp_path / "checkpoint.pt")["replay"]
     assert replay["is_last"].sum() == 2 and not replay["is_terminal"].any()
     with pytest.warns(UserWarning, match="cut"):

@@ -35,7 +35,7 @@ from dreamer.utils import derive_seed
 
 def test_evaluation_does_not_disturb_training():
     """A run with evaluations in between ends with the weights of a run without."""
-    with_evals = quiet_train(walk(), tiny_config(evals=6))
+    with_evals = quiet_train(walk(), tiny_config(evals=6, eval_cost=9))
     without = quiet_train(walk(), tiny_config(evals=0))
     assert len(with_evals.evals) >= 4 and not without.evals
     weights = [run.agent.state_dict().values() for run in (with_evals, without)]

@@ -300,7 +300,7 @@ def test_the_log_tells_every_episode_once(tmp_path):
         if event["event"] == "step" and (event["terminated"] or event["truncated"]):
             totals.append(total)
     np.testing.assert_allclose([row["return"] for row in result.episodes], totals, rtol=1e-5)
-    assert [len(row["returns"]) for row in result.evals] == [3, 3, 3]
+    assert [len(row["returns"]) for row in result.evals] == [1, 2, 3]
     for kind in (result.reports, result.evals):
         steps = [row["step"] for row in kind]
         assert len(set(steps)) == len(steps) and steps == sorted(steps) and steps
@@ -325,9 +325,9 @@ def test_reports_and_evaluations_are_spread_evenly(tmp_path):
 
 
 def test_an_evaluation_says_returns_dreams_and_values(tmp_path):
-    one = quiet_train(walk(), tiny_config(evals=1), tmp_path)
-    (row,) = read_log(tmp_path / "log.jsonl", "eval")
-    assert row == one.evals[0] and row["step"] == 60
+    one = quiet_train(walk(), tiny_config(evals=3, eval_cost=9), tmp_path)
+    *_, row = read_log(tmp_path / "log.jsonl", "eval")
+    assert row == one.evals[-1] and row["step"] == 60 and row["episodes"] == 3
     assert row["return"] == pytest.approx(np.mean(row["returns"])) and len(row["returns"]) == 3
     wanted = {"value_pred", "value_real", "value_corr", "minutes"}
     wanted |= {"dream_obs_error", "naive_obs_error", "dream_reward_error"}

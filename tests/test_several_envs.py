@@ -1,6 +1,7 @@
 """A run has several environments: how many, for how long, and what they may share."""
 
 import itertools
+import signal
 import sys
 import warnings
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from conftest import tiny_config
 
 from dreamer import evaluate, train
 from dreamer.envs import AgentEnv, EnvFault, share_a_simulator
+from dreamer.run import wrappers_with_memory
 
 
 class Walk(gym.Env):
@@ -90,8 +92,11 @@ def test_a_factory_that_works_once_trains_without_evaluations():
                 raise ConnectionError("the port is taken")
 
     assert quiet(Robot, tiny_config(evals=0)).updates > 0
-    with pytest.raises(ConnectionError, match="the port is taken"):
+    Counted.made = 0
+    sentence = r"^Robot could not be made: .*ConnectionError: the port is taken .*evals=0"
+    with pytest.raises(EnvFault, match=sentence):
         quiet(Robot, tiny_config(evals=2))
+    assert Counted.open == 1  # the one that failed has counted itself
 
 
 class Fails(Counted):
@@ -129,36 +134,106 @@ def test_all_are_closed_after_an_evaluation_fails_and_a_start_is_refused(tmp_pat
 # ---------------------------------------------------------------- what they cost
 
 
-def steps_in_all(config):
-    taken = itertools.count()
+class Lasting(Walk):
+    """Short at first, and longer the more often the agent has learned: no limit is known."""
 
-    class Counting(Walk):
+    taken = 0
+    lengths = itertools.repeat(10)
+
+    def reset(self, **kwargs):
+        self.length = next(Lasting.lengths)
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        Lasting.taken += 1
+        return super().step(action)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "repeat"), [([10], 1), ([3, 12], 1), ([2, 50], 2), ([7, 7, 90], 1), ([30], 4)]
+)
+def test_evaluations_take_at_most_half_as_many_steps_and_are_whole(lengths, repeat):
+    Lasting.taken, Lasting.lengths = 0, itertools.cycle(lengths)
+    config = tiny_config(steps=800, evals=20, eval_episodes=20, action_repeat=repeat)
+    run = quiet(Lasting, config)
+    probed = 5 * repeat
+    assert 800 * 1.2 < Lasting.taken + probed and run.eval_steps <= 400
+    assert Lasting.taken <= 800 * 1.5 + probed
+    assert len(run.evals) >= 2
+    for row in run.evals:  # the reward is 1 a step: none was dropped for being long
+        assert row["return"] == pytest.approx(row["length"])
+        assert len(row["returns"]) == row["episodes"]
+
+
+def test_a_time_limit_that_is_known_is_what_an_episode_is_reckoned_at():
+    """Ten steps at random, a hundred for the greedy agent: it could not know."""
+    gym.register("Limited-v0", lambda: Walk(length=100), max_episode_steps=100)
+    try:
+        config = tiny_config(steps=1000, evals=10, train_ratio=1)
+        run = quiet("Limited-v0", config)
+    finally:
+        del gym.registry["Limited-v0"]
+    assert [row["episodes"] for row in run.evals] == [1] * 5
+    assert [row["step"] for row in run.evals] == [200, 400, 600, 800, 1000]
+
+
+def test_no_episode_is_left_out_for_being_long():
+    """All that were begun count: half of them last 2 steps, half of them 50."""
+
+    class Either(Walk):
+        def reset(self, **kwargs):
+            obs, info = super().reset(**kwargs)
+            self.length = int(self.np_random.choice([2, 50]))
+            return obs, info
+
+    run = quiet(Either, tiny_config(steps=8000, evals=20, train_ratio=0.1))
+    numbers = [row["episodes"] for row in run.evals]
+    assert numbers[0] == 1 and all(b <= 2 * a for a, b in itertools.pairwise(numbers))
+    everything = np.concatenate([row["returns"] for row in run.evals])
+    assert len(everything) > 40 and everything.mean() == pytest.approx(26, abs=5)
+
+
+def test_a_greedy_agent_that_lasts_far_longer_is_evaluated_all_the_same():
+    """Training episodes have 5 steps; the first evaluation proves that greedy ones have 200."""
+    Lasting.taken, Lasting.lengths = 0, itertools.repeat(5)
+
+    class Greedy(Lasting):
+        number = itertools.count()
+
+        def __init__(self):
+            super().__init__()
+            self.kept_for_evaluations = next(Greedy.number) > 0
+
+        def reset(self, **kwargs):
+            obs, info = super().reset(**kwargs)
+            self.length = 200 if self.kept_for_evaluations else 5
+            return obs, info
+
+    run = quiet(Greedy, tiny_config(steps=2000, evals=20, train_ratio=0.5))
+    assert run.eval_steps <= 1000 and len(run.evals) >= 4
+    assert {row["length"] for row in run.evals} == {200}
+
+
+def test_an_endless_environment_does_not_stall_a_run_and_says_why_nothing_was_evaluated():
+    class Endless(Lasting):
         def step(self, action):
-            next(taken)
-            return super().step(action)
-
-    run = quiet(Counting, config)
-    return next(taken), run
-
-
-def test_evaluations_take_at_most_half_as_many_steps_as_training():
-    taken, run = steps_in_all(tiny_config(steps=600, evals=20, eval_episodes=20))
-    assert 600 * 1.4 < taken <= 600 * 1.5 + 3 and run.eval_steps <= 300
-    assert len(run.evals) > 10
-
-
-def test_an_endless_environment_does_not_stall_a_run():
-    config = tiny_config(steps=300, evals=5)
-    taken = itertools.count()
-
-    class Endless(Walk):
-        def step(self, action):
-            next(taken)
             return *super().step(action)[:3], False, {}
 
-    run = quiet(Endless, config)
+    Lasting.taken = 0
+    with pytest.warns(
+        UserWarning, match="^Endless: no evaluation fitted into eval_cost=0.5, as an"
+    ):
+        run = quiet(Endless, tiny_config(steps=300, evals=5))
     assert run.step == 300 and run.evals == []
-    assert next(taken) <= 450 + 3
+    assert Lasting.taken <= 450 + 5
+
+
+def test_a_run_that_learns_nothing_says_so():
+    with pytest.warns(
+        UserWarning, match="^Walk: nothing was learned: 60 steps .* seq_len=200 rows"
+    ):
+        run = quiet(Walk, tiny_config(seq_len=200))
+    assert run.updates == 0
 
 
 # ---------------------------------------------------------------- what they share
@@ -170,6 +245,12 @@ def test_one_simulator_behind_two_environments_is_found_out():
     with pytest.raises(ValueError, match=r"^Walk: what one environment does .*evals=0"):
         quiet(shared, tiny_config(evals=2))
     assert quiet(shared, tiny_config(evals=0)).updates > 0
+
+
+def test_a_pool_of_environments_is_found_out_when_it_goes_round():
+    pool = itertools.cycle([Walk(length=7) for _ in range(3)])
+    with pytest.raises(ValueError, match="gave the same environment twice"):
+        quiet(lambda: next(pool), tiny_config(steps=400, evals=4, eval_episodes=4, eval_cost=5))
 
 
 @pytest.mark.parametrize(("shared", "found"), [(True, True), (False, False)])
@@ -221,6 +302,17 @@ def test_a_users_own_running_mean_is_named():
         quiet(lambda: Centred(Walk()))
 
 
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [(["arms"], 0), (["platforms"], 0), (["mean", "var"], 0), (["mean", "var", "count"], 1)]
+    + [(["obs_rms"], 1), (["running_std"], 1), (["running"], 0)],
+)
+def test_what_counts_as_a_memory(names, found):
+    wrapper = gym.Wrapper(Walk())
+    vars(wrapper).update(dict.fromkeys(names, 0.0))
+    assert len(wrappers_with_memory(wrapper)) == found
+
+
 def test_other_wrappers_are_not():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -230,10 +322,11 @@ def test_other_wrappers_are_not():
 def test_each_recorded_episode_has_its_file(tmp_path, monkeypatch):
     """Of training, of evaluations, of a resumed run and of `evaluate` afterwards."""
     monkeypatch.setitem(sys.modules, "moviepy", SimpleNamespace())
-    written = []
+    written, frames = [], {}
 
     def stop(self):
         path = f"{self._video_name}.mp4"
+        frames[path] = len(self.recorded_frames)
         (tmp_path / "videos" / path).touch()
         written.append(path)
         self.recording = False
@@ -249,3 +342,71 @@ def test_each_recorded_episode_has_its_file(tmp_path, monkeypatch):
     run = quiet(make, longer, tmp_path / "run", resume=True)
     evaluate(run.agent, make, 5)
     assert len(written) > 20 and len(set(written)) == len(written)
+    first = min(written, key=written.index)
+    assert first.endswith("episode-0.mp4") and frames[first] == 11  # a real episode, not a look
+
+
+# ---------------------------------------------------------------- made and closed
+
+
+class Slammed(Counted):
+    """Its end is the end of the program, were it asked."""
+
+    def close(self):
+        super().close()
+        raise SystemExit(1)
+
+
+def test_what_close_raises_costs_nothing(tmp_path):
+    with pytest.warns(UserWarning, match="^Slammed: close raised SystemExit: 1"):
+        run = quiet(Slammed, tiny_config(evals=2, eval_cost=9), tmp_path)
+    assert run.step == 60 and Counted.open == 0
+    quiet(Walk, run_dir=tmp_path)  # nobody holds the folder
+    with pytest.warns(UserWarning, match="^Slammed: close raised SystemExit: 1"):
+        assert len(evaluate(run.agent, Slammed, 3)) == 3
+
+
+@pytest.mark.parametrize("error", [RuntimeError("two licences"), SystemExit("two licences")])
+def test_an_environment_that_cannot_be_made_is_named_and_the_run_is_saved(tmp_path, error):
+    class Third(Counted):
+        def __init__(self):
+            super().__init__()
+            if Counted.made == 3:
+                raise error
+
+    sentence = rf"^Third could not be made: it raised {type(error).__name__}: two licences"
+    with pytest.raises(EnvFault, match=sentence):
+        quiet(Third, tiny_config(steps=400, evals=8, eval_cost=5), tmp_path)
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_space_that_cannot_be_asked_for_is_named():
+    class Shy(Walk):
+        observation_space = property(lambda self: 1 / 0)
+
+    with pytest.raises(EnvFault, match="^Shy does not say what goes in and out, .*division by"):
+        AgentEnv(Shy)
+
+
+def test_subclasses_of_the_old_gym_are_named():
+    old = type("Env", (), {"__module__": "gym.core"})
+    mine = type("MyOld", (old,), {"__module__": "my_robot"})
+    for given in (mine, mine()):
+        with pytest.raises(ValueError, match="this is gym, Gymnasium is needed"):
+            AgentEnv(given)
+
+
+@pytest.mark.parametrize("threads", [0, "2", 1.5, True])
+def test_a_number_of_threads_that_is_none_changes_nothing(threads):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ValueError, match="^threads must be a whole number from 1 on, got"):
+        quiet(Counted, threads=threads)
+    assert signal.getsignal(signal.SIGINT) is before and Counted.made == 0
+
+
+def test_an_environment_is_known_by_its_id_however_it_was_asked_for(tmp_path):
+    quiet("CartPole-v1", run_dir=tmp_path)
+    for spec in ("CartPole", lambda **options: gym.make("CartPole-v1", **options)):
+        assert quiet(spec, run_dir=tmp_path, resume=True).step == 60
+    with pytest.raises(ValueError, match="run_dir is empty"):
+        quiet("CartPole-v1", run_dir="")

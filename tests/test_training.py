@@ -127,17 +127,20 @@ def shown(monkeypatch) -> list[tuple[str, str]]:
 
 
 def test_the_bar_says_what_takes_long_and_how_good_the_agent_is(shown, tmp_path):
-    """The prefill owes 20 updates. Each evaluation has 3 episodes, and is shown at once."""
+    """The prefill owes 20 updates. The evaluations have 1 and 2 episodes, and are shown at once."""
     config = tiny_config(train_ratio=18, evals=2, eval_cost=9)
     run = train(walk(), config, tmp_path, device="cpu")
-    first, second = (f"return {row['return']:.1f}" for row in run.evals)
+    texts = ("1 episode", "2 episodes")
+    first, second = (
+        f"return {r['return']:.1f} ({n})" for r, n in zip(run.evals, texts, strict=True)
+    )
     unknown = "return not known yet"
     waits = [(f"learning from the warm-up data {i}/20", unknown) for i in range(1, 11)]
     assert list(dict.fromkeys(pair for pair in shown if "warm-up" in pair[0])) == waits
 
-    ends = [i for i, (left, _) in enumerate(shown) if left == "evaluating 3/3"]
+    ends = [i for i, (left, _) in enumerate(shown) if left in ("evaluating 1/1", "evaluating 2/2")]
     assert [shown[i + 1] for i in ends] == [("", first), ("", second)]
-    assert any(left == "evaluating 0/3" for left, _ in shown)
+    assert any(left == "evaluating 0/2" for left, _ in shown)
 
     shown.clear()
     more = tiny_config(steps=70, train_ratio=18, evals=2, eval_cost=9)

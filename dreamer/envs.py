@@ -1,9 +1,10 @@
 """Gymnasium environments as the agent sees them: flat float32 in, scaled or one-hot actions out."""
 
+import contextlib
 import itertools
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 from gymnasium import spaces
 
 from dreamer.config import Config
-from dreamer.spaces import check_actions, check_observations, obs_parts, segments, within
+from dreamer.spaces import check_actions, check_observations, inside, obs_parts, segments, within
 
 EnvSpec = str | Callable[..., gym.Env]
+FLAGS = bool | int | float | np.bool_ | np.number  # what may stand for True or False
 
 
 class EnvFault(ValueError):
@@ -49,11 +51,13 @@ class AgentEnv:
         self,
         spec: EnvSpec,
         action_repeat: int = 1,
-        max_episode_steps: int = 10_000,
+        max_episode_steps: int = 100_000,
         **options: Any,
     ):
         self.env = make(spec, options)
-        self.name = env_name(self.env, spec)
+        known = getattr(self.env, "spec", None)
+        self.name = known.id if known else type(self.env.unwrapped).__name__
+        self.spec_name = spec if isinstance(spec, str) else self.name  # to make another one
         name_videos(self.env)
         self.action_repeat, self.max_episode_steps = action_repeat, max_episode_steps
         self.mask: np.ndarray | None = None
@@ -70,17 +74,20 @@ class AgentEnv:
         try:
             self.obs_space: Any = self.env.observation_space
             self.action_space: Any = self.env.action_space
-        except AttributeError as error:
-            raise ValueError(
-                f"{self.name} has no observation_space or no action_space: it must say what goes in"
-                " and out"
+        except Exception as error:
+            raise EnvFault(
+                f"{self.name} does not say what goes in and out, by its observation_space and "
+                f"action_space: {error}"
             ) from error
         check_observations(self.name, self.obs_space)
         check_actions(self.name, self.action_space)
         self.obs_parts = obs_parts(self.obs_space)
         self.segments = segments(self.action_space)
         self.action_size = sum(self.segments) or int(np.prod(self.action_space.shape))
-        mask = self._reset(seed=0)[1].get("action_mask") if self.segments else None
+        limit = getattr(getattr(self.env, "spec", None), "max_episode_steps", None)
+        self.time_limit = limit and min(limit, self.max_episode_steps)
+        with unfilmed(self.env):
+            mask = self._reset(seed=0)[1].get("action_mask") if self.segments else None
         self.masked = mask is not None
         if self.masked:
             self.obs_parts += (1,) * self.action_size
@@ -123,7 +130,7 @@ class AgentEnv:
         obs, reward, terminated, truncated, info = self._unpack("step", found, names)
         self.mask = self._mask(info)
         said = info.get("is_success") if isinstance(info, dict) else None
-        self.success = None if said is None else bool(said)
+        self.success = bool(said) if isinstance(said, FLAGS) else None
         obs = self._flat(obs)
         reward = float(self._number("reward", reward, ()))
         terminated = self._flag("terminated", terminated)
@@ -141,7 +148,9 @@ class AgentEnv:
         """Close the environment; one that fails at that costs nobody a finished run."""
         try:
             self.env.close()
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and ctrl_c_raises():
+                raise
             warnings.warn(
                 f"{self.name}: close raised {type(error).__name__}: {error}", stacklevel=2
             )
@@ -159,7 +168,7 @@ class AgentEnv:
                 scaled = np.where(
                     np.isfinite(spread), low + share * spread, low * (1 - share) + high * share
                 )
-            if np.issubdtype(space.dtype, np.integer):
+            if space.dtype == bool or np.issubdtype(space.dtype, np.integer):
                 scaled = np.rint(scaled)
             return within(scaled, space)
         ends = np.cumsum(self.segments)[:-1]
@@ -189,7 +198,7 @@ class AgentEnv:
 
     def _mask(self, info: Any) -> np.ndarray | None:
         """`info["action_mask"]` as booleans (A,); a part without any valid action is all valid."""
-        mask = info.get("action_mask") if isinstance(info, dict) and self.segments else None
+        mask: Any = info.get("action_mask") if isinstance(info, dict) and self.segments else None
         if not self.masked and mask is None:
             return None
         if not self.masked or mask is None:
@@ -197,8 +206,10 @@ class AgentEnv:
                 f'{self.name}: info["action_mask"] at step {self.steps} is '
                 f"{'missing' if mask is None else 'new'}: give it always, from reset on, or never"
             )
-        parts = mask if isinstance(mask, tuple | list) else [mask]
-        flat = np.concatenate([np.ravel(np.asarray(part)) for part in parts]).astype(bool)
+        flat = np.concatenate([np.ravel(part) for part in leaves(mask)])
+        if isinstance(self.action_space, spaces.MultiBinary) and len(flat) == len(self.segments):
+            flat = np.stack([flat != 1, flat != 0], -1).ravel()  # 0: only 0, 1: only 1, 2: both
+        flat = flat.astype(bool)
         if flat.shape != (self.action_size,):
             raise EnvFault(
                 f'{self.name}: info["action_mask"] at step {self.steps} has {flat.size} entries, '
@@ -234,22 +245,21 @@ class AgentEnv:
 
     def _flat(self, obs: Any) -> np.ndarray:
         """The observation as float32 (O,)."""
-        if not isinstance(self.obs_space, spaces.Box):
-            try:
+        try:
+            if not inside(self.obs_space, obs):
+                raise ValueError("another shape, or a category that is none")
+            if not isinstance(self.obs_space, spaces.Box):
                 obs = spaces.flatten(self.obs_space, obs)
-            except Exception as error:
-                raise EnvFault(
-                    f"{self.name}: observation at step {self.steps} is not in "
-                    f"{self.obs_space}: {obs!r}"
-                ) from error
+        except Exception as error:
+            raise EnvFault(
+                f"{self.name}: observation at step {self.steps} is not in {self.obs_space}: {obs!r}"
+            ) from error
         size = self.obs_size - self.masked * self.action_size
         obs = self._number("observation", obs, (size,))
         return obs if self.mask is None else np.concatenate([obs, self.mask], dtype=np.float32)
 
     def _flag(self, what: str, value: Any) -> bool:
-        if isinstance(value, bool | np.bool_ | int | np.integer) or (
-            isinstance(value, np.ndarray) and value.shape == ()
-        ):
+        if isinstance(value, FLAGS) or (isinstance(value, np.ndarray) and value.shape == ()):
             return bool(value)
         raise EnvFault(f"{self.name}: {what} at step {self.steps} is not True or False: {value!r}")
 
@@ -270,6 +280,13 @@ class AgentEnv:
         return number
 
 
+def leaves(mask: Any) -> list[Any]:
+    """The arrays in nested tuples."""
+    if isinstance(mask, tuple | list):
+        return [leaf for part in mask for leaf in leaves(part)]
+    return [mask]
+
+
 def ctrl_c_raises() -> bool:
     """Whether a KeyboardInterrupt may come from the user: Python's own handler is in place, not
     the one of a run, for which Ctrl-C is a flag."""
@@ -283,33 +300,44 @@ def make(spec: EnvSpec, options: dict[str, Any]) -> Any:
     """The environment of an id, or of a function that makes one; ValueError for anything else."""
     wanted = "an environment's id, or a function that makes a new one each time it is called"
     if isinstance(spec, str):
-        return gym.make(spec, **options)
+        return made(spec, lambda: gym.make(spec, **options))
     if isinstance(spec, gym.vector.VectorEnv):
         raise ValueError(f"{spec} is a batch of environments: one environment is needed")
     if isinstance(spec, gym.Env):
         raise ValueError(f"{spec} is an environment; pass {wanted}, as evaluation needs several")
     if not callable(spec):
-        raise ValueError(f"{spec!r} is not {wanted}")
-    env: Any = spec(**options)
+        raise ValueError(
+            f"{spec!r}: {OLD_GYM}" if of_old_gym(spec) else f"{spec!r} is not {wanted}"
+        )
+    name = getattr(spec, "__name__", repr(spec))
+    env: Any = made(name, lambda: spec(**options))
     if isinstance(env, gym.vector.VectorEnv):
         raise ValueError(f"{env} is a batch of environments: one environment is needed")
     if not isinstance(env, gym.Env):
-        module = type(env).__module__.split(".")[0]
-        hint = (
-            "this is gym, Gymnasium is needed (gymnasium.make, or shimmy to convert it)"
-            if module == "gym"
-            else f"it must make a gymnasium.Env, and gave {env!r}"
-        )
-        raise ValueError(f"{getattr(spec, '__name__', spec)}: {hint}")
+        hint = OLD_GYM if of_old_gym(env) else f"it must make a gymnasium.Env, and gave {env!r}"
+        raise ValueError(f"{name}: {hint}")
     return env
 
 
-def env_name(env: gym.Env, spec: EnvSpec) -> str:
-    """Its id where it has one, else the name of its class."""
-    if isinstance(spec, str):
-        return spec
-    known = getattr(env, "spec", None)
-    return known.id if known else type(env.unwrapped).__name__
+OLD_GYM = "this is gym, Gymnasium is needed (gymnasium.make, or shimmy to convert it)"
+
+
+def of_old_gym(thing: Any) -> bool:
+    return any(kind.__module__.split(".")[0] == "gym" for kind in type(thing).__mro__)
+
+
+def made(name: str, construct: Callable[[], Any]) -> Any:
+    """What `construct` makes. Gymnasium's own errors (an unknown id) go on as they are."""
+    try:
+        return construct()
+    except gym.error.Error:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and ctrl_c_raises():
+            raise
+        raise EnvFault(
+            f"{name} could not be made: it raised {type(error).__name__}: {error}"
+        ) from error
 
 
 VIDEOS = itertools.count()
@@ -326,22 +354,45 @@ def name_videos(env: Any) -> None:
         env = env.env
 
 
-def make_envs(spec: EnvSpec, number: int, config: Config, **options: Any) -> list[AgentEnv]:
-    """That many environments. Raises ValueError if they are not all different ones: what one of
-    them goes through would then happen to the others too. Closes what it has made when it fails."""
+@contextlib.contextmanager
+def unfilmed(env: Any) -> Iterator[None]:
+    """`RecordVideo` neither records nor counts what happens here: it is nobody's episode."""
+    films = []
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.RecordVideo):
+            films.append((env, env.episode_trigger, env.step_trigger))
+            env.episode_trigger = env.step_trigger = None
+        env = env.env
+    try:
+        yield
+    finally:
+        for film, *triggers in films:
+            film.episode_trigger, film.step_trigger = triggers
+            film.episode_id = film.step_id = -1
+
+
+def make_envs(
+    spec: EnvSpec, number: int, config: Config, others: Sequence[AgentEnv] = (), **options: Any
+) -> list[AgentEnv]:
+    """That many environments. Raises ValueError if they and the others are not all different ones:
+    what one of them goes through would then happen to the others too. Closes what it has made when
+    it fails."""
     envs: list[AgentEnv] = []
     try:
         for _ in range(number):
             repeat, longest = config.action_repeat, config.max_episode_steps
             envs.append(AgentEnv(spec, repeat, longest, **options))
-        if len({id(e.env.unwrapped) for e in envs}) < number:
+        everyone = [*others, *envs]
+        if len({id(e.env.unwrapped) for e in everyone}) < len(everyone):
             raise ValueError(
                 f"{envs[0].name}: the function gave the same environment twice; it must make a new "
                 "one each time it is called"
             )
-    except BaseException:
+    except BaseException as error:
         for env in envs:
             env.close()
+        if isinstance(error, EnvFault) and (envs or others):
+            error.args = (f"{error} (if only one can be there, train with Config(evals=0))",)
         raise
     return envs
 
@@ -362,7 +413,8 @@ def share_a_simulator(one: AgentEnv, other: AgentEnv) -> bool:
         other.reset(1)
         other.step(other.random_action(rng))
 
-    alone, beside = first_step(lambda: None), first_step(other_moves)
-    shared = alone != beside and alone == first_step(lambda: None)
+    with unfilmed(one.env), unfilmed(other.env):
+        alone, beside = first_step(lambda: None), first_step(other_moves)
+        shared = alone != beside and alone == first_step(lambda: None)
     one.steps = other.steps = 0
     return shared

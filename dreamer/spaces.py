@@ -6,9 +6,21 @@ import numpy as np
 from gymnasium import spaces
 
 
+def inside(space: Any, value: Any) -> bool:
+    """Whether `value` has the form of the space and its categories are those of the space; the size
+    of numbers is another matter."""
+    if isinstance(space, spaces.Dict):
+        return all(inside(part, value[name]) for name, part in space.spaces.items())
+    if isinstance(space, spaces.Tuple):
+        return all(inside(p, v) for p, v in zip(space.spaces, value, strict=True))
+    if isinstance(space, spaces.Box):  # what is no matrix is counted later
+        return len(space.shape) < 2 or np.shape(value) == space.shape
+    return bool(space.contains(np.asarray(value) if space.shape else value))
+
+
 def check_observations(name: str, space: Any) -> None:
     """Raises ValueError for what cannot be flattened into a short vector of numbers."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
+    if isinstance(space, spaces.Dict | spaces.Tuple) and space.spaces:
         for part in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
             check_observations(name, part)
         return
@@ -25,7 +37,7 @@ def check_observations(name: str, space: Any) -> None:
             "images are not supported yet; a small one can be flattened by "
             "gymnasium.wrappers.FlattenObservation"
         )
-    elif isinstance(space, spaces.Box) and 0 in space.shape:
+    elif isinstance(space, spaces.Dict | spaces.Tuple) or 0 in (space.shape or ()):
         reason = "it is empty"
     elif not isinstance(
         space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
@@ -44,8 +56,8 @@ def check_actions(name: str, space: Any) -> None:
             reason = "it is empty"
         elif len(unbounded):
             reason = (
-                f"dimension {unbounded[0]} has no bounds; gymnasium.wrappers.RescaleAction or "
-                "TransformAction with a bounded Box gives it some"
+                f"dimension {unbounded[0]} has no bounds; gymnasium.wrappers.TransformAction with "
+                "a bounded Box gives it some"
             )
     elif isinstance(space, spaces.Dict | spaces.Tuple):
         reason = (

@@ -320,3 +320,67 @@ def test_what_an_observation_is_made_of(space, parts, tmp_path):
     assert run.agent.obs_parts == parts == load_agent(tmp_path / "agent.pt", "cpu").obs_parts
     fixed = torch.tensor([size > 0 for size in parts for _ in range(max(1, size))])
     assert (run.agent.encoder.norm.numbers == ~fixed).all()
+
+
+@pytest.mark.parametrize(
+    ("space", "value"),
+    [
+        (S.Discrete(3), -1),
+        (S.Discrete(3), 3),
+        (S.MultiDiscrete([3, 4]), np.array([3, 0])),
+        (S.MultiBinary(2), np.array([7, -1])),
+        (S.Box(-1, 1, (2, 3)), np.zeros((3, 2))),
+        (S.Dict({"x": VECTOR, "on": S.Discrete(3)}), {"x": np.zeros(3), "on": 5}),
+        (S.Dict({"x": VECTOR, "on": S.Discrete(3)}), {"x": np.zeros(3)}),
+        (S.Tuple([TWO, TWO]), (1, 2)),
+    ],
+)
+def test_a_category_or_a_form_that_is_none_is_a_fault(space, value):
+    env = AgentEnv(lambda: Sampled(space, TWO))
+    env.env.reset = lambda **_: (value, {})
+    with pytest.raises(EnvFault, match="^Sampled: observation at step 0 is not in "):
+        env.reset(0)
+
+
+def test_an_action_of_flags_is_drawn_and_taken_as_such():
+    env = AgentEnv(lambda: Sampled(VECTOR, S.Box(0, 1, (3,), bool)))
+    rng = np.random.default_rng(0)
+    drawn = np.array([env.native_action(env.random_action(rng)) for _ in range(300)])
+    assert drawn.dtype == bool and abs(drawn.mean() - 0.5) < 0.1
+
+
+ONE, TWO_OF_THREE, BOTH = np.int8([0, 1]), np.int8([1, 1, 0]), np.int8([1, 1])
+
+
+@pytest.mark.parametrize(
+    ("space", "mask", "expected"),
+    [
+        (
+            S.MultiDiscrete([[2, 3], [2, 2]]),
+            ((ONE, TWO_OF_THREE), (BOTH, ONE)),  # as `space.sample(mask=...)` takes it
+            [0, 1, 1, 1, 0, 1, 1, 0, 1],
+        ),
+        (S.MultiBinary(3), np.int8([0, 2, 1]), [1, 0, 1, 1, 0, 1]),
+        (S.Discrete(3), np.array([[1], [0], [1]]), [1, 0, 1]),
+    ],
+)
+def test_masks_in_gymnasiums_own_forms(space, mask, expected):
+    class Given(Sampled):
+        def reset(self, **kwargs):
+            return super().reset(**kwargs)[0], {"action_mask": mask}
+
+    env = AgentEnv(lambda: Given(VECTOR, space))
+    np.testing.assert_array_equal(env.reset(0)[3:], expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [(True, 1), (np.bool_(False), 0), (1.0, 1), ("False", None), (np.array([True, False]), None)],
+)
+def test_success_is_one_true_or_false(said, found):
+    class Says(Sampled):
+        def step(self, action):
+            return *super().step(action)[:4], {"is_success": said}
+
+    agent = DreamerAgent(3, 2, True, tiny_config())
+    assert evaluate(agent, lambda: Says(VECTOR, TWO), 2, details=True)[1].get("success") == found

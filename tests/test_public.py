@@ -16,7 +16,7 @@ import dreamer
 ALGORITHM = ["utils", "networks", "rssm", "replay_buffer", "config", "agent"]
 WHAT_RUNS_IT = "checkpoint spaces envs evaluation run resume tensorboard training check".split()
 ORDER = [*ALGORITHM, *WHAT_RUNS_IT, "__main__"]
-FOR_COMMANDS = {f"dreamer.{name}" for name in ("check", "evaluation", "resume", "run")}
+FOR_COMMANDS = {f"dreamer.{n}" for n in "check envs evaluation resume run training".split()}
 
 
 def module(name: str) -> Path:
@@ -93,5 +93,5 @@ def test_the_repository_can_be_read_in_one_sitting():
         for path in folder.glob("*.py")
     }
     assert sum(lines[module(name)] for name in ALGORITHM) <= 1_450
-    assert sum(count for path, count in lines.items() if path.parent.name != "tests") <= 6_600
+    assert sum(count for path, count in lines.items() if path.parent.name != "tests") <= 7_700
     assert {path.name: count for path, count in lines.items() if count > 450} == {}

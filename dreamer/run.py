@@ -270,20 +270,23 @@ class Run:
         due = self.step * c.evals // c.steps > self.evaluated * c.evals // c.steps
         return due and bool(self.updates) and self.affordable_episodes() > 0
 
-    def steps_left_to_evaluate(self) -> float:
-        """`eval_cost` steps for every step of training, less those that were taken."""
-        return self.config.eval_cost * self.step - self.eval_steps
-
     def affordable_episodes(self) -> int:
-        """How many episodes an evaluation can afford now, each as long as the environment's time
-        limit. Where none is known they are reckoned to be as long as the longest so far, and from
-        one evaluation to the next their number at most doubles: greedy ones may last longer."""
-        most, length = self.config.eval_episodes, self.env.time_limit
+        """How many episodes an evaluation can afford now: `eval_cost` steps for each step of
+        training, less those that were taken and those of one episode at the run's end.
+
+        An episode is reckoned to be as long as the environment's time limit. Where none is known it
+        is the longest so far, and from one evaluation to the next their number at most doubles:
+        greedy episodes may last longer.
+        """
+        c, most, length = self.config, self.config.eval_episodes, self.env.time_limit
         if not length:
             length = max(self.longest, self.env.episode_steps, 1)
             most = min(most, int(2 * self.evals[-1]["episodes"]) if self.evals else 1)
-        held = self.config.action_repeat
-        return int(min(most, self.steps_left_to_evaluate() // (math.ceil(length / held) * held)))
+        length = math.ceil(length / c.action_repeat) * c.action_repeat
+        left = c.eval_cost * self.step - self.eval_steps
+        if self.step < c.steps:
+            left = min(left, c.eval_cost * c.steps - self.eval_steps - length)
+        return max(0, int(min(most, left // length)))
 
     def evaluate(self) -> dict[str, float]:
         """Log a greedy evaluation and how good dreams and values are; return the numbers. What was

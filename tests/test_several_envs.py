@@ -177,6 +177,16 @@ def test_a_time_limit_that_is_known_is_what_an_episode_is_reckoned_at():
     assert [row["step"] for row in run.evals] == [200, 400, 600, 800, 1000]
 
 
+def test_something_is_left_for_an_evaluation_at_the_end():
+    """An episode of 300 steps, three of which can be paid for, one of them at the last step."""
+    gym.register("Limited-v0", lambda: Walk(length=300), max_episode_steps=300)
+    try:
+        run = quiet("Limited-v0", tiny_config(steps=1900, evals=10, train_ratio=0.5))
+    finally:
+        del gym.registry["Limited-v0"]
+    assert [row["step"] for row in run.evals] == [600, 1200, 1900]
+
+
 def test_no_episode_is_left_out_for_being_long():
     """All that were begun count: half of them last 2 steps, half of them 50."""
 

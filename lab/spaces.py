@@ -1,4 +1,4 @@
-"""Three environments whose spaces are no vectors, learned from the first step to the last.
+"""Two environments whose spaces are no vectors, learned from the first step to the last.
 
     python -m lab.spaces              trains three seeds of each, about half an hour on one core
     python -m lab.spaces --plot-only  draws assets/spaces.png anew from assets/results/spaces
@@ -63,9 +63,6 @@ gym.register(
 TASKS = {  # name -> id, return that counts as learned, config
     # The goal is reached in 6 steps or never.
     "frozen_lake": ("FrozenLakeNotSlippery-v1", 1.0, Config(steps=10_000, train_ratio=64)),
-    # The best possible is 7.9 on average (Gymnasium's own threshold of 8 is above it), here at most
-    # two steps longer. A random taxi rarely gets anyone home, hence the longer prefill.
-    "taxi": ("Taxi-v4", 5.9, Config(steps=20_000, train_ratio=64, prefill=5_000, eval_cost=50)),
     # Nine tenths of what the best of the nine actions at each step gets on average, 17.3.
     "two_joints": ("TwoJoints-v0", 15.5, Config(steps=10_000, train_ratio=64)),
 }

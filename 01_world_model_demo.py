@@ -52,7 +52,8 @@ def random_episodes(seed: int, stream: int, hold: int) -> Iterator[Episode]:
 
 def fill_replay(config: Config, agent: DreamerAgent) -> ReplayBuffer:
     """At least `config.steps` environment steps, as replay rows."""
-    replay = ReplayBuffer(config.capacity, agent.obs_size, agent.action_size, agent.segments)
+    sizes = agent.obs_size, agent.action_size, agent.segments, agent.rssm.sizes
+    replay = ReplayBuffer(config.capacity, *sizes)
     steps = 0
     for episode in random_episodes(config.seed, TRAINING, config.explore_hold):
         last = len(episode["obs"]) - 1
@@ -74,12 +75,13 @@ def learn(agent: DreamerAgent, replay: ReplayBuffer) -> list[dict[str, float]]:
     for done in (bar := tqdm(range(1, updates + 1), unit="update")):
         batch = replay.sample(c.batch_size, c.seq_len, rng)
         batch = {name: torch.from_numpy(rows).to(agent.device) for name, rows in batch.items()}
-        _, _, loss, metrics = agent.learn_world(batch)
+        post, _, loss, metrics = agent.learn_world(batch)
         agent.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(params, c.grad_clip, foreach=True)
         agent.optimizer.step()
         agent.schedule.step()
+        replay.refresh(batch["index"].cpu().numpy(), post)
 
         if done % max(1, updates // 200) == 0:
             values = {name: value.item() for name, value in metrics.items()}

@@ -37,8 +37,10 @@ def main(args: cli.Args) -> None:
             # first, random steps owe is made up when they are over.
             while run.updates < run.updates_due():
                 batch = run.sample()  # windows of replayed rows, (B, T) of each field
-                metrics = agent.update(batch)  # world model, then dreams, then actor and critic
-                run.learned(metrics)
+                # The world model, then dreams, then actor and critic. `states`: what the model now
+                # makes of these rows; the windows that start in the next ones begin from there.
+                metrics, states = agent.update(batch)
+                run.learned(batch["index"], metrics, states)
                 session.pause()  # here the run may be saved, or stopped by Ctrl-C
 
             # Report: a row of the log, and an evaluation without exploration, when they are due.

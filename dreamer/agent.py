@@ -179,11 +179,11 @@ class DreamerAgent(nn.Module):
 
     # ------------------------------------------------------------ learning
 
-    def update(self, rows: dict[str, np.ndarray]) -> Metrics:
+    def update(self, rows: dict[str, np.ndarray]) -> tuple[Metrics, Posterior]:
         """One gradient update of world model, actor and critic from a replayed batch.
 
-        rows: the fields of `ReplayBuffer.sample`. Returns metrics as detached scalar tensors
-        (docs/glossary.md).
+        rows: what `ReplayBuffer.sample` gives. Returns metrics as detached scalar tensors
+        (docs/glossary.md), and the states of the rows, for `ReplayBuffer.refresh`.
         """
         batch = {k: torch.from_numpy(v).to(self.device) for k, v in rows.items()}
 
@@ -221,7 +221,15 @@ class DreamerAgent(nn.Module):
             "actor_grad_norm": norms[1],
             "critic_grad_norm": norms[2],
         }
-        return {name: value.detach() for name, value in metrics.items()}
+        return {name: value.detach() for name, value in metrics.items()}, post
+
+    def filter(
+        self, batch: dict[str, Tensor], rng: torch.Generator | None = None
+    ) -> tuple[Posterior, State]:
+        """`RSSM.observe` of replayed windows, each from the state kept in the row before it."""
+        before = State(*(batch[f"prev_{name}"] for name in State._fields))
+        embed, rng = self.encoder(batch["obs"]), self.rng if rng is None else rng
+        return self.rssm.observe(embed, batch["action"], batch["is_first"], rng, before)
 
     def learn_world(self, batch: dict[str, Tensor]) -> tuple[Posterior, Tensor, Tensor, Metrics]:
         """World model loss of a batch: (posterior, feat (B, T, F), loss, metrics).
@@ -235,9 +243,7 @@ class DreamerAgent(nn.Module):
         """
         c = self.config
         self.encoder.norm.update(batch["obs"])
-        post, _ = self.rssm.observe(
-            self.encoder(batch["obs"]), batch["action"], batch["is_first"], self.rng
-        )
+        post, _ = self.filter(batch)
         feat = self.rssm.get_feat(post)  # (B, T, F)
         prior_feat = self.rssm.get_feat(self.rssm.sample_prior(post, self.rng))  # (B, T, F)
         reward, cont = batch["reward"], 1 - batch["is_terminal"].float()

@@ -65,7 +65,8 @@ def look(env: AgentEnv, config: Config) -> Iterator[tuple[str, str]]:
         yield "action mask", "given: part of what is observed and dreamed; masked: never chosen"
 
     rows = min(config.capacity, 2 * config.steps // config.action_repeat)
-    row = ReplayBuffer(2, env.obs_size, env.action_size, env.segments).rows.values()
+    state = config.deter, config.categoricals, config.classes
+    row = ReplayBuffer(2, env.obs_size, env.action_size, env.segments, state).rows.values()
     yield "replay", f"{rows:,} rows or fewer, {rows * sum(c[0].nbytes for c in row) / 1e6:,.1f} MB"
     cost = f"at most {config.eval_cost:g} steps for each step of training (eval_cost)"
     many = f"{config.evals} of up to {config.eval_episodes} episodes, {cost}"

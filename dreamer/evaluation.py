@@ -280,17 +280,19 @@ def dream_on(
     is_first: Tensor,
     context: int,
     rng: torch.Generator,
+    before: State | None = None,
 ) -> Tensor:
     """Watch `context` rows of N windows, then dream on with the prior alone, taking the real
     actions.
 
-    obs (N, T, O), action (N, T, A), is_first (N, T) bool. Returns the states feat
-    (N, T - context, F) of the dreamed rows. Only the first `context` observations are ever read,
-    and the dream is made from the one state that they leave.
+    obs (N, T, O), action (N, T, A), is_first (N, T) bool; before: the states in the rows before
+    the windows, None where episodes start with them. Returns the states feat (N, T - context, F) of
+    the dreamed rows. Only the first `context` observations are ever read, and the dream is made
+    from the one state that they leave.
     """
     seen = slice(0, context)
     embed = agent.encoder(obs[:, seen])
-    _, state = agent.rssm.observe(embed, action[:, seen], is_first[:, seen], rng)
+    _, state = agent.rssm.observe(embed, action[:, seen], is_first[:, seen], rng, before)
     horizon = action.shape[1] - context
     dream = agent.rssm.imagine(state, lambda _, t: action[:, context - 1 + t], horizon, rng)
     return agent.rssm.get_feat(dream)[:, 1:]
@@ -300,7 +302,7 @@ def dream_on(
 def open_loop(
     agent: DreamerAgent, obs: np.ndarray, action: np.ndarray, context: int, seed: int
 ) -> Episode:
-    """What `dream_on` says of windows that lie within episodes, in the environment's units.
+    """What `dream_on` says of the first rows of episodes, in the environment's units.
 
     obs (N, T, O), action (N, T, A). Returns obs, reward and cont of the dreamed rows, with leading
     shape (N, T - context).
@@ -333,7 +335,8 @@ def open_loop_error(
     rows = replay.sample(64, steps, np.random.default_rng(derive_seed(seed, PROBE)))
     batch = {k: torch.from_numpy(v).to(agent.device) for k, v in rows.items()}
     rng = make_rng(agent.device, seed, PROBE)
-    feat = dream_on(agent, batch["obs"], batch["action"], batch["is_first"], context, rng)
+    before = State(*(batch[f"prev_{name}"] for name in State._fields))
+    feat = dream_on(agent, batch["obs"], batch["action"], batch["is_first"], context, rng, before)
     real, guess = agent.encoder.norm(batch["obs"]), agent.decoder.mean(agent.decoder(feat))
     alive = (~batch["is_last"][:, context - 1 : -1]).cumprod(1).float()
     errors = {

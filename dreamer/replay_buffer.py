@@ -9,6 +9,8 @@ The time diagram that the whole package relies on:
     is_first  True                             state and previous action are erased here
     is_last                          True      the episode ends here, for whatever reason
     is_terminal                      True      ... because the task ended (not a time limit)
+    deter, stoch  s_0    s_1          -        the model's state after x_t: a window that starts in
+                                               row t+1 begins from s_t, and puts new states here
 
                        R_t = r_{t+1} + γ c_{t+1} [(1 - λ) v_{t+1} + λ R_{t+1}]
 
@@ -17,6 +19,9 @@ of an episode has a row of its own, whose action is zeros and is never used. The
 target c_t is `1 - is_terminal_t`: a time limit (truncation) ends the episode but not the task, and
 what would follow it still has value. The next row is the first of the next episode. A window may
 start in mid-episode and may cross episodes: no padding, no masks.
+
+The states are those that acting had, until the row is replayed; then those that the update found
+(the authors' replay context).
 """
 
 import math
@@ -27,6 +32,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dreamer.rssm import Posterior, State
+
 FIELDS = ("obs", "action", "reward", "is_first", "is_last", "is_terminal")
 
 
@@ -34,18 +41,23 @@ class ReplayBuffer:
     """The last `capacity` rows of experience, oldest overwritten first; adding is O(1).
 
     segments: sizes of the one-hot vectors that make up an action, none for continuous actions.
-    One-hot actions are kept as class numbers, so that a row is small however many classes there
-    are. Raises ValueError for a capacity below 2, and where the machine has no memory for so many
-    rows. Memory is touched only as rows come in.
+    state: sizes (D, S, K) of the model's state. One-hot vectors are kept as class numbers, so that
+    a row is small however many classes there are. Raises ValueError for a capacity below 2, and
+    where the machine has no memory for so many rows. Memory is touched only as rows come in.
     """
 
     def __init__(
-        self, capacity: int, obs_size: int, action_size: int, segments: Sequence[int] = ()
+        self,
+        capacity: int,
+        obs_size: int,
+        action_size: int,
+        segments: Sequence[int] = (),
+        state: tuple[int, int, int] = (0, 0, 0),
     ):
         if capacity < 2:
             raise ValueError(f"capacity must be at least 2 rows, got {capacity}")
-        self.capacity, self.action_size = capacity, action_size
-        self.offsets = np.cumsum([0, *segments])[:-1]  # where each one-hot part begins
+        self.capacity, self.segments = capacity, tuple(segments)
+        deter, categoricals, self.classes = state
         self.size = 0  # rows filled
         self.head = 0  # where the next row is written
         columns: dict[str, tuple[tuple[int, ...], type]] = {
@@ -55,6 +67,8 @@ class ReplayBuffer:
             "is_first": ((), bool),
             "is_last": ((), bool),
             "is_terminal": ((), bool),
+            "deter": ((deter,), np.float16),  # of numbers from -1 to 1
+            "stoch": ((categoricals,), np.int16),
         }
         self.shapes = {"obs": (obs_size,), "action": (action_size,), "reward": ()}
         row = sum(math.prod(shape) * np.dtype(t).itemsize for shape, t in columns.values())
@@ -82,9 +96,10 @@ class ReplayBuffer:
         is_first: bool,
         is_last: bool,
         is_terminal: bool,
+        state: State | None = None,
     ) -> None:
-        """Write one row (see the time diagram). Raises ValueError for NaN, infinity or a wrong
-        shape, and writes nothing then."""
+        """Write one row (see the time diagram). state: of the model (batch 1), zeros if None.
+        Raises ValueError for NaN, infinity or a wrong shape, and writes nothing then."""
         values: dict[str, Any] = dict(
             zip(FIELDS, (obs, action, reward, is_first, is_last, is_terminal), strict=True)
         )
@@ -97,29 +112,30 @@ class ReplayBuffer:
         values["action"] = self.keep(np.asarray(action))
         for name in FIELDS:
             self.rows[name][self.head] = values[name]
+        self.rows["deter"][self.head], self.rows["stoch"][self.head] = 0, -1
+        if state is not None:
+            self.refresh(np.array([self.head]), state)
         self.head = (self.head + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
 
     def keep(self, action: np.ndarray) -> np.ndarray:
         """An action (A,) as a row holds it: of one-hot parts the classes (G,), -1 for all zeros."""
-        if not len(self.offsets):
+        if not self.segments:
             return action
-        hot = np.full(len(self.offsets), -1, np.int32)
+        offsets = np.cumsum([0, *self.segments])[:-1]  # where each one-hot part begins
+        hot = np.full(len(offsets), -1, np.int32)
         index = action.nonzero()[0]
-        hot[np.searchsorted(self.offsets, index, "right") - 1] = index
-        return np.where(hot >= 0, hot - self.offsets, -1)
+        hot[np.searchsorted(offsets, index, "right") - 1] = index
+        return np.where(hot >= 0, hot - offsets, -1)
 
-    def one_hot(self, classes: np.ndarray) -> np.ndarray:
-        """Kept classes (..., G) -> float32 (..., A)."""
-        action = np.zeros((*classes.shape[:-1], self.action_size), np.float32)
-        where = np.nonzero(classes >= 0)
-        action[(*where[:-1], (classes + self.offsets)[where])] = 1
-        return action
+    def unkeep(self, action: np.ndarray) -> np.ndarray:
+        """Kept actions (..., G) or (..., A) -> float32 (..., A)."""
+        return one_hot(action, self.segments) if self.segments else action
 
     def sample(
         self, batch_size: int, seq_len: int, rng: np.random.Generator, recency: float = 1.0
     ) -> dict[str, np.ndarray]:
-        """Randomly drawn windows: every field with leading shape (B, T).
+        """Randomly drawn windows, see `windows`.
 
         A window's age is the oldest one's times u^recency, u uniform from 0 to 1: with 1 all
         windows are equally likely, with 2 the likelihood falls as 1/sqrt(age). No window crosses
@@ -133,11 +149,30 @@ class ReplayBuffer:
         newest = self.head - seq_len
         age = (self.size - seq_len + 1) * rng.random(batch_size) ** recency
         start = newest - age.astype(np.int64)
-        index = (start[:, None] + np.arange(seq_len)) % self.capacity  # (B, T)
-        batch = {name: rows[index] for name, rows in self.rows.items()}
-        if len(self.offsets):
-            batch["action"] = self.one_hot(batch["action"])
-        return batch
+        return self.windows(start[:, None] + np.arange(seq_len))
+
+    def windows(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """FIELDS of the rows `index` (B, T), counted as `head` is, with leading shape (B, T);
+        what was in the rows before the windows, `prev_deter` (B, D), `prev_stoch` (B, S, K) and
+        `prev_action` (B, A), zeros before the oldest row; and `index`, for `refresh`.
+        """
+        before, known = index[:, 0] - 1, index[:, :1] > self.head - self.size
+        index, before = index % self.capacity, before % self.capacity
+        batch = {name: self.rows[name][index] for name in FIELDS}
+        batch["action"] = self.unkeep(batch["action"])
+        stoch = np.where(known, self.rows["stoch"][before], -1)
+        return {
+            **batch,
+            "prev_deter": self.rows["deter"][before].astype(np.float32) * known,
+            "prev_stoch": one_hot(stoch[..., None], [self.classes]),
+            "prev_action": self.unkeep(self.rows["action"][before]) * known,
+            "index": index,
+        }
+
+    def refresh(self, index: np.ndarray, states: State | Posterior) -> None:
+        """Keep new states (..., D) and (..., S, K) in the rows `index` (...)."""
+        self.rows["deter"][index] = states.deter.detach().cpu()
+        self.rows["stoch"][index] = states.stoch.detach().argmax(-1).cpu()
 
     def state_dict(self) -> dict[str, Any]:
         """Filled rows (as tensors that share memory with the buffer) and the write position."""
@@ -160,6 +195,15 @@ class ReplayBuffer:
             rows[:size] = saved
         self.size = size
         self.head = head if state["capacity"] == self.capacity else size % self.capacity
+
+
+def one_hot(classes: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Class numbers (..., G), -1 for none -> G one-hot vectors of these sizes side by side,
+    float32 (..., sum of sizes)."""
+    code = np.zeros((*classes.shape[:-1], sum(sizes)), np.float32)
+    where = np.nonzero(classes >= 0)
+    code[(*where[:-1], (classes + np.cumsum([0, *sizes])[:-1])[where])] = 1
+    return code
 
 
 def memory_of_this_machine() -> float:

@@ -382,8 +382,7 @@ def repeat(run: Run, actions: np.ndarray, obs: np.ndarray, reward: float) -> boo
     """Take the present episode's actions again; whether that leads to `obs` and `reward`."""
     run.start_episode()
     for kept in actions:
-        action = run.replay.one_hot(kept) if len(run.replay.offsets) else kept
-        run.obs, run.reward, terminated, truncated = run.env.step(action)
+        run.obs, run.reward, terminated, truncated = run.env.step(run.replay.unkeep(kept))
         run.episode_actions.append(kept)
         if terminated or truncated:
             return False

@@ -62,7 +62,7 @@ class RSSM(nn.Module):
     ):
         super().__init__()
         self.deter, self.categoricals, self.classes, self.mix = deter, categoricals, classes, mix
-        self.action_size = action_size
+        self.action_size, self.sizes = action_size, (deter, categoricals, classes)
         latent = categoricals * classes
 
         # Layers that act on a concatenation are written as a sum of one Linear per part: the

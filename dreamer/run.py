@@ -30,7 +30,7 @@ from dreamer.evaluation import (
     open_loop_error,
 )
 from dreamer.replay_buffer import ReplayBuffer
-from dreamer.rssm import State
+from dreamer.rssm import Posterior, State
 from dreamer.utils import derive_seed, symlog
 
 REPORTS = 200  # rows of metrics in the log of a run
@@ -61,7 +61,8 @@ class Run:
             parts, masked = self.env.obs_parts, self.env.masked
             self.agent = DreamerAgent(*sizes, config, device, parts, masked)
             rows = 2 * config.steps // config.action_repeat  # at most: one more for each episode
-            self.replay = ReplayBuffer(min(config.capacity, max(rows, config.seq_len, 2)), *sizes)
+            rows = min(config.capacity, max(rows, config.seq_len, 2))
+            self.replay = ReplayBuffer(rows, *sizes, self.agent.rssm.sizes)
         except BaseException:
             self.close()
             raise
@@ -122,6 +123,8 @@ class Run:
             self.start_episode()
         if self.chosen is None:
             is_first = np.array([self.is_first])
+            if self.updates and self.prefill_just_over() and not self.is_first:
+                self.state = self.filter_anew()  # those updates have changed what states mean
             actions, state = self.agent.act(self.obs[None], is_first, self.state)
             action = actions[0]
             if self.random_is_due():
@@ -133,7 +136,7 @@ class Run:
     def take(self, action: np.ndarray, state: State) -> None:
         """Take the chosen action, add the row to the replay, keep what comes back."""
         obs, reward, terminated, truncated = self.env.step(action)
-        self.replay.add(self.obs, action, self.reward, self.is_first, False, False)
+        self.replay.add(self.obs, action, self.reward, self.is_first, False, False, state)
         self.state, self.chosen = state, None
         self.obs, self.reward, self.is_first = obs, reward, False
         self.episode_actions.append(self.replay.keep(action))
@@ -144,6 +147,18 @@ class Run:
             self.longest = max(self.longest, length)
             self.log.write("episode", self.step, **{"return": self.ret, "length": length})
             self.end_episode(terminated)
+
+    def prefill_just_over(self) -> bool:
+        """Whether this is the first step after it, before which all owed updates are made."""
+        return 0 <= self.step - self.prefill < self.config.action_repeat
+
+    @torch.inference_mode()
+    def filter_anew(self) -> State:
+        """The filter's state after the present episode so far, by the model as it is now."""
+        rows = min(len(self.episode_actions), len(self.replay))
+        window = self.replay.windows(np.arange(self.replay.head - rows, self.replay.head)[None])
+        batch = {k: torch.from_numpy(v).to(self.agent.device) for k, v in window.items()}
+        return self.agent.filter(batch)[1]
 
     def start_episode(self) -> None:
         self.obs = self.env.reset(derive_seed(self.config.seed, EPISODES, self.episode))
@@ -195,7 +210,8 @@ class Run:
 
     def learn(self) -> None:
         """One update of world model, actor and critic from replayed windows."""
-        self.learned(self.agent.update(self.sample()))
+        batch = self.sample()
+        self.learned(batch["index"], *self.agent.update(batch))
 
     def sample(self) -> dict[str, np.ndarray]:
         """A batch of windows from the replay."""
@@ -203,13 +219,14 @@ class Run:
         if self.updates == 0:
             self.warn_of_faint_observations()
             self.warn_of_faint_rewards()
-        if self.step - self.prefill < c.action_repeat and due - self.updates > 10:
+        if self.prefill_just_over() and due - self.updates > 10:
             self.say(f"learning from the warm-up data {self.updates + 1}/{due}")
         return self.replay.sample(c.batch_size, c.seq_len, self.replay_rng, c.recency)
 
-    def learned(self, metrics: Metrics) -> None:
-        """Count an update, and keep what it says. Raises FloatingPointError where a loss or a
-        gradient is no longer finite."""
+    def learned(self, index: np.ndarray, metrics: Metrics, states: Posterior) -> None:
+        """Count an update of these rows (B, T), and keep what it says. Raises FloatingPointError
+        where a loss or a gradient is no longer finite."""
+        self.replay.refresh(index, states)
         self.metrics = metrics
         self.updates += 1
         check = sum(metrics[k] for k in metrics if k == "loss" or k.endswith("grad_norm"))

@@ -30,10 +30,10 @@ GROWTH = (("batch_size",), ("seq_len",), ("imag_starts",), ("imag_horizon",), ("
 OBS_SIZE, ACTION_SIZE, EPISODE = 4, 2, 200  # CartPole's sizes; rows of each made-up episode
 
 
-def filled_replay(rows: int) -> ReplayBuffer:
+def filled_replay(rows: int, state: tuple[int, int, int]) -> ReplayBuffer:
     """A full buffer of random observations and actions; every episode terminates."""
     rng = np.random.default_rng(0)
-    replay = ReplayBuffer(rows, OBS_SIZE, ACTION_SIZE, (ACTION_SIZE,))
+    replay = ReplayBuffer(rows, OBS_SIZE, ACTION_SIZE, (ACTION_SIZE,), state)
     replay.rows["obs"][:] = rng.standard_normal((rows, OBS_SIZE))
     replay.rows["action"][:, 0] = rng.integers(0, ACTION_SIZE, rows)
     replay.rows["reward"][:] = 1
@@ -47,7 +47,8 @@ def make_update(config: Config) -> Callable[[], Any]:
     """A function that makes one update of a fresh agent."""
     agent = DreamerAgent(OBS_SIZE, ACTION_SIZE, True, config)
     sizes = config.batch_size, config.seq_len
-    batch = filled_replay(10 * EPISODE).sample(*sizes, np.random.default_rng(1))
+    replay = filled_replay(10 * EPISODE, agent.rssm.sizes)
+    batch = replay.sample(*sizes, np.random.default_rng(1))
     return lambda: agent.update(batch)
 
 

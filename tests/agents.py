@@ -44,6 +44,17 @@ def make_batch(config: Config, discrete: bool = True, seed: int = 0) -> dict[str
         "is_first": is_first,
         "is_last": is_last,
         "is_terminal": is_last & (rng.random(shape) < 0.5),
+        **make_start(config, action[:, 0], rng),
+    }
+
+
+def make_start(config: Config, action: np.ndarray, rng: np.random.Generator) -> dict:
+    """What was in the rows before the windows."""
+    latent = rng.integers(config.classes, size=(config.batch_size, config.categoricals))
+    return {
+        "prev_deter": rng.uniform(-1, 1, (config.batch_size, config.deter)).astype(np.float32),
+        "prev_stoch": np.eye(config.classes, dtype=np.float32)[latent],
+        "prev_action": action,
     }
 
 
@@ -69,6 +80,7 @@ def adversarial_update(agent: DreamerAgent, rng: np.random.Generator) -> None:
             "is_first": rng.random(shape) < 0.2,
             "is_last": is_last,
             "is_terminal": is_last & (rng.random(shape) < 0.5),
+            **make_start(agent.config, action[:, 0], rng),
         }
     )
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_scale")
 def test_an_update_moves_every_part_and_leaves_it_finite(discrete, actor_grad):
     agent = make_agent(discrete, actor_grad=actor_grad)
     before = {part: [p.clone() for p in getattr(agent, part).parameters()] for part in PARTS}
-    metrics = agent.update(make_batch(agent.config, discrete))
+    metrics, _ = agent.update(make_batch(agent.config, discrete))
     for part in PARTS:
         after = list(getattr(agent, part).parameters())
         assert any(not torch.equal(p, q) for p, q in zip(before[part], after, strict=True)), part
@@ -62,7 +62,7 @@ def test_optimizer_follows_the_rates():
 def test_the_world_model_learns_one_batch_by_heart():
     agent = make_agent(stir=0, steps=10_000, model_lr=1e-2, hidden=32, deter=32, imag_horizon=1)
     batch = make_batch(agent.config)
-    losses = [agent.update(batch) for _ in range(150)]
+    losses = [agent.update(batch)[0] for _ in range(150)]
     assert losses[0]["reward_loss"].item() == pytest.approx(math.log(255), rel=1e-5)
     assert losses[-1]["reward_loss"] < 1  # two-hot targets have an entropy of up to ln 2
     assert losses[-1]["cont_loss"] < 0.1 < losses[0]["cont_loss"]
@@ -87,7 +87,7 @@ def test_a_fresh_slow_critic_is_the_critic():
 
 def test_the_loss_is_the_sum_of_its_parts():
     agent = make_agent(replay_value_weight=0.3)
-    metrics = agent.update(make_batch(agent.config))
+    metrics, _ = agent.update(make_batch(agent.config))
     expected = (
         metrics["model_loss"]
         + metrics["actor_loss"]
@@ -99,7 +99,7 @@ def test_the_loss_is_the_sum_of_its_parts():
 
 def test_gradients_are_clipped_for_each_group():
     agent = make_agent(grad_clip=1e-3)
-    metrics = agent.update(make_batch(agent.config))
+    metrics, _ = agent.update(make_batch(agent.config))
     groups = {
         "model": [p for part in MODEL_PARTS for p in getattr(agent, part).parameters()],
         "actor": list(agent.actor.parameters()),
@@ -116,7 +116,7 @@ def test_same_seed_same_numbers(discrete):
     def weights_and_metrics(seed):
         torch.manual_seed(np.random.default_rng().integers(1000))  # the global seed is irrelevant
         agent = DreamerAgent(OBS, ACTION, discrete, tiny_config(seed=seed))
-        metrics = [agent.update(make_batch(agent.config, discrete, i)) for i in range(3)]
+        metrics = [agent.update(make_batch(agent.config, discrete, i))[0] for i in range(3)]
         return list(agent.state_dict().values()), metrics[-1]
 
     first, again, other = (weights_and_metrics(seed) for seed in (3, 3, 4))
@@ -144,7 +144,7 @@ def test_same_seed_same_numbers(discrete):
 def test_sensible_extremes_can_be_updated(discrete, extreme):
     agent = make_agent(discrete, stir=0, **extreme)
     for i in range(3):
-        metrics = agent.update(make_batch(agent.config, discrete, seed=i))
+        metrics, _ = agent.update(make_batch(agent.config, discrete, seed=i))
     assert all(value.isfinite() for value in metrics.values())
     assert all(p.isfinite().all() for p in agent.parameters())
 

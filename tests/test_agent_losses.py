@@ -13,6 +13,7 @@ from agents import (
     dreamed,
     expected_value,
     make_agent,
+    make_start,
     reached,
     twohot_cross_entropy,
 )
@@ -172,6 +173,7 @@ def test_what_cannot_be_foreseen_is_dreamed_as_often_as_it_happens(guesses, monk
         "is_last": last,
         "is_terminal": last,
     }
+    batch |= make_start(agent.config, batch["action"][:, 0], np.random.default_rng(0))
     with monkeypatch.context() as patch:
         if not guesses:
             patch.setattr("dreamer.agent.model_loss", loss_of_posteriors)

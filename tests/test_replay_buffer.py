@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dreamer.replay_buffer import FIELDS, ReplayBuffer
+from dreamer.rssm import State
+
+STATE = (2, 2, 3)  # sizes D, S, K
 
 
 def row(episode: int, step: int, last: bool = False, terminal: bool = False) -> dict:
@@ -23,12 +26,31 @@ def row(episode: int, step: int, last: bool = False, terminal: bool = False) -> 
         "is_first": step == 0,
         "is_last": last,
         "is_terminal": terminal,
+        "state": None if last else state(episode, step),
+    }
+
+
+def state(*numbers: int) -> State:
+    """A state from which two numbers can be read back, the second one up to 8."""
+    first, second = numbers
+    latent = torch.nn.functional.one_hot(torch.tensor([second // 3 % 3, second % 3]), 3)
+    return State(torch.tensor([[first / 100, second / 8]]), latent[None].float(), torch.zeros(1, 2))
+
+
+def before(rows: list[dict], start: int) -> dict[str, np.ndarray]:
+    """What a window finds in the row before it."""
+    found = rows[start - 1] if start else {"action": np.zeros(2), "state": None}
+    kept = found["state"] or State(torch.zeros(1, 2), torch.zeros(1, 2, 3), torch.zeros(1, 2))
+    return {
+        "prev_deter": kept.deter[0].half().float().numpy(),
+        "prev_stoch": kept.stoch[0].numpy(),
+        "prev_action": found["action"],
     }
 
 
 def filled(capacity: int, episodes: list[int], terminal: bool = False) -> ReplayBuffer:
     """A buffer with episodes of these lengths."""
-    buffer = ReplayBuffer(capacity, 3, 2)
+    buffer = ReplayBuffer(capacity, 3, 2, (), STATE)
     for episode, length in enumerate(episodes):
         for step in range(length):
             last = step == length - 1
@@ -51,7 +73,7 @@ class AgainstAList(RuleBasedStateMachine):
     @initialize(capacity=st.integers(2, 12))
     def make(self, capacity):
         self.capacity, self.episode, self.step = capacity, 0, 0
-        self.buffer = ReplayBuffer(capacity, 3, 2)
+        self.buffer = ReplayBuffer(capacity, 3, 2, (), STATE)
         self.model: list[dict] = []
 
     @rule(count=st.integers(1, 9), ends=st.sampled_from(["no", "terminal", "truncated"]))
@@ -77,10 +99,26 @@ class AgainstAList(RuleBasedStateMachine):
             assert len(expected) == length  # the window ends before the write head
             for name in FIELDS:
                 np.testing.assert_array_equal(windows[name][b], [r[name] for r in expected])
+            for name, value in before(self.model, start).items():
+                np.testing.assert_array_equal(windows[name][b], value)
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), seed=st.integers(0, 99))
+    def new_states_reach_the_rows_that_were_sampled(self, data, seed):
+        length = data.draw(st.integers(1, len(self.model)))
+        windows = self.buffer.sample(2, length, np.random.default_rng(seed))
+        rewards = [r["reward"] for r in self.model]
+        where = [[rewards.index(x) for x in window] for window in windows["reward"]]
+        new = [[state(seed, where_in % 9) for where_in in window] for window in where]
+        parts = zip(*(map(torch.cat, zip(*window, strict=True)) for window in new), strict=True)
+        self.buffer.refresh(windows["index"], State(*map(torch.stack, parts)))
+        for rows, states in zip(where, new, strict=True):
+            for i, one in zip(rows, states, strict=True):
+                self.model[i] = {**self.model[i], "state": one}
 
     @rule(seed=st.integers(0, 99), dirty=st.booleans())
     def save_and_load(self, seed, dirty):
-        fresh = ReplayBuffer(self.capacity, 3, 2)
+        fresh = ReplayBuffer(self.capacity, 3, 2, (), STATE)
         for step in range(seed if dirty else 0):
             fresh.add(**row(99, step))
         self.buffer = saved_and_loaded(self.buffer, fresh)
@@ -148,14 +186,12 @@ def test_truncation_is_last_but_not_terminal():
 
 def test_batches_have_the_documented_shapes_and_types():
     batch = filled(20, [9]).sample(4, 5, np.random.default_rng(0))
-    assert set(batch) == set(FIELDS)
-    shapes = {name: (value.shape, value.dtype) for name, value in batch.items()}
     flags = dict.fromkeys(["is_first", "is_last", "is_terminal"], ((4, 5), np.dtype(bool)))
-    f32 = np.dtype(np.float32)
-    assert (
-        shapes
-        == {"obs": ((4, 5, 3), f32), "action": ((4, 5, 2), f32), "reward": ((4, 5), f32)} | flags
-    )
+    numbers = {"obs": (4, 5, 3), "action": (4, 5, 2), "reward": (4, 5)}
+    numbers |= {"prev_deter": (4, 2), "prev_stoch": (4, 2, 3), "prev_action": (4, 2)}
+    expected = {name: (shape, np.dtype(np.float32)) for name, shape in numbers.items()} | flags
+    expected["index"] = (4, 5), np.dtype(np.int64)
+    assert {name: (value.shape, value.dtype) for name, value in batch.items()} == expected
 
 
 def test_a_batch_is_a_copy():
@@ -212,7 +248,7 @@ def test_an_empty_buffer_says_so():
 @pytest.mark.parametrize(("length", "capacity"), [(4, 11), (10, 11), (4, 4), (4, 9)])
 def test_rows_in_order_go_into_another_capacity(length, capacity):
     """A run that is given more steps goes on as if its buffer had always been that large."""
-    buffer = saved_and_loaded(filled(10, [length]), ReplayBuffer(capacity, 3, 2))
+    buffer = saved_and_loaded(filled(10, [length]), ReplayBuffer(capacity, 3, 2, (), STATE))
     assert len(buffer) == length
     rewards = [float(step) for step in range(len(buffer))]
     for step in range(3):
@@ -226,7 +262,9 @@ def test_loading_refuses_another_capacity_or_shape():
     """Another capacity can hold what is still in order, as it began, and where it has room."""
     for lengths, capacity in ([14], 11), ([14], 9), ([4], 3), ([10], 9):
         with pytest.raises(ValueError, match=f"capacity.*10.*got {capacity}"):
-            ReplayBuffer(capacity, 3, 2).load_state_dict(filled(10, lengths).state_dict())
+            ReplayBuffer(capacity, 3, 2, (), STATE).load_state_dict(
+                filled(10, lengths).state_dict()
+            )
     state = filled(10, [4]).state_dict()
     with pytest.raises(ValueError, match="obs: saved rows have shape"):
-        ReplayBuffer(10, 5, 2).load_state_dict(state)
+        ReplayBuffer(10, 5, 2, (), STATE).load_state_dict(state)

@@ -327,7 +327,7 @@ def test_a_copy_of_an_agent_acts_alike_and_goes_on_learning_alike(copied_by, kin
 
     def life(agent: DreamerAgent) -> list:
         batches = [run.replay.sample(3, 6, np.random.default_rng(i)) for i in range(3)]
-        learned = [agent.update(rows) for rows in batches]
+        learned = [agent.update(rows)[0] for rows in batches]
         actions = [agent.act(rows["obs"][:, 0], np.ones(3, bool))[0].tolist() for rows in batches]
         rates = [group["lr"] for group in agent.optimizer.param_groups]
         return [learned, actions, rates, dict(agent.state_dict()), agent.optimizer.state_dict()]

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from agents import as_tensors
 from conftest import ACTION_SPACES, CPU, Walk, lived, quiet_train, tiny_config, walk
 
 from dreamer import resume, run
@@ -233,6 +234,74 @@ def test_no_update_is_due_before_a_window_is_full(tmp_path):
         one.step = 45  # rows are what counts
     assert one.updates_due() == 45 * 4 // 18
     one.log.close()
+
+
+def after_prefill(folder, kind: str = "box", **settings) -> Run:
+    run = resume.start(walk(kind), tiny_config(**settings), folder, device="cpu")
+    while run.step < run.prefill:
+        run.act()
+    return run
+
+
+@pytest.mark.parametrize("kind", ["discrete", "box"])
+def test_windows_begin_where_acting_was(kind, tmp_path):
+    """Without updates each row keeps the state that acting had there. Whatever row a window starts
+    in, filtering it leads to the state of that very row."""
+    run = after_prefill(tmp_path, kind, prefill=30)
+    window = run.replay.sample(200, 3, np.random.default_rng(0))
+    with torch.no_grad():
+        post, _ = run.agent.filter(as_tensors(window))
+    kept = run.replay.rows["deter"][window["index"][:, 0]].astype(np.float32)
+    acted = ~window["is_last"][:, 0]  # the final row has no action, and nobody begins there
+    assert window["is_first"][acted, 0].any() and kept[acted].std(0).min() > 0.02
+    np.testing.assert_allclose(post.deter[acted, 0], kept[acted], atol=1e-3)
+    assert (run.replay.rows["stoch"][: len(run.replay)].min(1) >= 0).sum() == 30  # the others: -1
+
+
+def test_rows_keep_what_the_last_update_made_of_them(tmp_path):
+    run = after_prefill(tmp_path, batch_size=1, model_lr=0.02)
+    run.learn()
+    batch = run.sample()
+    index, (metrics, states) = batch["index"], run.agent.update(batch)
+    before = run.replay.rows["deter"][index].copy()
+    run.learned(index, metrics, states)
+    kept = run.replay.rows["deter"][index]
+    assert np.abs(kept - before).max() > 0.01
+    np.testing.assert_allclose(kept, states.deter.detach(), atol=1e-3)
+    assert (run.replay.rows["stoch"][index] == states.stoch.argmax(-1).numpy()).all()
+
+
+def test_after_the_prefill_the_filter_begins_anew(tmp_path, monkeypatch):
+    """The many updates at its end change what states mean: the state to act from is made again,
+    from the rows of the present episode. Later ones are carried on."""
+    run, given = after_prefill(tmp_path, prefill=21, model_lr=0.02), []
+    act = DreamerAgent.act
+
+    def recorded(self, obs, is_first, state):
+        given.append(state)
+        return act(self, obs, is_first, state)
+
+    monkeypatch.setattr(DreamerAgent, "act", recorded)
+    while run.updates < run.updates_due():
+        run.learn()
+    length = len(run.episode_actions)
+    assert length > 1 and run.updates > 3
+    newest = slice(run.replay.head - length, run.replay.head)
+    rows = {k: torch.from_numpy(v[newest])[None] for k, v in run.replay.rows.items()}
+    assert rows["is_first"][0].tolist() == [True] + [False] * (length - 1)
+    rng = torch.Generator()
+    rng.set_state(run.agent.rng.get_state())
+    with torch.no_grad():
+        embed = run.agent.encoder(rows["obs"])
+        _, state = run.agent.rssm.observe(embed, rows["action"], rows["is_first"], rng)
+    carried = run.state
+    run.act()
+    last = run.state
+    torch.testing.assert_close(given[0].deter, state.deter, rtol=0, atol=1e-5)
+    torch.testing.assert_close(given[0].action, carried.action)
+    assert (given[0].deter - carried.deter).abs().max() > 0.05
+    run.act()
+    assert given[1] is last
 
 
 def test_the_prefill_is_at_most_half_of_the_run(tmp_path):

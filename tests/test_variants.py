@@ -33,8 +33,12 @@ def make_agent(variant, stir=0.3, **changes):
 def make_batch(seed=0, reward=1.0):
     """Random rows of one episode that goes on."""
     rng, shape = np.random.default_rng(seed), (3, 6)
-    nothing = np.zeros(shape, bool)
+    nothing, config = np.zeros(shape, bool), tiny_config()
+    latent = config.categoricals, config.classes
     return {
+        "prev_deter": np.zeros((3, config.deter), np.float32),
+        "prev_stoch": np.zeros((3, *latent), np.float32),
+        "prev_action": np.zeros((3, ACTION), np.float32),
         "obs": rng.normal(size=(*shape, OBS)).astype(np.float32),
         "action": np.eye(ACTION, dtype=np.float32)[rng.integers(ACTION, size=shape)],
         "reward": (reward * rng.normal(size=shape)).astype(np.float32),
@@ -76,7 +80,7 @@ def test_every_variant_learns_dreams_and_is_gone_afterwards(variant):
         agent = make_agent(variant, stir=0.0)
         weights = [p.clone() for p in agent.parameters() if p.requires_grad]
         for seed in range(3):
-            metrics = agent.update(make_batch(seed))
+            metrics, _ = agent.update(make_batch(seed))
         assert all(torch.isfinite(value) for value in metrics.values())
         moved = [p for p in agent.parameters() if p.requires_grad]
         assert any(not torch.equal(*pair) for pair in zip(weights, moved, strict=True))
@@ -274,14 +278,14 @@ def test_without_return_scale_advantages_keep_their_unit(variant, package):
     agent = make_agent(variant)
     scale = agent.ret_scale.update(torch.linspace(0, 1000, 1001)).item()
     assert scale == pytest.approx(1.0 if variant == "return scale" else 900.0)
-    assert agent.update(make_batch())["ret_scale"].item() == pytest.approx(
+    assert agent.update(make_batch())[0]["ret_scale"].item() == pytest.approx(
         1.0 if variant == "return scale" else agent.ret_scale.scale().item()
     )
 
 
 @both("replay value")
 def test_without_replay_value_the_loss_is_that_of_model_and_dreams(variant, package):
-    metrics = make_agent(variant, replay_value_weight=0.3).update(make_batch())
+    metrics, _ = make_agent(variant, replay_value_weight=0.3).update(make_batch())
     dreams = metrics["model_loss"] + metrics["actor_loss"] + metrics["critic_loss"]
     rest = metrics["loss"].item() - dreams.item()
     weight = 0.0 if variant == "replay value" else 0.3
@@ -296,6 +300,6 @@ def test_without_the_slow_critic_its_weights_do_not_matter(variant, package):
         with torch.no_grad():
             for p in agent.slow_critic.parameters():
                 p += moved * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
-        return agent.update(make_batch())["critic_loss"].item()
+        return agent.update(make_batch())[0]["critic_loss"].item()
 
     assert (critic_loss(0.0) == critic_loss(1.0)) == (variant == "slow critic")

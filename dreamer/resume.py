@@ -211,6 +211,7 @@ def contents(run: Run) -> dict[str, Any]:
         "longest": run.longest,
         "minutes": [run.minutes, run.cpu_minutes],
         "metrics": run.metrics,
+        "summed": run.summed,
         "obs": None if run.obs is None else torch.from_numpy(run.obs),
         "last": [run.reward, run.ret, run.is_first],
         "episode_actions": torch.from_numpy(actions),
@@ -279,7 +280,7 @@ def load(run: Run) -> dict[str, Any]:
 def example(run: Run, saved: dict[str, Any]) -> dict[str, Any]:
     """The form of a checkpoint of this run, for `check`: that of the new run itself, and of what it
     does not have yet."""
-    c, begun = run.config, bool(saved["counters"][1])  # whether there were updates
+    c, begun, summed = run.config, bool(saved["counters"][1]), saved["summed"] > 0
     number, action = torch.empty(()), torch.empty(run.env.action_size)
     state = [torch.empty(1, c.deter), torch.empty(1, c.categoricals, c.classes), action[None]]
     weights = [p for group in run.agent.optimizer.param_groups for p in group["params"]]
@@ -288,7 +289,7 @@ def example(run: Run, saved: dict[str, Any]) -> dict[str, Any]:
         "agent": dict(run.agent.state_dict()),
         **contents(run),
         "optimizer": dict(enumerate(adam)) if begun else {},
-        "metrics": dict.fromkeys(["loss", "entropy", *saved["metrics"]], number) if begun else {},
+        "metrics": dict.fromkeys(["loss", "entropy", *saved["metrics"]] * summed, number),
         "obs": (None, torch.empty(run.env.obs_size)),
         "state": (None, state),
         "chosen": (None, [action, state]),
@@ -306,7 +307,7 @@ def check_values(run: Run, saved: dict[str, Any]) -> None:
     number, moments = torch.tensor(run.env.segments), saved["optimizer"].values()
     rules = {
         "counters": step % c.action_repeat == 0 and max(others) <= step,
-        "updates": updates <= c.updates_after(step),
+        "updates": saved["summed"] <= updates <= c.updates_after(step),
         "minutes": min(saved["minutes"]) >= 0,
         "held": saved["held"][1] <= max(c.explore_hold, PREFILL_HOLD),
         "replay": head < capacity and rows in (head, capacity),
@@ -372,6 +373,7 @@ def restore_numbers(run: Run, saved: dict[str, Any]) -> None:
     run.eval_steps, run.longest = saved["eval_steps"], saved["longest"]
     run.minutes, run.cpu_minutes = saved["minutes"]
     run.metrics = {name: value.to(device) for name, value in saved["metrics"].items()}
+    run.summed = saved["summed"]
     run.state = saved["state"] and State(*(x.to(device) for x in saved["state"]))
     if saved["chosen"]:
         action, state = saved["chosen"]

@@ -75,7 +75,8 @@ class Run:
         self.eval_steps = 0  # of the environment, in all evaluations
         self.longest = 0  # episode so far, steps of the environment
         self.minutes = self.cpu_minutes = 0.0
-        self.metrics: Metrics = {}  # of the last update
+        self.metrics: Metrics = {}  # sums over the updates since the last report
+        self.summed = 0  # updates in them
 
         # The present episode.
         self.obs: Any = None  # (O,); None: the next step starts an episode
@@ -227,7 +228,8 @@ class Run:
         """Count an update of these rows (B, T), and keep what it says. Raises FloatingPointError
         where a loss or a gradient is no longer finite."""
         self.replay.refresh(index, states)
-        self.metrics = metrics
+        self.metrics = {name: self.metrics.get(name, 0) + x for name, x in metrics.items()}
+        self.summed += 1
         self.updates += 1
         check = sum(metrics[k] for k in metrics if k == "loss" or k.endswith("grad_norm"))
         if not torch.isfinite(torch.as_tensor(check)):
@@ -268,14 +270,15 @@ class Run:
     # ------------------------------------------------------------ report
 
     def report_due(self) -> bool:
-        """REPORTS times in a run, evenly spread, once there are updates."""
+        """REPORTS times in a run, evenly spread, where there are updates to report."""
         c = self.config
         due = self.step * REPORTS // c.steps > self.reported * REPORTS // c.steps
-        return bool(self.metrics) and due
+        return self.summed > 0 and due
 
     def report(self) -> dict[str, float]:
-        """Log the metrics of the last update, and return them."""
-        values = {name: value.item() for name, value in self.metrics.items()}
+        """Log the metrics, averaged over the updates since the last report, and return them."""
+        values = {name: value.item() / self.summed for name, value in self.metrics.items()}
+        self.metrics, self.summed = {}, 0
         self.log.write("report", self.step, update=self.updates, **values)
         self.reported = self.step
         return values

@@ -43,7 +43,8 @@ CONFIG = tiny_config(evals=2)
 def broken(tmp_path_factory) -> Path:
     """The folder of a run that a fault stopped at step 45: in mid-episode, its action chosen."""
     run_dir = tmp_path_factory.mktemp("broken")
-    with pytest.raises(EnvFault):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(EnvFault):
+        patch.setattr("dreamer.run.REPORTS", 1)  # at the end: metrics are still being summed up
         quiet_train(world(46), CONFIG, run_dir)
     saved = load_checkpoint(run_dir / "checkpoint.pt")
     assert saved["obs"] is not None and saved["chosen"] and len(saved["episode_actions"])
@@ -192,6 +193,7 @@ RUN = {
     "metrics that are vectors": ("metrics/loss", torch.zeros(2)),
     "a list of metrics": ("metrics", lambda m: list(m)),
     "no metrics": ("metrics", {}),
+    "sums of too many updates": ("summed", 10**6),
     "no moments": ("optimizer", {}),
     "a moment of a wrong shape": ("optimizer/0/exp_avg", lambda x: x[:1]),
     "a moment that is not finite": ("optimizer/0/exp_avg", with_first(math.inf)),

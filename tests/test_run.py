@@ -220,10 +220,10 @@ def test_a_choice_stands_until_it_is_taken(tmp_path):
 
 
 def test_updates_follow_the_train_ratio_and_wait_for_the_prefill():
-    config = tiny_config(steps=60, prefill=20, train_ratio=6, batch_size=3, seq_len=6)
+    config = tiny_config(steps=60, prefill=20, train_ratio=18, batch_size=3, seq_len=6)
     reports = quiet_train(walk(), config).reports
     assert reports[0]["step"] == 20
-    assert [row["update"] for row in reports] == [step * 6 // 18 for step in range(20, 61)]
+    assert [row["update"] for row in reports] == [step for step in range(20, 61)]
 
 
 def test_no_update_is_due_before_a_window_is_full(tmp_path):
@@ -378,7 +378,7 @@ def test_the_log_tells_every_episode_once(tmp_path):
 def test_reports_and_evaluations_are_spread_evenly(tmp_path):
     """Whatever the steps are divided by, and nothing is said before the first update."""
     one = make_run(tmp_path, "discrete", steps=1_000, evals=3, eval_cost=50)
-    one.metrics, one.updates = {"loss": torch.zeros(())}, 1
+    one.summed = one.updates = 1
     reports, evaluations = [], []
     for one.step in range(1_001):
         if one.report_due():
@@ -389,8 +389,22 @@ def test_reports_and_evaluations_are_spread_evenly(tmp_path):
             one.evaluated = one.step
     assert reports == list(range(5, 1_001, 1_000 // REPORTS))
     assert evaluations == [334, 667, 1_000]  # the first steps from a third, two thirds, all on
-    one.step, one.metrics, one.updates, one.reported, one.evaluated = 1_000, {}, 0, 0, 0
+    one.step, one.summed, one.updates, one.reported, one.evaluated = 1_000, 0, 0, 0, 0
     assert not one.report_due() and not one.evaluation_due()
+
+
+def test_a_report_averages_over_the_updates_since_the_last_one(tmp_path):
+    one = after_prefill(tmp_path)
+    batch = one.sample()
+    metrics, states = one.agent.update(batch)
+    for losses in ([1.0, 3.0, 8.0], [5.0]):
+        for loss in losses:
+            changed = {**metrics, "loss": torch.tensor(loss)}
+            one.learned(batch["index"], changed, states)
+        assert one.report()["loss"] == sum(losses) / len(losses)
+    assert not one.report_due()
+    rows = read_log(tmp_path / "log.jsonl", "report")
+    assert [(row["update"], row["loss"]) for row in rows] == [(3, 4.0), (4, 5.0)]
 
 
 def test_an_evaluation_says_returns_dreams_and_values(tmp_path):

@@ -73,15 +73,15 @@ class MLP(nn.Sequential):
 
 
 class ObsNorm(nn.Module):
-    """symlog of the observation, then each dimension to mean 0 and standard deviation 1.
+    """symlog of the observation, then each dimension to mean 0, standard deviation 1, within ±10.
 
     Symlog alone leaves an angle of ±0.1 rad so small that the decoder's squared error hardly
-    notices it; the authors' tasks have no such scales. Running averages over replayed batches,
-    debiased; a (nearly) constant dimension is not blown up. Identity before the first update.
+    notices it. Running averages over replayed batches, debiased, and none before the first; a
+    (nearly) constant dimension is not blown up. The bound is for what seldom happens, such as a
+    contact: it would outweigh all else when it does.
 
     parts: what the O entries are, in order: 0 for a number, 1 for a flag, K for a one-hot vector of
-    K entries. What is 0 or 1 stays as it is: normalised, an entry that is seldom 1 would outweigh
-    all others when it is.
+    K entries. Flags and one-hot vectors stay as they are.
     """
 
     numbers: Tensor  # (O,) bool: neither flags nor in a one-hot vector
@@ -89,6 +89,7 @@ class ObsNorm(nn.Module):
     weight: Tensor  # 1 - decay^n, the debiasing
     mean: Tensor  # (O,)
     std: Tensor  # (O,)
+    limit = 10.0  # standard deviations
 
     def __init__(self, parts: Sequence[int], decay: float = 0.99, min_std: float = 0.01):
         super().__init__()
@@ -112,7 +113,7 @@ class ObsNorm(nn.Module):
         self.std.copy_(torch.where(self.numbers, std, 1.0))
 
     def forward(self, obs: Tensor) -> Tensor:
-        return (self.symlog(obs) - self.mean) / self.std
+        return ((self.symlog(obs) - self.mean) / self.std).clamp(-self.limit, self.limit)
 
     def symlog(self, obs: Tensor) -> Tensor:
         return torch.where(self.numbers, symlog(obs), obs)

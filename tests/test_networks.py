@@ -108,6 +108,23 @@ def test_obs_norm_does_not_blow_up_a_constant_dimension():
     assert off == pytest.approx(math.log(6.06 / 6) / 0.01, abs=0.1)
 
 
+def test_obs_norm_bounds_what_seldom_or_never_happened():
+    """A contact that one row in a thousand has, and one that none has had: without a bound they
+    would be 31 and 69 standard deviations from the mean, and outweigh all else when they come."""
+    norm, rows = ObsNorm([0] * 2), torch.zeros(1000, 2)
+    rows[0, 0] = 1
+    norm.update(rows)
+    far = (math.log(2) - norm.mean) / norm.std
+    assert far.tolist() == pytest.approx([31.6, 69.3], abs=0.1)
+    assert norm(torch.tensor([[1.0, 1.0], [0.0, -1.0]])).tolist() == [
+        [10.0, 10.0],
+        [pytest.approx(-0.03, abs=0.01), -10.0],
+    ]
+    decoder = Decoder(6, norm, 16, 1)
+    guess = torch.zeros(1, 2)
+    assert decoder.loss(guess, torch.ones(1, 2)).item() == 200.0
+
+
 def test_encoder_sees_normalised_observations(rng):
     encoder = Encoder([0] * 4, 16, 2)
     obs = 1000 * torch.randn(5, 6, 4, generator=rng)

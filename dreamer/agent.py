@@ -212,15 +212,9 @@ class DreamerAgent(nn.Module):
         self.schedule.step()
         self.update_slow_critic()
 
-        metrics = {
-            **metrics,
-            **dream_metrics,
-            "replay_value_loss": loss_replay,
-            "loss": loss,
-            "model_grad_norm": norms[0],
-            "actor_grad_norm": norms[1],
-            "critic_grad_norm": norms[2],
-        }
+        names = "model_grad_norm", "actor_grad_norm", "critic_grad_norm"
+        metrics |= dream_metrics | dict(zip(names, norms, strict=True))
+        metrics |= {"replay_value_loss": loss_replay, "loss": loss}
         return {name: value.detach() for name, value in metrics.items()}, post
 
     def filter(
@@ -261,11 +255,10 @@ class DreamerAgent(nn.Module):
         return post, feat, loss, metrics
 
     def choose_starts(self, total: int) -> Tensor:
-        """Indices (N,) of the replayed states to dream from: a random subset, or all of them."""
-        if self.config.num_starts == total:
-            return torch.arange(total, device=self.device)
+        """Indices (N,) of the replayed states to dream from: `imag_starts`, or all if those are
+        fewer."""
         order = torch.randperm(total, generator=self.rng, device=self.device)
-        return order[: self.config.num_starts]
+        return order[: self.config.imag_starts]
 
     def imagine(self, post: Posterior, starts: Tensor) -> Dream:
         """Dream with the actor from the chosen posterior states, cut off from their past.
@@ -348,11 +341,7 @@ class DreamerAgent(nn.Module):
         λ-returns over real rewards; they bootstrap on the imagined return of a state where one
         was dreamed (imag_return (N,) at `starts`), else on the critic. At an episode's end λ is 0;
         after a time limit the value there still counts. A row with is_last has no successor
-        and no loss.
-
-        In the authors' code this loss also shapes the world model. Ours is cut off from it: next
-        to the squared error of a few observed numbers the value's cross-entropy is so large that
-        the latents would lose the observation.
+        and no loss. (In the authors' code this loss also shapes the world model.)
         """
         c = self.config
         feat = feat.detach()

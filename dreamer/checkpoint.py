@@ -26,6 +26,7 @@ if sys.platform != "win32":
     import fcntl
 
 FORMAT = 6  # of checkpoints; raised when their content changes
+OLDEST = 5  # format whose agents can still be loaded
 TITLE = "dreamer-from-scratch checkpoint, format {}, sha256 "
 REMEDY = "put a good copy in its place, or delete it and train anew"
 NOTHING = hashlib.sha256().hexdigest()
@@ -110,7 +111,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     found = re.fullmatch(title + rb"[0-9a-f]{64}", first)
     if not found or seal(data, int(found[1])) != first + newline:
         raise CheckpointError(f"{path} is damaged or is no checkpoint: {REMEDY}")
-    if int(found[1]) != FORMAT:
+    if not OLDEST <= int(found[1]) <= FORMAT:
         raise CheckpointError(
             f"{path} is of format {int(found[1])}, but this program reads format {FORMAT}: use the "
             "version of the program that wrote it, or delete it and train anew"

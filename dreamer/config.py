@@ -107,8 +107,3 @@ class Config:
     def updates_after(self, steps: int) -> int:
         """Gradient updates due after so many environment steps."""
         return int(steps * self.train_ratio / (self.batch_size * self.seq_len))
-
-    @property
-    def num_starts(self) -> int:
-        """Dreams per update: `imag_starts`, or all replayed states if those are fewer."""
-        return min(self.imag_starts, self.batch_size * self.seq_len)

@@ -20,7 +20,7 @@ target c_t is `1 - is_terminal_t`: a time limit (truncation) ends the episode bu
 what would follow it still has value. The next row is the first of the next episode. A window may
 start in mid-episode and may cross episodes: no padding, no masks.
 
-The states are those that acting had, until the row is replayed; then those that the update found
+The states are those that acting had, and once the row is replayed those that the update found
 (the authors' replay context).
 """
 
@@ -60,25 +60,20 @@ class ReplayBuffer:
         deter, categoricals, self.classes = state
         self.size = 0  # rows filled
         self.head = 0  # where the next row is written
-        columns: dict[str, tuple[tuple[int, ...], type]] = {
-            "obs": ((obs_size,), np.float32),
-            "action": ((len(segments),), np.int32) if segments else ((action_size,), np.float32),
-            "reward": ((), np.float32),
-            "is_first": ((), bool),
-            "is_last": ((), bool),
-            "is_terminal": ((), bool),
-            "deter": ((deter,), np.float16),  # of numbers from -1 to 1
-            "stoch": ((categoricals,), np.int16),
-        }
         self.shapes = {"obs": (obs_size,), "action": (action_size,), "reward": ()}
-        row = sum(math.prod(shape) * np.dtype(t).itemsize for shape, t in columns.values())
-        need = capacity * row  # bytes
+        row: dict[str, np.ndarray] = {
+            "obs": np.zeros(obs_size, np.float32),
+            "action": np.zeros(len(segments) or action_size, np.int32 if segments else np.float32),
+            "reward": np.zeros((), np.float32),
+            **{flag: np.zeros((), bool) for flag in FIELDS[3:]},
+            "deter": np.zeros(deter, np.float16),  # numbers from -1 to 1
+            "stoch": np.zeros(categoricals, np.int16),
+        }
+        need = capacity * sum(x.nbytes for x in row.values())
         try:
             if need > memory_of_this_machine():
                 raise MemoryError
-            self.rows: dict[str, np.ndarray] = {
-                n: np.zeros((capacity, *shape), t) for n, (shape, t) in columns.items()
-            }
+            self.rows = {name: np.zeros((capacity, *x.shape), x.dtype) for name, x in row.items()}
         except MemoryError:
             raise ValueError(
                 f"a replay of {capacity:,} rows needs {need / 1e9:.1f} GB, more than this machine "
@@ -175,17 +170,15 @@ class ReplayBuffer:
         self.rows["stoch"][index] = states.stoch.detach().argmax(-1).cpu()
 
     def state_dict(self) -> dict[str, Any]:
-        """Filled rows (as tensors that share memory with the buffer) and the write position."""
-        rows = {name: torch.from_numpy(rows[: self.size]) for name, rows in self.rows.items()}
-        return {**rows, "capacity": self.capacity, "head": self.head}
+        """All rows, oldest first, as tensors."""
+        order = np.arange(self.head - self.size, self.head) % self.capacity
+        return {name: torch.from_numpy(rows[order]) for name, rows in self.rows.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError when the rows are of another shape, or of another capacity and already
-        written over in its order."""
-        size, head = len(state["reward"]), state["head"]
-        in_order = head % state["capacity"] == size % state["capacity"] and size <= self.capacity
-        if state["capacity"] != self.capacity and not in_order:
-            raise ValueError(f"capacity must be the saved {state['capacity']}, got {self.capacity}")
+        """Raises ValueError where the rows are of another shape or too many."""
+        size = len(state["reward"])
+        if size > self.capacity:
+            raise ValueError(f"capacity must be at least the {size} saved rows: {self.capacity}")
         for name, rows in self.rows.items():
             saved = state[name].numpy()
             if saved.shape != (size, *rows.shape[1:]):
@@ -193,8 +186,7 @@ class ReplayBuffer:
                     f"{name}: saved rows have shape {saved.shape[1:]}, not {rows.shape[1:]}"
                 )
             rows[:size] = saved
-        self.size = size
-        self.head = head if state["capacity"] == self.capacity else size % self.capacity
+        self.size, self.head = size, size % self.capacity
 
 
 def one_hot(classes: np.ndarray, sizes: Sequence[int]) -> np.ndarray:

@@ -302,7 +302,6 @@ def check_values(run: Run, saved: dict[str, Any]) -> None:
     """Raises ValueError for numbers of the right form to which no run comes."""
     c, replay, actions = run.config, saved["replay"], saved["episode_actions"]
     step, updates, *others = saved["counters"]
-    rows, head, capacity = len(replay["reward"]), replay["head"], replay["capacity"]
     classes = [actions, replay["action"]] if run.env.segments else []
     number, moments = torch.tensor(run.env.segments), saved["optimizer"].values()
     rules = {
@@ -310,7 +309,7 @@ def check_values(run: Run, saved: dict[str, Any]) -> None:
         "updates": saved["summed"] <= updates <= c.updates_after(step),
         "minutes": min(saved["minutes"]) >= 0,
         "held": saved["held"][1] <= max(c.explore_hold, PREFILL_HOLD),
-        "replay": head < capacity and rows in (head, capacity),
+        "stoch": ((replay["stoch"] >= -1) & (replay["stoch"] < c.classes)).all(),
         "state": (saved["state"] is None) == (step == 0),
         "obs": saved["obs"] is not None or not len(actions),
         "episode_actions": len(actions) * c.action_repeat <= step,

@@ -112,8 +112,6 @@ def test_whole_floats_are_whole_numbers():
         check_refused("steps", value)
 
 
-def test_updates_and_dreams_by_hand():
-    config = Config(train_ratio=6, batch_size=3, seq_len=6, imag_starts=7)  # 18 rows an update
+def test_updates_by_hand():
+    config = Config(train_ratio=6, batch_size=3, seq_len=6)  # 18 rows an update
     assert [config.updates_after(steps) for steps in (0, 2, 3, 60)] == [0, 0, 1, 20]
-    assert config.num_starts == 7
-    assert dataclasses.replace(config, imag_starts=64).num_starts == 18

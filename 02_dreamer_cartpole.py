@@ -33,8 +33,8 @@ def main(args: cli.Args) -> None:
 
     with Session(run, tensorboard=args.tensorboard) as session:  # progress bar, Ctrl-C
         while True:
-            # Learn: `train_ratio` replayed rows for every step of the environment so far. What the
-            # first, random steps owe is made up when they are over.
+            # Learn: `train_ratio` replayed rows for every step of the environment, but for the
+            # first, random ones.
             while run.updates < run.updates_due():
                 batch = run.sample()  # windows of replayed rows, (B, T) of each field
                 # The world model, then dreams, then actor and critic. `states`: what the model now

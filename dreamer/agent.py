@@ -46,13 +46,8 @@ def model_loss(
 
 
 def rate_factor(config: Config, updates: int) -> float:
-    """What all learning rates are multiplied with after so many updates.
-
-    It falls as 1 / (1 + updates / lr_halving), to 0.3; in the last quarter of the run also
-    linearly, down to a twentieth, so that what has been learned is kept.
-    """
-    left = 1 - updates / max(1, config.updates_after(config.steps))
-    return max(0.3, 1 / (1 + updates / config.lr_halving)) * min(1.0, max(0.05, 4 * left))
+    """What all learning rates are multiplied with after so many updates: from 1 down to 0.3."""
+    return max(0.3, 1 / (1 + updates / config.lr_halving))
 
 
 def dream_weight(cont: Tensor, gamma: float) -> Tensor:

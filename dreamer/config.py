@@ -104,6 +104,12 @@ class Config:
                 f"Config.seq_len must be at most capacity ({self.capacity}), got {self.seq_len}"
             )
 
+    @property
+    def warm_up(self) -> int:
+        """Environment steps of random actions at first: `prefill`, but at most half of all."""
+        return min(self.prefill, self.steps // 2)
+
     def updates_after(self, steps: int) -> int:
-        """Gradient updates due after so many environment steps."""
-        return int(steps * self.train_ratio / (self.batch_size * self.seq_len))
+        """Gradient updates due after so many environment steps; the warm-up's steps owe none."""
+        rows = max(0, steps - self.warm_up) * self.train_ratio
+        return int(rows / (self.batch_size * self.seq_len))

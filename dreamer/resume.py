@@ -306,7 +306,7 @@ def check_values(run: Run, saved: dict[str, Any]) -> None:
     number, moments = torch.tensor(run.env.segments), saved["optimizer"].values()
     rules = {
         "counters": step % c.action_repeat == 0 and max(others) <= step,
-        "updates": saved["summed"] <= updates <= c.updates_after(step),
+        "updates": saved["summed"] <= updates <= c.updates_after(c.warm_up + step),
         "minutes": min(saved["minutes"]) >= 0,
         "held": saved["held"][1] <= max(c.explore_hold, PREFILL_HOLD),
         "stoch": ((replay["stoch"] >= -1) & (replay["stoch"] < c.classes)).all(),

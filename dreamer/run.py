@@ -68,7 +68,6 @@ class Run:
             raise
         self.replay_rng = np.random.default_rng(derive_seed(config.seed, REPLAY))
         self.explore_rng = np.random.default_rng(derive_seed(config.seed, EXPLORATION))
-        self.prefill = min(config.prefill, config.steps // 2)
 
         # How far it is. `evaluated` and `reported`: the steps of the last evaluation and report.
         self.step = self.updates = self.episode = self.evaluated = self.reported = 0
@@ -124,8 +123,6 @@ class Run:
             self.start_episode()
         if self.chosen is None:
             is_first = np.array([self.is_first])
-            if self.updates and self.prefill_just_over() and not self.is_first:
-                self.state = self.filter_anew()  # those updates have changed what states mean
             actions, state = self.agent.act(self.obs[None], is_first, self.state)
             action = actions[0]
             if self.random_is_due():
@@ -149,18 +146,6 @@ class Run:
             self.log.write("episode", self.step, **{"return": self.ret, "length": length})
             self.end_episode(terminated)
 
-    def prefill_just_over(self) -> bool:
-        """Whether this is the first step after it, before which all owed updates are made."""
-        return 0 <= self.step - self.prefill < self.config.action_repeat
-
-    @torch.inference_mode()
-    def filter_anew(self) -> State:
-        """The filter's state after the present episode so far, by the model as it is now."""
-        rows = min(len(self.episode_actions), len(self.replay))
-        window = self.replay.windows(np.arange(self.replay.head - rows, self.replay.head)[None])
-        batch = {k: torch.from_numpy(v).to(self.agent.device) for k, v in window.items()}
-        return self.agent.filter(batch)[1]
-
     def start_episode(self) -> None:
         self.obs = self.env.reset(derive_seed(self.config.seed, EPISODES, self.episode))
         self.reward, self.ret, self.is_first = 0.0, 0.0, True
@@ -181,7 +166,7 @@ class Run:
         (temporally extended ε-greedy; Dabney et al., arXiv 2006.01782).
         """
         c = self.config
-        if self.held_steps or self.step < self.prefill:
+        if self.held_steps or self.step < self.config.warm_up:
             return True
         longest = c.explore_hold
         # L - ln(L!) / ln(L + 1): the mean of a log-uniform hold, as `random_action` draws it
@@ -194,7 +179,7 @@ class Run:
         such pushes reach far more of a world than trembling does."""
         if self.held_steps == 0 or not self.env.allows(self.held_action):
             self.held_action = self.env.random_action(self.explore_rng)
-            longest = PREFILL_HOLD if self.step < self.prefill else self.config.explore_hold
+            longest = PREFILL_HOLD if self.step < self.config.warm_up else self.config.explore_hold
             self.held_steps = int((longest + 1) ** self.explore_rng.random())
         self.held_steps -= 1
         return self.held_action
@@ -203,11 +188,9 @@ class Run:
 
     def updates_due(self) -> int:
         """Updates that should have been made by now: `train_ratio` replayed rows for each step of
-        the environment; none before the prefill is over, when they are owed all at once."""
-        c = self.config
-        if self.step < self.prefill or len(self.replay) < c.seq_len:
-            return self.updates
-        return c.updates_after(self.step)
+        the environment after the warm-up."""
+        enough = len(self.replay) >= self.config.seq_len
+        return self.config.updates_after(self.step) if enough else 0
 
     def learn(self) -> None:
         """One update of world model, actor and critic from replayed windows."""
@@ -216,12 +199,10 @@ class Run:
 
     def sample(self) -> dict[str, np.ndarray]:
         """A batch of windows from the replay."""
-        c, due = self.config, self.updates_due()
+        c = self.config
         if self.updates == 0:
             self.warn_of_faint_observations()
             self.warn_of_faint_rewards()
-        if self.prefill_just_over() and due - self.updates > 10:
-            self.say(f"learning from the warm-up data {self.updates + 1}/{due}")
         return self.replay.sample(c.batch_size, c.seq_len, self.replay_rng, c.recency)
 
     def learned(self, index: np.ndarray, metrics: Metrics, states: Posterior) -> None:

@@ -19,7 +19,8 @@ def page(env, **changes):
 
 
 def test_a_page_on_cartpole():
-    found = page("CartPole-v1", steps=400, train_ratio=4.5, evals=3, eval_episodes=7)
+    many = {"steps": 40_000, "capacity": 50_000}
+    found = page("CartPole-v1", train_ratio=4.5, evals=3, eval_episodes=7, **many)
     assert found["environment"] == "CartPole-v1"
     assert found["observations"].endswith("(4,), float32): 4 numbers")
     assert found["actions"] == "Discrete(2): one-hot vectors of [2]"
@@ -27,9 +28,11 @@ def test_a_page_on_cartpole():
     assert found["reset by a seed"] == "repeats itself"
     assert found["rewards"] == "1 to 1, mean 1"
     assert found["evaluations"].startswith("3 of up to 7 episodes, at most 0.5 steps for each")
-    assert found["learning"] == "100 updates in 400 steps"
-    # A row: 4 numbers and the reward in float32, the class in int32, three flags.
-    assert found["replay"] == f"500 rows or fewer, {500 * (4 * 4 + 4 + 4 + 3) / 1e6:,.1f} MB"
+    assert found["learning"] == "9,995 updates in 40,000 steps"
+    # A row: 4 numbers and the reward in float32, the class in int32, three flags, the state as 12
+    # numbers in float16 and 3 classes in int16.
+    row = 4 * 4 + 4 + 4 + 3 + 2 * 12 + 2 * 3
+    assert found["replay"] == f"50,000 rows or fewer, {50_000 * row / 1e6:,.1f} MB"
     assert "warning" not in found and "never varied" not in found
     assert found["rendering"] == "human, rgb_array"
     mean, _, episodes = found["random return"].partition(", mean of ")

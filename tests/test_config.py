@@ -113,5 +113,7 @@ def test_whole_floats_are_whole_numbers():
 
 
 def test_updates_by_hand():
-    config = Config(train_ratio=6, batch_size=3, seq_len=6)  # 18 rows an update
-    assert [config.updates_after(steps) for steps in (0, 2, 3, 60)] == [0, 0, 1, 20]
+    config = Config(train_ratio=6, batch_size=3, seq_len=6, prefill=10)  # 18 rows an update
+    assert [config.updates_after(steps) for steps in (0, 10, 12, 13, 70)] == [0, 0, 0, 1, 20]
+    assert Config(steps=100, prefill=1_000).warm_up == 50
+    assert Config(steps=100, prefill=40).warm_up == 40

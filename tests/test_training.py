@@ -76,7 +76,7 @@ def test_script_02_spells_out_the_loop_of_train(tmp_path, monkeypatch):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     monkeypatch.setattr("lab.results.finish", lambda *args, **kwargs: None)
-    words = ["--smoke", "--steps", "120", "--device", "cpu", "--out", str(tmp_path)]
+    words = ["--smoke", "--steps", "160", "--device", "cpu", "--out", str(tmp_path)]
     args = cli.parse(path, None, script.CONFIG, words)
     script.main(args)
     quiet_train(script.ENV, args.config, tmp_path / "train")
@@ -127,7 +127,7 @@ def shown(monkeypatch) -> list[tuple[str, str]]:
 
 
 def test_the_bar_says_what_takes_long_and_how_good_the_agent_is(shown, tmp_path):
-    """The prefill owes 20 updates. The evaluations have 1 and 2 episodes, and are shown at once."""
+    """The evaluations have 1 and 2 episodes, and are shown at once."""
     config = tiny_config(train_ratio=18, evals=2, eval_cost=9)
     run = train(walk(), config, tmp_path, device="cpu")
     texts = ("1 episode", "2 episodes")
@@ -135,9 +135,7 @@ def test_the_bar_says_what_takes_long_and_how_good_the_agent_is(shown, tmp_path)
         f"return {r['return']:.1f} ({n})" for r, n in zip(run.evals, texts, strict=True)
     )
     unknown = "return not known yet"
-    waits = [(f"learning from the warm-up data {i}/20", unknown) for i in range(1, 11)]
-    assert list(dict.fromkeys(pair for pair in shown if "warm-up" in pair[0])) == waits
-
+    assert any(right.startswith(unknown) for _, right in shown)
     ends = [i for i, (left, _) in enumerate(shown) if left in ("evaluating 1/1", "evaluating 2/2")]
     assert [shown[i + 1] for i in ends] == [("", first), ("", second)]
     assert any(left == "evaluating 0/2" for left, _ in shown)

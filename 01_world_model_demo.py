@@ -73,15 +73,15 @@ def learn(agent: DreamerAgent, replay: ReplayBuffer) -> list[dict[str, float]]:
     params = agent.optimizer.param_groups[0]["params"]  # of the world model
     rng = np.random.default_rng(derive_seed(c.seed, TRAINING))
     for done in (bar := tqdm(range(1, updates + 1), unit="update")):
-        batch = replay.sample(c.batch_size, c.seq_len, rng)
-        batch = {name: torch.from_numpy(rows).to(agent.device) for name, rows in batch.items()}
+        windows = replay.sample(c.batch_size, c.seq_len, rng)
+        batch = {name: torch.from_numpy(rows).to(agent.device) for name, rows in windows.items()}
         post, _, loss, metrics = agent.learn_world(batch)
         agent.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(params, c.grad_clip, foreach=True)
         agent.optimizer.step()
         agent.schedule.step()
-        replay.refresh(batch["index"].cpu().numpy(), post)
+        replay.refresh(windows["index"], post)
 
         if done % max(1, updates // 200) == 0:
             values = {name: value.item() for name, value in metrics.items()}

@@ -212,14 +212,6 @@ class DreamerAgent(nn.Module):
         metrics |= {"replay_value_loss": loss_replay, "loss": loss}
         return {name: value.detach() for name, value in metrics.items()}, post
 
-    def filter(
-        self, batch: dict[str, Tensor], rng: torch.Generator | None = None
-    ) -> tuple[Posterior, State]:
-        """`RSSM.observe` of replayed windows, each from the state kept in the row before it."""
-        before = State(*(batch[f"prev_{name}"] for name in State._fields))
-        embed, rng = self.encoder(batch["obs"]), self.rng if rng is None else rng
-        return self.rssm.observe(embed, batch["action"], batch["is_first"], rng, before)
-
     def learn_world(self, batch: dict[str, Tensor]) -> tuple[Posterior, Tensor, Tensor, Metrics]:
         """World model loss of a batch: (posterior, feat (B, T, F), loss, metrics).
 
@@ -232,7 +224,10 @@ class DreamerAgent(nn.Module):
         """
         c = self.config
         self.encoder.norm.update(batch["obs"])
-        post, _ = self.filter(batch)
+        before = State(*(batch[f"prev_{name}"] for name in State._fields))
+        post, _ = self.rssm.observe(
+            self.encoder(batch["obs"]), batch["action"], batch["is_first"], self.rng, before
+        )
         feat = self.rssm.get_feat(post)  # (B, T, F)
         prior_feat = self.rssm.get_feat(self.rssm.sample_prior(post, self.rng))  # (B, T, F)
         reward, cont = batch["reward"], 1 - batch["is_terminal"].float()

@@ -130,7 +130,9 @@ class ReplayBuffer:
     def sample(
         self, batch_size: int, seq_len: int, rng: np.random.Generator, recency: float = 1.0
     ) -> dict[str, np.ndarray]:
-        """Randomly drawn windows, see `windows`.
+        """Randomly drawn windows: FIELDS with leading shape (B, T); what was in the rows before
+        them, `prev_deter` (B, D), `prev_stoch` (B, S, K) and `prev_action` (B, A), zeros before the
+        oldest row; and `index` (B, T), for `refresh`.
 
         A window's age is the oldest one's times u^recency, u uniform from 0 to 1: with 1 all
         windows are equally likely, with 2 the likelihood falls as 1/sqrt(age). No window crosses
@@ -144,15 +146,8 @@ class ReplayBuffer:
         newest = self.head - seq_len
         age = (self.size - seq_len + 1) * rng.random(batch_size) ** recency
         start = newest - age.astype(np.int64)
-        return self.windows(start[:, None] + np.arange(seq_len))
-
-    def windows(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """FIELDS of the rows `index` (B, T), counted as `head` is, with leading shape (B, T);
-        what was in the rows before the windows, `prev_deter` (B, D), `prev_stoch` (B, S, K) and
-        `prev_action` (B, A), zeros before the oldest row; and `index`, for `refresh`.
-        """
-        before, known = index[:, 0] - 1, index[:, :1] > self.head - self.size
-        index, before = index % self.capacity, before % self.capacity
+        index = (start[:, None] + np.arange(seq_len)) % self.capacity
+        before, known = (start - 1) % self.capacity, (start > self.head - self.size)[:, None]
         batch = {name: self.rows[name][index] for name in FIELDS}
         batch["action"] = self.unkeep(batch["action"])
         stoch = np.where(known, self.rows["stoch"][before], -1)

@@ -250,7 +250,7 @@ def test_windows_begin_where_acting_was(kind, tmp_path):
     run = after_prefill(tmp_path, kind, prefill=30)
     window = run.replay.sample(200, 3, np.random.default_rng(0))
     with torch.no_grad():
-        post, _ = run.agent.filter(as_tensors(window))
+        post, *_ = run.agent.learn_world(as_tensors(window))
     kept = run.replay.rows["deter"][window["index"][:, 0]].astype(np.float32)
     acted = ~window["is_last"][:, 0]  # the final row has no action, and nobody begins there
     assert window["is_first"][acted, 0].any() and kept[acted].std(0).min() > 0.02

@@ -18,6 +18,7 @@ import torch
 
 from dreamer.agent import DreamerAgent, rate_factor
 from dreamer.checkpoint import (
+    AGENTS_FORMAT,
     CheckpointError,
     Lock,
     Log,
@@ -47,7 +48,7 @@ def save_agent(agent: DreamerAgent, path: Path | str, env: str = "") -> None:
 
 def agent_env(path: Path | str) -> str:
     """Id of the environment that an agent was trained on. Raises ValueError where it is unknown."""
-    env = load_checkpoint(path).get("env")
+    env = load_checkpoint(path, AGENTS_FORMAT).get("env")
     if not (env and isinstance(env, str)):
         raise ValueError(f"{path} does not say what environment it is for: name it with --env")
     return env
@@ -70,7 +71,7 @@ def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
     Raises CheckpointError when the file is damaged or does not fit this program.
     """
     path = Path(path).expanduser()
-    saved, torch_device = load_checkpoint(path), pick_device(device)
+    saved, torch_device = load_checkpoint(path, AGENTS_FORMAT), pick_device(device)
     length = path.stat().st_size
     with refusing(path, "an agent that this program can build"):
         parts = read_parts(saved, length)

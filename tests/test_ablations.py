@@ -182,8 +182,9 @@ def test_a_run_that_breaks_down_is_a_result(monkeypatch):
 
     def breaks(self, batch, update=DreamerAgent.update):
         calls.append(1)
-        metrics = update(self, batch)
-        return {**metrics, "loss": metrics["loss"] * (math.nan if len(calls) > 6 else 1)}
+        metrics, states = update(self, batch)
+        metrics["loss"] *= math.nan if len(calls) > 6 else 1
+        return metrics, states
 
     monkeypatch.setattr(DreamerAgent, "update", breaks)
     result = script.run_variant("cartpole", "full", tiny_config(evals=10, eval_cost=50))

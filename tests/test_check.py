@@ -1,5 +1,6 @@
 """`python -m dreamer check`: the page to read before an hour is spent."""
 
+import re
 import time
 
 import gymnasium as gym
@@ -38,7 +39,11 @@ def test_a_page_on_cartpole():
     mean, _, episodes = found["random return"].partition(", mean of ")
     played = float(mean) * int(episodes.removesuffix(" episodes"))  # of 1,000 actions, 1 for each
     assert 15 < float(mean) < 30 and 900 < played < 1001
-    assert found["time"].startswith("at most 0.1 minutes of simulation, with evaluations; the ")
+    most = re.match(
+        r"at most (\d+\.\d) minutes of simulation, with evaluations; the ", found["time"]
+    )
+    speed = float(found["speed"].split()[0].replace(",", ""))  # steps a second
+    assert float(most[1]) == pytest.approx(40_000 * 1.5 / speed / 60, abs=0.06)
 
 
 def test_a_mask_categories_and_large_actions():

@@ -51,7 +51,7 @@ def test_what_is_shipped_was_made_with_the_script_s_config(task):
     older = {name: value for name, value in config.items() if name in configs[0]}
     assert configs == [{**older, "seed": seed} for seed in range(5)]
     path = ROOT / "assets" / "agents" / f"{task}.pt"
-    assert load_checkpoint(path)["config"] in configs
+    assert load_checkpoint(path, AGENTS_FORMAT)["config"] in configs
     agent = dataclasses.asdict(load_agent(path, "cpu").config)
     assert {name: agent[name] for name in older} in configs
 

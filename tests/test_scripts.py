@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from dreamer import evaluate, load_agent
-from dreamer.checkpoint import load_checkpoint, read_log
+from dreamer.checkpoint import AGENTS_FORMAT, load_checkpoint, read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy"}

@@ -47,8 +47,10 @@ from dreamer.evaluation import (
     filter_episode,
     open_loop,
     play,
+    states_before,
 )
 from dreamer.resume import agent_env
+from dreamer.rssm import State
 from dreamer.run import pick_device, tune_cpu
 from dreamer.utils import derive_seed
 
@@ -158,14 +160,17 @@ def short_dreams(agent: DreamerAgent, episodes: list[Episode]) -> tuple[Episode,
     are that long: real rows (N, T, ...) and dreams of the last of them (N, H, ...)."""
     longest = max(len(episode["obs"]) for episode in episodes)
     length = min(CONTEXT + agent.config.imag_horizon, longest)
-    windows = [
-        {name: rows[start : start + length] for name, rows in episode.items()}
-        for episode in episodes
-        if (last := len(episode["obs"]) - length) >= 0
-        for start in sorted({*range(0, last, length), last})  # the episode's end included
-    ]
+    windows, states = [], []
+    for episode in episodes:
+        if (last := len(episode["obs"]) - length) < 0:
+            continue
+        before = states_before(agent, episode, seed=0)
+        for start in sorted({*range(0, last, length), last}):  # the episode's end included
+            windows.append({k: rows[start : start + length] for k, rows in episode.items()})
+            states.append([x[start] for x in before])
     real = {name: np.stack([w[name] for w in windows]) for name in windows[0]}
-    return real, open_loop(agent, real["obs"], real["action"], observed(length), seed=0)
+    before = State(*map(torch.stack, zip(*states, strict=True)))
+    return real, open_loop(agent, real["obs"], real["action"], observed(length), 0, before)
 
 
 def dream_errors(truth: Episode, dreamed: Episode) -> dict[str, float]:

@@ -273,6 +273,17 @@ def filter_episode(agent: DreamerAgent, episode: Episode, seed: int) -> Tensor:
 
 
 @torch.inference_mode()
+def states_before(agent: DreamerAgent, episode: Episode, seed: int) -> State:
+    """The state in the row before each row of a whole episode, (T, ...): zeros at its start."""
+    c = agent.config
+    feat = filter_episode(agent, episode, seed)[:-1]
+    deter, stoch = feat.split([c.deter, c.categoricals * c.classes], -1)
+    action = torch.from_numpy(episode["action"][:-1]).to(agent.device)
+    states = deter, stoch.unflatten(-1, (c.categoricals, c.classes)), action
+    return State(*(torch.cat([torch.zeros_like(x[:1]), x]) for x in states))
+
+
+@torch.inference_mode()
 def dream_on(
     agent: DreamerAgent,
     obs: Tensor,
@@ -300,17 +311,22 @@ def dream_on(
 
 @torch.inference_mode()
 def open_loop(
-    agent: DreamerAgent, obs: np.ndarray, action: np.ndarray, context: int, seed: int
+    agent: DreamerAgent,
+    obs: np.ndarray,
+    action: np.ndarray,
+    context: int,
+    seed: int,
+    before: State | None = None,
 ) -> Episode:
-    """What `dream_on` says of the first rows of episodes, in the environment's units.
+    """What `dream_on` says of windows that lie within episodes, in the environment's units.
 
-    obs (N, T, O), action (N, T, A). Returns obs, reward and cont of the dreamed rows, with leading
-    shape (N, T - context).
+    obs (N, T, O), action (N, T, A); before: see `dream_on`. Returns obs, reward and cont of the
+    dreamed rows, with leading shape (N, T - context).
     """
     seen, actions = (torch.from_numpy(x).to(agent.device) for x in (obs[:, :context], action))
     is_first = torch.zeros(seen.shape[:2], dtype=torch.bool, device=agent.device)
     rng = torch.Generator(agent.device).manual_seed(seed)
-    feat = dream_on(agent, seen, actions, is_first, context, rng)
+    feat = dream_on(agent, seen, actions, is_first, context, rng, before)
     said = {
         "obs": agent.decoder.predict(feat),
         "reward": agent.reward.predict(feat),

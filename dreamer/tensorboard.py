@@ -11,8 +11,10 @@ import warnings
 from typing import Any
 
 import numpy as np
+import torch
 
 from dreamer.evaluation import PROBE, open_loop
+from dreamer.rssm import State
 from dreamer.run import Run
 from dreamer.utils import derive_seed
 
@@ -95,7 +97,9 @@ def dream_picture(run: Run, numbers: int = 8) -> np.ndarray | None:
     best = int(alive.argmax())
     obs, action = (rows[name][best : best + 1, : alive[best]] for name in ("obs", "action"))
     context = min(CONTEXT, int(alive[best]) // 2)
-    dream = open_loop(run.agent, obs, action, context, run.config.seed)["obs"][0]
+    kept = (torch.from_numpy(rows[f"prev_{name}"][best : best + 1]) for name in State._fields)
+    before = State(*(x.to(run.agent.device) for x in kept))
+    dream = open_loop(run.agent, obs, action, context, run.config.seed, before)["obs"][0]
     width, height = PANEL
     panels = []
     for real, dreamed in zip(obs[0].T[:numbers], dream.T, strict=False):

@@ -25,6 +25,7 @@ from dreamer.evaluation import (
     open_loop_error,
     play,
     random_returns,
+    states_before,
 )
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State
@@ -280,6 +281,21 @@ def test_an_episode_is_filtered_from_its_first_row_on(agent):
         _, state = agent.act(obs[None], np.array([t == 0]), state, greedy=True, rng=rng)
         torch.testing.assert_close(agent.rssm.get_feat(state)[0], feat[t], rtol=0, atol=1e-5)
         state = state._replace(action=torch.from_numpy(action)[None])
+
+
+def test_a_window_in_mid_episode_goes_on_from_the_state_before_it(agent):
+    """Filtered from there, its first row has the state that it has in the whole episode."""
+    env = AgentEnv("CartPole-v1")
+    episode = play(env, chance_chooses(env, hold=3, seed=5), seed=7)
+    feat, before = filter_episode(agent, episode, seed=3), states_before(agent, episode, seed=3)
+    assert {len(part) for part in before} == {len(feat)}
+    for start in (0, 1, 6):
+        state = State(*(part[start : start + 1] for part in before))
+        assert (state.deter.abs().sum() == 0) == (start == 0)
+        with torch.no_grad():
+            action = agent.rssm.embed_action(state.action)
+            deter = agent.rssm.sequence_step(state.deter, state.stoch, action)
+        torch.testing.assert_close(deter[0], feat[start, :12], rtol=0, atol=1e-5)
 
 
 # ---------------------------------------------------------------- dreams

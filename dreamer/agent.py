@@ -28,17 +28,14 @@ def model_loss(
 ) -> tuple[Tensor, Metrics]:
     """`L = L_pred + β_dyn L_dyn + β_rep L_rep`, averaged over (B, T) (v2, eq. 2 and 3).
 
-    parts: obs_loss, reward_loss and cont_loss (which make up L_pred), the last two once more as
-    prior_reward_loss and prior_cont_loss (see `DreamerAgent.learn_world`), dyn_loss and rep_loss,
-    all (B, T).
+    parts: obs_loss, reward_loss and cont_loss (which make up L_pred), dyn_loss and rep_loss, all
+    (B, T).
     """
     metrics = {name: loss.mean() for name, loss in parts.items()}
     loss = (
         beta_obs * metrics["obs_loss"]
         + metrics["reward_loss"]
         + metrics["cont_loss"]
-        + metrics["prior_reward_loss"]
-        + metrics["prior_cont_loss"]
         + beta_dyn * metrics["dyn_loss"]
         + beta_rep * metrics["rep_loss"]
     )
@@ -213,15 +210,7 @@ class DreamerAgent(nn.Module):
         return {name: value.detach() for name, value in metrics.items()}, post
 
     def learn_world(self, batch: dict[str, Tensor]) -> tuple[Posterior, Tensor, Tensor, Metrics]:
-        """World model loss of a batch: (posterior, feat (B, T, F), loss, metrics).
-
-        Reward and continuation are predicted twice, from the posterior as in the paper, and from
-        what the prior guesses in its place. The heads are used in dreams alone, where all states
-        are such guesses. The prior draws each categorical by itself: if an episode ends with a
-        probability of a third, about a third of the categoricals are drawn as "ends", the others
-        as "goes on", a mixture that no posterior shows. Gradients of these losses reach the prior
-        and the GRU too.
-        """
+        """World model loss of a batch: (posterior, feat (B, T, F), loss, metrics)."""
         c = self.config
         self.encoder.norm.update(batch["obs"])
         before = State(*(batch[f"prev_{name}"] for name in State._fields))
@@ -229,15 +218,12 @@ class DreamerAgent(nn.Module):
             self.encoder(batch["obs"]), batch["action"], batch["is_first"], self.rng, before
         )
         feat = self.rssm.get_feat(post)  # (B, T, F)
-        prior_feat = self.rssm.get_feat(self.rssm.sample_prior(post, self.rng))  # (B, T, F)
         reward, cont = batch["reward"], 1 - batch["is_terminal"].float()
         dyn, rep = kl_losses(post.post_logits, post.prior_logits, c.free_nats)
         parts = {
             "obs_loss": self.decoder.loss(self.decoder(feat), batch["obs"]),
             "reward_loss": self.reward.loss(self.reward(feat), reward),
             "cont_loss": self.cont.loss(self.cont(feat), cont),
-            "prior_reward_loss": self.reward.loss(self.reward(prior_feat), reward),
-            "prior_cont_loss": self.cont.loss(self.cont(prior_feat), cont),
             "dyn_loss": dyn,
             "rep_loss": rep,
         }

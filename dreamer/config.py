@@ -50,7 +50,7 @@ class Config:
     beta_obs: float = number(3, 0, 10**6)  # weight of the squared error (v2: 1/2 in these units)
     free_nats: float = number(1, 0, 1000)  # a KL below this is not reduced further, nats (v2)
     beta_dyn: float = number(1, 0, 100)  # β_dyn (v2: 1; v1: 0.5)
-    beta_rep: float = number(0.03, 0, 100)  # β_rep (v1 and v2: 0.1)
+    beta_rep: float = number(0.1, 0, 100)  # β_rep (v1 and v2)
     model_lr: float = number(2e-3, 0, 1)  # Adam's first rate (authors: 4e-5, far larger networks)
 
     # Dreams

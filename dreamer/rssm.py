@@ -190,13 +190,6 @@ class RSSM(nn.Module):
         )
         return post, State(deter, stoch, action[:, -1])
 
-    def sample_prior(self, post: Posterior, rng: torch.Generator) -> Posterior:
-        """The same rows as a dream would have them: latents drawn from the prior, which has seen
-        everything but the row's own observation."""
-        shape = post.prior_logits.shape[:-1]
-        uniform = torch.rand(shape, generator=rng, device=rng.device)
-        return post._replace(stoch=sample_onehot(post.prior_logits, uniform))
-
     def imagine(
         self,
         start: State,

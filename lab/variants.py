@@ -14,7 +14,6 @@ from lab.effects import FULL
 import torch
 from torch import Tensor
 
-from dreamer.agent import Metrics, model_loss
 from dreamer.networks import MLP, TwoHotHead
 from dreamer.rssm import RSSM, Dream, Posterior, State
 from dreamer.utils import PercentileScale, mode_onehot, sample_onehot
@@ -35,13 +34,6 @@ class SquaredErrorHead(TwoHotHead):
         """logits (..., 1); target (...), or (..., M) for M losses of each prediction."""
         value = logits if target.ndim == logits.ndim else self.mean(logits)
         return (value - target).square()
-
-
-def loss_of_posteriors(parts: dict[str, Tensor], *betas: float) -> tuple[Tensor, Metrics]:
-    """The world model's loss without what the heads make of samples of the prior."""
-    nothing = torch.zeros_like(parts["reward_loss"])
-    parts = {**parts, "prior_reward_loss": nothing, "prior_cont_loss": nothing}
-    return model_loss(parts, *betas)
 
 
 class NoScale(PercentileScale):
@@ -114,12 +106,8 @@ VARIANTS = {
         "the state is made from the present observation alone",
         names={"dreamer.agent.RSSM": MemorylessRSSM},
     ),
-    "guesses": Variant(
-        "reward and continue heads learn from posterior states alone, as in the paper",
-        names={"dreamer.agent.model_loss": loss_of_posteriors},
-    ),
     "KL balance": Variant(
-        "β_dyn and β_rep are equal, their sum as before", {"beta_dyn": 0.515, "beta_rep": 0.515}
+        "β_dyn and β_rep are equal, their sum as before", {"beta_dyn": 0.55, "beta_rep": 0.55}
     ),
     "replay value": Variant("the critic learns from dreams alone", {"replay_value_weight": 0.0}),
     "slow critic": Variant("nothing holds the critic near its slow copy", {"slow_weight": 0.0}),

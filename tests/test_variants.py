@@ -250,19 +250,6 @@ def test_without_memory_no_head_reads_the_memory(variant, package):
         assert all(feat[..., agent.config.deter :].sum() > 0 for feat in feats), name
 
 
-@both("guesses")
-def test_without_guesses_heads_learn_from_posteriors_alone(variant, package):
-    agent = make_agent(variant)
-    with torch.no_grad():
-        *_, metrics = agent.learn_world(tensors(make_batch()))
-    alone = variant == "guesses"
-    c = agent.config
-    expected = c.beta_obs * metrics["obs_loss"] + metrics["reward_loss"] + metrics["cont_loss"]
-    expected += c.beta_dyn * metrics["dyn_loss"] + c.beta_rep * metrics["rep_loss"]
-    assert (metrics["prior_reward_loss"] == 0) == (metrics["prior_cont_loss"] == 0) == alone
-    assert (metrics["model_loss"].item() == pytest.approx(expected.item())) == alone
-
-
 @both("KL balance")
 def test_without_kl_balance_both_sides_weigh_the_same(variant, package):
     full, config = make_agent("full").config, make_agent(variant).config

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamer.networks import MLP, Norm, init_linear
@@ -65,13 +66,12 @@ class RSSM(nn.Module):
         self.action_size, self.sizes = action_size, (deter, categoricals, classes)
         latent = categoricals * classes
 
-        # Layers that act on a concatenation are written as a sum of one Linear per part: the
-        # parts known for all time steps (action, embed) are then computed outside the loop.
-        self.in_stoch = init_linear(nn.Linear(latent, hidden, bias=False))
-        self.in_action = init_linear(nn.Linear(action_size, hidden, bias=False))
-        self.in_norm = Norm(hidden)
-        self.gru = init_linear(nn.Linear(hidden + deter, 3 * deter, bias=False))
-        self.gru_norm = Norm(3 * deter)
+        # The GRU reads what three layers make of memory, latent and action (the authors' code).
+        self.in_deter = MLP(deter, hidden, 1)
+        self.in_stoch = MLP(latent, hidden, 1)
+        self.in_action = MLP(action_size + 1, hidden, 1)
+        self.gru = init_linear(nn.Linear(3 * hidden, 3 * deter))
+        # A layer on a concatenation, as a sum: the observation's part is computed outside the loop.
         self.post_deter = init_linear(nn.Linear(deter, hidden, bias=False))
         self.post_embed = init_linear(nn.Linear(embed_size, hidden, bias=False))
         self.post_norm = Norm(hidden)
@@ -98,15 +98,15 @@ class RSSM(nn.Module):
         """The action's part of the GRU input, (..., A) -> (..., hidden).
 
         An action outside [-1, 1] acts as the clipped one that the environment gets: it is divided
-        by max(1, |a|), a constant, so that a gradient still reaches it.
+        by max(1, |a|), a constant, so that a gradient still reaches it. (The 1: see `Encoder`.)
         """
-        return self.in_action(action / action.detach().abs().clamp(min=1.0))
+        action = action / action.detach().abs().clamp(min=1.0)
+        return self.in_action(F.pad(action, (0, 1), value=1.0))
 
     def sequence_step(self, deter: Tensor, stoch: Tensor, action_part: Tensor) -> Tensor:
-        """h_t from h_{t-1}, z_{t-1} and the embedded a_{t-1}: a normalised GRU (..., D)."""
-        x = self.act(self.in_norm(self.in_stoch(stoch.flatten(-2)) + action_part))
-        gates = self.gru_norm(self.gru(torch.cat([x, deter], -1)))  # (..., 3 D)
-        reset, cand, update = gates.chunk(3, -1)
+        """h_t from h_{t-1}, z_{t-1} and the embedded a_{t-1}: a GRU (..., D)."""
+        x = torch.cat([self.in_deter(deter), self.in_stoch(stoch.flatten(-2)), action_part], -1)
+        reset, cand, update = self.gru(x).chunk(3, -1)  # (..., D) each
         cand = torch.tanh(reset.sigmoid() * cand)
         update = (update - 1).sigmoid()  # the shift makes a fresh GRU remember
         return torch.lerp(deter, cand, update)  # (1 - update) * deter + update * cand

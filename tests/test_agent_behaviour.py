@@ -26,7 +26,7 @@ def test_dreamed_actions_are_the_actors_own():
     """A sure actor does in every dreamed state what it is sure of."""
     agent = make_agent(unimix=0.0)
     with torch.no_grad():
-        agent.actor.mlp[-1].weight *= 300
+        agent.actor.mlp[-1].weight *= 3000
     batch = as_tensors(make_batch(agent.config))
     post = agent.learn_world(batch)[0]
     dream = agent.imagine(post, torch.arange(7))
@@ -80,7 +80,7 @@ def test_pathwise_gradient_flows_through_the_world_model(discrete, monkeypatch):
     grads = torch.autograd.grad(ret.sum(), actions, retain_graph=True)
     assert len(grads) == 4 and all(grad.abs().max() > 1e-6 for grad in grads)
     with torch.no_grad():
-        agent.rssm.in_action.weight.zero_()
+        agent.rssm.in_action[0].weight.zero_()
     metrics = dreamed(agent, discrete).metrics
     agent.zero_grad()
     metrics["actor_loss"].backward()

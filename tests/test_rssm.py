@@ -66,7 +66,10 @@ def test_shapes_and_one_hot_latents(rssm, rng):
 
 
 def test_deter_is_the_gru_that_numpy_computes(rssm, rng):
-    """tanh(reset * cand), an update gate shifted by -1, normalised joint projections."""
+    """tanh(reset * cand), an update gate shifted by -1; state, latent and action go through a layer
+    each, the action with a 1 beside it."""
+    with torch.no_grad():
+        rssm.gru.bias.copy_(torch.linspace(-1, 1, 3 * D))
     embed, action, is_first = window(rng)
     state = some_state(rng)
     post, _ = rssm.observe(embed[:, :1], action[:, :1], is_first[:, :1], noise(), state)
@@ -78,13 +81,18 @@ def test_deter_is_the_gru_that_numpy_computes(rssm, rng):
         return 1 / (1 + np.exp(-x))
 
     deter, stoch, prev_action = (x.flatten(1).double().numpy() for x in state)
-    stoch_in, action_in, gru = (
-        p.weight.detach().double().numpy() for p in (rssm.in_stoch, rssm.in_action, rssm.gru)
-    )
-    x = norm(stoch @ stoch_in.T + prev_action @ action_in.T)
-    x = x * sigmoid(x)  # SiLU
-    gates = norm(np.concatenate([x, deter], -1) @ gru.T)
-    reset, cand, update = np.split(gates, 3, -1)
+    one = np.ones((len(deter), 1))
+    read = []
+    for layer, x in (
+        (rssm.in_deter, deter),
+        (rssm.in_stoch, stoch),
+        (rssm.in_action, np.concatenate([prev_action, one], 1)),
+    ):
+        x = norm(x @ layer[0].weight.detach().double().numpy().T)
+        read.append(x * sigmoid(x))  # SiLU
+    gru = rssm.gru.weight.detach().double().numpy(), rssm.gru.bias.detach().double().numpy()
+    gates = np.concatenate(read, 1) @ gru[0].T + gru[1]
+    reset, cand, update = np.split(gates, 3, 1)
     cand, update = np.tanh(sigmoid(reset) * cand), sigmoid(update - 1)
     expected = update * cand + (1 - update) * deter
     np.testing.assert_allclose(post.deter[:, 0].detach().numpy(), expected, atol=1e-5)

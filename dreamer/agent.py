@@ -52,8 +52,8 @@ def rate_factor(config: Config, updates: int) -> float:
 def dream_weight(cont: Tensor, gamma: float) -> Tensor:
     """How much a dreamed state counts: the cumulative product of γ·continue (the authors' code).
 
-    cont (N, H): c_0..c_{H-1}, c_0 being the real flag of the start. Returns (N, H). What lies
-    after an imagined end counts for nothing.
+    cont (N, H): c_0..c_{H-1}, as the continue head sees them. Returns (N, H). What lies after an
+    imagined end counts for nothing.
     """
     return (gamma * cont).cumprod(1)
 
@@ -189,8 +189,7 @@ class DreamerAgent(nn.Module):
         dream = self.imagine(post, starts)
 
         # The actor learns from dreams alone, the critic mainly from them.
-        start_cont = 1 - batch["is_terminal"].flatten()[starts].float()
-        loss_behaviour, ret, dream_metrics = self.learn_behaviour(dream, start_cont)
+        loss_behaviour, ret, dream_metrics = self.learn_behaviour(dream)
 
         # The critic's anchor in reality: returns along the replayed windows.
         loss_replay = self.replay_value_loss(batch, feat, starts, ret[:, 0].detach())
@@ -263,11 +262,8 @@ class DreamerAgent(nn.Module):
             return policy
         return policy.masked(self.decoder(feat)[..., -self.action_size :].detach())
 
-    def learn_behaviour(self, dream: Dream, start_cont: Tensor) -> tuple[Tensor, Tensor, Metrics]:
-        """Actor and critic loss of dreams: (loss, returns (N, H), metrics).
-
-        start_cont (N,): 0 where the real start state was terminal, else 1.
-        """
+    def learn_behaviour(self, dream: Dream) -> tuple[Tensor, Tensor, Metrics]:
+        """Actor and critic loss of dreams: (loss, returns (N, H), metrics)."""
         c = self.config
         feat = self.rssm.get_feat(dream)  # (N, H+1, F)
         pathwise = c.actor_grad == "pathwise"
@@ -276,11 +272,11 @@ class DreamerAgent(nn.Module):
         logits = self.critic(feat.detach())  # (N, H+1, bins)
         with frozen(*self.model_parts, self.critic), torch.set_grad_enabled(pathwise):
             reward = self.reward.predict(feat)[:, 1:]  # (N, H)
-            cont = self.cont.predict(feat)[:, 1:]  # (N, H)
+            cont = self.cont.predict(feat)  # (N, H+1)
             value = self.critic.predict(feat) if pathwise else self.critic.mean(logits)
-            ret = lambda_return(reward, value, cont, c.gamma, c.lam)  # (N, H)
+            ret = lambda_return(reward, value, cont[:, 1:], c.gamma, c.lam)  # (N, H)
         with torch.no_grad():
-            weight = dream_weight(torch.cat([start_cont[:, None], cont[:, :-1]], 1), c.gamma)
+            weight = dream_weight(cont[:, :-1], c.gamma)
             slow_value = self.slow_critic.predict(feat.detach())[:, :-1]
             ret_scale = self.ret_scale.update(ret)
             adv = (ret - value[:, :-1]) / ret_scale
@@ -304,7 +300,7 @@ class DreamerAgent(nn.Module):
             "entropy": entropy.mean(),
             "adv_mag": adv.abs().mean(),
             "imag_reward": reward.mean(),
-            "imag_cont": cont.mean(),
+            "imag_cont": cont[:, 1:].mean(),
             "imag_return": ret.mean(),
             "ret_scale": ret_scale,
             "value": value.mean(),

@@ -85,15 +85,13 @@ def adversarial_update(agent: DreamerAgent, rng: np.random.Generator) -> None:
     )
 
 
-def dreamed(agent: DreamerAgent, discrete: bool = True, start_cont=None) -> SimpleNamespace:
+def dreamed(agent: DreamerAgent, discrete: bool = True) -> SimpleNamespace:
     """World model, dream and behaviour of one batch: everything that an update computes."""
     batch = as_tensors(make_batch(agent.config, discrete))
     post, feat, model_loss, _ = agent.learn_world(batch)
     starts = agent.choose_starts(feat.shape[0] * feat.shape[1])
     dream = agent.imagine(post, starts)
-    if start_cont is None:
-        start_cont = 1 - batch["is_terminal"].flatten()[starts].float()
-    loss, ret, metrics = agent.learn_behaviour(dream, start_cont)
+    loss, ret, metrics = agent.learn_behaviour(dream)
     return SimpleNamespace(
         batch=batch,
         post=post,
@@ -101,7 +99,6 @@ def dreamed(agent: DreamerAgent, discrete: bool = True, start_cont=None) -> Simp
         model_loss=model_loss,
         starts=starts,
         dream=dream,
-        start_cont=start_cont,
         loss=loss,
         ret=ret,
         metrics=metrics,

@@ -37,11 +37,14 @@ def test_an_update_moves_every_part_and_leaves_it_finite(discrete, actor_grad):
 
 
 def test_rates_fall_with_the_updates_by_hand():
-    """However many steps are planned: a longer run begins as a shorter one does."""
-    for steps in (10, 1_600):
-        config = Config(steps=steps, lr_halving=20)
-        expected = {0: 1, 20: 1 / 2, 40: 1 / 3, 60: 0.3, 999: 0.3}
-        assert {u: rate_factor(config, u) for u in expected} == pytest.approx(expected)
+    sizes = {"prefill": 0, "train_ratio": 4, "batch_size": 2, "seq_len": 16, "lr_halving": 20}
+    config = Config(steps=1_600, **sizes)
+    assert [config.updates_after(steps) for steps in (0, 7, 8, 1_600)] == [0, 0, 1, 200]
+    expected = {0: 1, 20: 1 / 2, 40: 1 / 3, 60: 0.3, 150: 0.3}  # the last quarter is 50 updates
+    expected |= {151: 0.3 * 0.98, 175: 0.3 * 0.5, 199: 0.3 * 0.05, 200: 0.3 * 0.05, 999: 0.3 * 0.05}
+    assert {u: rate_factor(config, u) for u in expected} == pytest.approx(expected)
+    short = Config(steps=40, **sizes)
+    assert rate_factor(short, 4) == pytest.approx(1 / 1.2 * 0.8)  # 5 updates in all, both factors
 
 
 def test_optimizer_follows_the_rates():
@@ -54,7 +57,7 @@ def test_optimizer_follows_the_rates():
         rates = [group["lr"] for group in agent.optimizer.param_groups]
         assert rates == pytest.approx([0.3 * factors[-1], 0.1 * factors[-1], 0.2 * factors[-1]])
         agent.update(batch)
-    assert factors == sorted(factors, reverse=True) and factors[-1] == 0.3
+    assert factors == sorted(factors, reverse=True) and factors[-1] < factors[0] / 5
 
 
 def test_the_world_model_learns_one_batch_by_heart():

@@ -126,7 +126,6 @@ def test_behaviour_losses_match_a_slow_reference(discrete, actor_grad):
         for mlp, size in ((agent.reward.mlp, 3), (agent.actor.mlp, 10), (agent.cont.mlp, 5)):
             mlp[-1].weight *= size  # strong opinions, that differ between states
     d = dreamed(agent, discrete)
-    assert 0 < d.start_cont.mean() < 1
 
     feat = agent.rssm.get_feat(d.dream).detach()
     reward = expected_value(agent.reward, agent.reward(feat))
@@ -147,7 +146,7 @@ def test_behaviour_losses_match_a_slow_reference(discrete, actor_grad):
     for n in range(len(returns)):
         alive = 1.0
         for t in range(returns.shape[1]):
-            alive *= 0.9 * (d.start_cont[n].item() if t == 0 else cont[n, t])
+            alive *= 0.9 * cont[n, t]
             weight[n, t] = alive
 
     policy = agent.actor(feat[:, :-1])
@@ -174,42 +173,33 @@ def test_behaviour_losses_match_a_slow_reference(discrete, actor_grad):
 
 
 @pytest.mark.parametrize("actor_grad", ["reinforce", "pathwise"])
-def test_a_terminal_start_has_no_weight(actor_grad):
+def test_what_lies_after_an_end_has_no_weight(actor_grad):
+    """Also in the first state of a dream, which the continue head takes for an end here."""
     agent = make_agent(actor_grad=actor_grad)
-    ends = torch.zeros(agent.config.imag_starts)
-    ended = dreamed(agent, start_cont=ends)
+    metrics = dreamed(agent).metrics
+    assert metrics["actor_loss"] != 0 and metrics["critic_loss"] > 0
+    with torch.no_grad():
+        agent.cont.mlp[-1].bias.fill_(-1e9)
+    ended = dreamed(agent)
     losses = [ended.loss, ended.metrics["actor_loss"], ended.metrics["critic_loss"]]
     assert losses == [0, 0, 0]
-    metrics = dreamed(agent, start_cont=1 - ends).metrics
-    assert metrics["actor_loss"] != 0 and metrics["critic_loss"] > 0
 
 
-def test_an_update_knows_ends_from_time_limits_and_anchors_where_it_dreamed(monkeypatch):
-    """What `update` hands on: a start has no future where the task ended, but has one at a time
-    limit; the replayed values lean on the return of the dream's first state."""
+def test_an_update_anchors_values_where_it_dreamed(monkeypatch):
+    """What `update` hands on: the replayed values lean on the return of a dream's first state."""
     agent = make_agent()
     batch = make_batch(agent.config)
-    batch["is_last"][:2, 3], batch["is_terminal"][:2, 3] = True, [True, False]
-    batch["is_first"][:2, 4] = True
     learn_behaviour, replay_value_loss, seen = agent.learn_behaviour, agent.replay_value_loss, {}
 
-    def behaviour(dream, start_cont):
-        loss, ret, metrics = learn_behaviour(dream, start_cont)
-        seen.update(start_cont=start_cont, ret=ret)
-        return loss, ret, metrics
+    def behaviour(dream):
+        loss, seen["ret"], metrics = learn_behaviour(dream)
+        return loss, seen["ret"], metrics
 
     def replay(batch, feat, starts, imag_return):
-        seen.update(starts=starts, imag_return=imag_return)
+        seen["imag_return"] = imag_return
         return replay_value_loss(batch, feat, starts, imag_return)
 
     monkeypatch.setattr(agent, "learn_behaviour", behaviour)
     monkeypatch.setattr(agent, "replay_value_loss", replay)
-    seen_ends = set()
-    for _ in range(20):  # until both ends were among the random starts
-        agent.update(batch)
-        for start, cont in zip(seen["starts"].tolist(), seen["start_cont"].tolist(), strict=True):
-            row = divmod(start, batch["reward"].shape[1])
-            assert cont == 1 - batch["is_terminal"][row]
-            seen_ends.add((bool(batch["is_last"][row]), cont))
-        assert torch.equal(seen["imag_return"], seen["ret"][:, 0])
-    assert {(True, 0.0), (True, 1.0), (False, 1.0)} <= seen_ends
+    agent.update(batch)
+    assert torch.equal(seen["imag_return"], seen["ret"][:, 0])

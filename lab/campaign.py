@@ -27,6 +27,9 @@ OfKey = Callable[[str, str, int, bool], dict[str, Any]]  # of task, variant, see
 # Fields of `Config` that committed runs of ours lack, being older: with these values the limits
 # are beyond everything that happened in them.
 LATER = {"max_episode_steps": 100_000, "eval_cost": 50.0}
+# Fields in which the committed runs of 08 differ from today's `Config`, being older. They count as
+# complete all the same, and docs/ablations.md says what has changed since.
+CHANGED = ("beta_dyn", "beta_rep")
 
 
 def parse_flags(script: str, text: str, what: str, planned: Pairs, smoke: Pairs) -> Namespace:
@@ -115,8 +118,9 @@ def run(flags: Namespace, settings: OfKey, make: OfKey, committed: Runs) -> tupl
 
 
 def same_settings(committed: dict[str, Any], today: dict[str, Any]) -> bool:
-    """Whether a committed run has today's settings, where it lacks the later ones of `Config`."""
-    return {k: v for k, v in LATER.items() if k in today} | committed == today
+    """Whether a committed run has today's settings, but for those that are LATER or CHANGED."""
+    committed = {k: v for k, v in LATER.items() if k in today} | committed
+    return all(committed.get(k) == v for k, v in today.items() if k not in CHANGED)
 
 
 def publish(flags: Namespace, results: Path) -> None:

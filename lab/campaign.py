@@ -120,7 +120,7 @@ def run(flags: Namespace, settings: OfKey, make: OfKey, committed: Runs) -> tupl
 def same_settings(committed: dict[str, Any], today: dict[str, Any]) -> bool:
     """Whether a committed run has today's settings, but for those that are LATER or CHANGED."""
     committed = {k: v for k, v in LATER.items() if k in today} | committed
-    return all(committed.get(k) == v for k, v in today.items() if k not in CHANGED)
+    return committed == today | {k: v for k, v in committed.items() if k in CHANGED}
 
 
 def publish(flags: Namespace, results: Path) -> None:

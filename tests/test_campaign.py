@@ -96,6 +96,8 @@ def test_settings_that_came_later_count_where_they_could_have_changed_a_run():
     assert not same(old, today | {"max_episode_steps": 100})
     assert not same(old, today | {"steps": 5000}) and not same(old, today | {"gamma": 0.9})
     assert not same(today, old)
+    weight = {"beta_rep": 0.03}
+    assert same(today | weight, today | {"beta_rep": 0.1})
 
 
 # ---------------------------------------------------------------- runs made

@@ -143,13 +143,17 @@ def draw_calibration(ax: Axes, groups: tuple) -> None:
 @matplotlib.rc_context(STYLE)
 def spaces_figure(tasks: dict[str, dict[str, Any]], path: Path | str) -> None:
     """Greedy returns of each task's seeds while it is learned, from its results file."""
-    fig = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    for ax, data in zip(fig.subplots(1, len(tasks), squeeze=False)[0], tasks.values(), strict=True):
+    rows = -(-len(tasks) // 2)
+    fig = Figure(figsize=(WIDTH, 3.2 * rows), layout="constrained")
+    axes = list(fig.subplots(rows, 2, squeeze=False).flat)
+    for ax in axes[len(tasks) :]:
+        ax.set_axis_off()
+    for ax, data in zip(axes, tasks.values(), strict=False):
         draw_seeds(ax, curves_of(data["runs"]), DREAM, lw=2.5, label="mean of seeds")
         ax.axhline(data["threshold"], color=THRESHOLD, ls="--", label="learned")
         ax.axhline(data["random_return"], color=RANDOM, ls=":", label="random policy")
         finish(ax, data["env_id"], "environment steps", "return")
-    title_and_legend(fig, "spaces that are no vectors: greedy return while learning", fig.axes, 3)
+    title_and_legend(fig, "categories, several actions, memory: greedy return while learning", axes, 3)
     save(fig, path)
 
 

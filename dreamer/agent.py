@@ -6,6 +6,7 @@ the states found there, and learn actor and critic from the dreams.
 
 import copy
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from dreamer.config import Config
-from dreamer.networks import Actor, ContinueHead, Critic, Decoder, Encoder, Policy, RewardHead
+from dreamer.networks import (
+    Actor,
+    ContinueHead,
+    Critic,
+    Decoder,
+    Encoder,
+    Policy,
+    RewardHead,
+    Shape,
+)
 from dreamer.rssm import RSSM, Dream, Posterior, State, kl_losses
 from dreamer.utils import PercentileScale, frozen, lambda_return, make_rng
 
@@ -28,8 +38,8 @@ def model_loss(
 ) -> tuple[Tensor, Metrics]:
     """`L = L_pred + β_dyn L_dyn + β_rep L_rep`, averaged over (B, T) (v2, eq. 2 and 3).
 
-    parts: obs_loss, reward_loss and cont_loss (which make up L_pred), dyn_loss and rep_loss, all
-    (B, T).
+    parts: obs_loss, reward_loss and cont_loss (which make up L_pred, with image_loss where there
+    are images), dyn_loss and rep_loss, all (B, T).
     """
     metrics = {name: loss.mean() for name, loss in parts.items()}
     loss = (
@@ -39,6 +49,8 @@ def model_loss(
         + beta_dyn * metrics["dyn_loss"]
         + beta_rep * metrics["rep_loss"]
     )
+    if "image_loss" in parts:
+        loss = loss + metrics["image_loss"]
     return loss, {**metrics, "model_loss": loss}
 
 
@@ -93,8 +105,10 @@ class DreamerAgent(nn.Module):
 
     obs_size O; action_size A. discrete: False for actions scaled to [-1, 1], True for one-hot
     actions, or the sizes (adding up to A) of several one-hot vectors, one after another.
-    obs_parts: what an observation is made of (`ObsNorm`'s parts), O numbers if it is empty. masked:
-    its last A entries say which actions are valid; no other is ever chosen, in dreams neither.
+    images: shapes (H, W, C) of the images at the end of an observation, whose pixels O includes.
+    obs_parts: what it is made of before them (`ObsNorm`'s parts), numbers alone if it is empty.
+    masked: the last A entries of these say which actions are valid; no other is ever chosen, in
+    dreams neither.
     """
 
     def __init__(
@@ -106,24 +120,34 @@ class DreamerAgent(nn.Module):
         device: torch.device | str = "cpu",
         obs_parts: Sequence[int] = (),
         masked: bool = False,
+        images: Sequence[Shape] = (),
     ):
         super().__init__()
         if isinstance(discrete, bool):
             discrete = (action_size,) if discrete else ()
         self.obs_size, self.action_size, self.segments = obs_size, action_size, tuple(discrete)
         self.discrete = bool(self.segments)
-        self.obs_parts, self.masked = tuple(obs_parts) or (0,) * obs_size, masked
+        self.images = tuple(tuple(shape) for shape in images)
+        numbers = obs_size - sum(map(math.prod, self.images))
+        self.obs_parts, self.masked = tuple(obs_parts) or (0,) * numbers, masked
         self.config = c = config
         self.device = torch.device(device)
 
         feat_size = c.deter + c.categoricals * c.classes
         with torch.random.fork_rng(devices=[]):  # weights depend on the seed alone
             torch.manual_seed(c.seed)
-            self.encoder = Encoder(self.obs_parts, c.hidden, c.layers)
+            sizes = c.hidden, c.layers, self.images, c.depth
+            self.encoder = Encoder(self.obs_parts, *sizes)
             self.rssm = RSSM(
-                c.hidden, action_size, c.deter, c.hidden, c.categoricals, c.classes, c.unimix
+                self.encoder.size,
+                action_size,
+                c.deter,
+                c.hidden,
+                c.categoricals,
+                c.classes,
+                c.unimix,
             )
-            self.decoder = Decoder(feat_size, self.encoder.norm, c.hidden, c.layers)
+            self.decoder = Decoder(feat_size, self.encoder.norm, *sizes)
             self.reward = RewardHead(feat_size, c.hidden, c.layers)
             self.cont = ContinueHead(feat_size, c.hidden, c.layers)
             self.actor = Actor(feat_size, action_size, self.segments, c.hidden, c.layers, c.unimix)
@@ -167,7 +191,7 @@ class DreamerAgent(nn.Module):
         _, state = self.rssm.observe(self.encoder(obs), no_action, is_first, rng, state)
         policy = self.actor(self.rssm.get_feat(state))
         if self.masked:
-            policy = policy.masked(obs[:, 0, -self.action_size :])
+            policy = policy.masked(self.decoder.split(obs[:, 0])[0][:, -self.action_size :])
         action = policy.mode() if greedy else policy.sample(self.actor.noise((len(obs),), rng))
         return action.cpu().numpy(), state._replace(action=action)
 
@@ -221,13 +245,16 @@ class DreamerAgent(nn.Module):
         feat = self.rssm.get_feat(post)  # (B, T, F)
         reward, cont = batch["reward"], 1 - batch["is_terminal"].float()
         dyn, rep = kl_losses(post.post_logits, post.prior_logits, c.free_nats)
+        guess = self.decoder(feat)  # (B, T, O)
         parts = {
-            "obs_loss": self.decoder.loss(self.decoder(feat), batch["obs"]),
+            "obs_loss": self.decoder.loss(guess, batch["obs"]),
             "reward_loss": self.reward.loss(self.reward(feat), reward),
             "cont_loss": self.cont.loss(self.cont(feat), cont),
             "dyn_loss": dyn,
             "rep_loss": rep,
         }
+        if self.images:
+            parts["image_loss"] = self.decoder.image_loss(guess, batch["obs"])
         loss, metrics = model_loss(parts, c.beta_obs, c.beta_dyn, c.beta_rep)
         return post, feat, loss, metrics
 
@@ -260,7 +287,8 @@ class DreamerAgent(nn.Module):
         policy = self.actor(feat)
         if not self.masked:
             return policy
-        return policy.masked(self.decoder(feat)[..., -self.action_size :].detach())
+        assert self.decoder.mlp is not None  # the mask stands among the numbers; no image is made
+        return policy.masked(self.decoder.mlp(feat)[..., -self.action_size :].detach())
 
     def learn_behaviour(self, dream: Dream) -> tuple[Tensor, Tensor, Metrics]:
         """Actor and critic loss of dreams: (loss, returns (N, H), metrics)."""

@@ -42,6 +42,7 @@ class Config:
     deter: int = number(128, 1, 10**4)  # D, size of the GRU state: larger is slower
     hidden: int = number(128, 1, 10**4)  # width of every MLP
     layers: int = number(2, 1, 20)  # blocks of every MLP
+    depth: int = number(8, 1, 1024)  # channels of the first of an image's stages (authors: 4 to 64)
     categoricals: int = number(16, 1, 1000)  # S, number of categoricals in a latent
     classes: int = number(16, 2, 1000)  # K, classes of each
     unimix: float = number(0.01, 0, 0.5)  # uniform share in latents (v2) and discrete policy (v1)

@@ -1,13 +1,17 @@
 """The networks: MLP, encoder, decoder, prediction heads, actor and critic.
 
-All are MLPs of `Linear -> LayerNorm -> SiLU` blocks on vectors, and all prediction heads read the
-model state `feat` (..., F): deter, the GRU's memory h, beside stoch, the sampled latent z
-(rssm.py).
+All are MLPs of `Linear -> LayerNorm -> SiLU` blocks on vectors, with convolutions for images, and
+all prediction heads read the model state `feat` (..., F): deter, the GRU's memory h, beside stoch,
+the sampled latent z (rssm.py).
+
+An observation (..., O) is one flat vector: first its numbers, flags and categories, then the pixels
+of its images, if it has any, each image (H, W, C) row by row in whole numbers from 0 to 255.
 """
 
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,17 +31,21 @@ from dreamer.utils import (
 CUT_STD = 0.87962566  # what is left of a normal's standard deviation 1 when it is cut at ±2
 
 
-def init_linear(linear: nn.Linear, scale: float = 1.0) -> nn.Linear:
+def init_layer(layer: Any, fan_in: int, scale: float = 1.0) -> Any:
     """The layer with zero bias and weights from a normal cut at two standard deviations, of
     variance `scale^2 / fan_in` (the authors' code)."""
-    std = scale / math.sqrt(linear.in_features) / CUT_STD
+    std = scale / math.sqrt(fan_in) / CUT_STD
     if scale == 0.0:
-        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(layer.weight)
     else:
-        nn.init.trunc_normal_(linear.weight, std=std, a=-2 * std, b=2 * std)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)
-    return linear
+        nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def init_linear(linear: nn.Linear, scale: float = 1.0) -> nn.Linear:
+    return init_layer(linear, linear.in_features, scale)
 
 
 class Norm(nn.LayerNorm):
@@ -72,6 +80,84 @@ class MLP(nn.Sequential):
         super().__init__(*blocks)
 
 
+# ---------------------------------------------------------------- images
+
+
+Shape = Sequence[int]  # of an image: height H, width W, channels C
+KERNEL = 4  # of each convolution, stride 2
+
+
+def image_sizes(shape: Shape, depth: int) -> list[tuple[int, int, int]]:
+    """(H, W, C) of an image and of what each stage makes of it: half the sides, rounded down, until
+    the shorter one is 4 to 7 long, and twice the channels, `depth` at first (v1)."""
+    sizes = [(shape[0], shape[1], shape[2])]
+    while min(sizes[-1][:2]) >= 8:
+        height, width, _ = sizes[-1]
+        sizes.append((height // 2, width // 2, depth * 2 ** (len(sizes) - 1)))
+    return sizes
+
+
+def image_norm(channels: int) -> nn.GroupNorm:
+    """Layer normalisation of a whole image: a third faster on a CPU than one for each pixel."""
+    return nn.GroupNorm(1, channels, eps=1e-4)
+
+
+def channels_last(module: Any) -> None:
+    """Weights in the order in which pixels lie in memory: convolutions are faster with it."""
+    module.to(memory_format=torch.channels_last)
+
+
+class ImageEncoder(nn.Sequential):
+    """Stages of a convolution that halves the sides, norm and SiLU: pixels (..., H*W*C) from 0 to
+    255 -> (..., size). An image has no symlog (v2, "World model learning")."""
+
+    def __init__(self, shape: Shape, depth: int):
+        self.shape, sizes = tuple(shape), image_sizes(shape, depth)
+        blocks: list[nn.Module] = []
+        for (*_, c), (*_, out) in itertools.pairwise(sizes):
+            conv = nn.Conv2d(c, out, KERNEL, stride=2, padding=1, bias=False)
+            blocks += [init_layer(conv, c * KERNEL**2), image_norm(out), nn.SiLU()]
+        super().__init__(*blocks)
+        self.size = math.prod(sizes[-1])
+        channels_last(self)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = pixels.reshape(-1, *self.shape).permute(0, 3, 1, 2)  # (N, C, H, W)
+        x = super().forward(x / 255 - 0.5)
+        return x.permute(0, 2, 3, 1).reshape(*pixels.shape[:-1], self.size)
+
+
+class ImageDecoder(nn.Sequential):
+    """The encoder's mirror, with transposed convolutions: feat (..., F) -> (..., H*W*C), where 0 is
+    black and 1 is white."""
+
+    def __init__(self, feat_size: int, shape: Shape, depth: int):
+        sizes = image_sizes(shape, depth)[::-1]
+        self.size, (height, width, channels) = math.prod(shape), sizes[0]
+        blocks: list[nn.Module] = [
+            init_linear(nn.Linear(feat_size, math.prod(sizes[0]))),
+            nn.Unflatten(1, (channels, height, width)),
+        ]
+        for (*_, c), (h, w, out) in itertools.pairwise(sizes):
+            odd = (h % 2, w % 2)  # what halving has rounded off
+            conv = nn.ConvTranspose2d(c, out, KERNEL, stride=2, padding=1, output_padding=odd)
+            # Each pixel is a sum over a quarter of the kernel.
+            blocks += [image_norm(c), nn.SiLU(), init_layer(conv, c * KERNEL**2 // 4)]
+        super().__init__(*blocks)
+        channels_last(self)
+
+    def forward(self, feat: Tensor) -> Tensor:
+        x = super().forward(feat.flatten(0, -2)) + 0.5  # (N, C, H, W)
+        return x.permute(0, 2, 3, 1).reshape(*feat.shape[:-1], self.size)
+
+
+def side_by_side(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+
+# ---------------------------------------------------------------- observations
+
+
 class ObsNorm(nn.Module):
     """symlog of the observation, then each dimension to mean 0, standard deviation 1, within ±10.
 
@@ -94,7 +180,7 @@ class ObsNorm(nn.Module):
     def __init__(self, parts: Sequence[int], decay: float = 0.99, min_std: float = 0.01):
         super().__init__()
         self.parts, self.decay, self.min_std = parts, decay, min_std
-        numbers = torch.tensor([k == 0 for k in parts for _ in range(max(k, 1))])
+        numbers = torch.tensor([k == 0 for k in parts for _ in range(max(k, 1))], dtype=torch.bool)
         self.register_buffer("numbers", numbers, persistent=False)
         self.register_buffer("moments", torch.zeros(2, len(numbers)))
         self.register_buffer("weight", torch.zeros(()))
@@ -116,6 +202,7 @@ class ObsNorm(nn.Module):
         return ((self.symlog(obs) - self.mean) / self.std).clamp(-self.limit, self.limit)
 
     def symlog(self, obs: Tensor) -> Tensor:
+        obs = obs[..., : len(self.numbers)]  # no pixels
         return torch.where(self.numbers, symlog(obs), obs)
 
     def inverse(self, x: Tensor) -> Tensor:
@@ -125,31 +212,57 @@ class ObsNorm(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Normalised symlog of the observation, then an MLP: obs (..., O) -> embed (..., E).
+    """Normalised symlog of the observation, then an MLP: obs (..., O) -> embed (..., E). Each image
+    (of `images`, their shapes) goes through convolutions instead, and all is put side by side.
 
     The MLP also reads a constant 1. Its first layer is a matrix product and a normalisation, which
     see no difference between an observation and twice that observation; with the 1 they do.
     """
 
-    def __init__(self, parts: Sequence[int], hidden: int, layers: int):
+    def __init__(
+        self,
+        parts: Sequence[int],
+        hidden: int,
+        layers: int,
+        images: Sequence[Shape] = (),
+        depth: int = 8,
+    ):
         super().__init__()
         self.norm = ObsNorm(parts)
-        self.mlp = MLP(len(self.norm.mean) + 1, hidden, layers)
+        self.mlp = MLP(len(self.norm.mean) + 1, hidden, layers) if parts else None
+        self.images = nn.ModuleList(ImageEncoder(shape, depth) for shape in images)
+        self.pixels = [math.prod(shape) for shape in images]
+        sizes = [image_sizes(shape, depth)[-1] for shape in images]
+        self.size = (hidden if parts else 0) + sum(map(math.prod, sizes))  # E
 
     def forward(self, obs: Tensor) -> Tensor:
-        return self.mlp(F.pad(self.norm(obs), (0, 1), value=1.0))
+        _, *images = obs.split([len(self.norm.mean), *self.pixels], -1)
+        embed = [image(x) for image, x in zip(self.images, images, strict=True)]
+        if self.mlp is not None:
+            embed.insert(0, self.mlp(F.pad(self.norm(obs), (0, 1), value=1.0)))
+        return side_by_side(embed)
 
 
 class Decoder(nn.Module):
     """Reconstructs the observation: feat (..., F) -> (..., O), numbers and flags in the units of
-    the encoder's norm, logits for the entries of one-hot vectors (v2, eq. 1)."""
+    the encoder's norm, logits for the entries of one-hot vectors, pixels from 0 to 1 (v2, eq. 1).
+    """
 
     plain: Tensor  # (O,), 0 for entries of one-hot vectors, else 1
 
-    def __init__(self, feat_size: int, norm: ObsNorm, hidden: int, layers: int):
+    def __init__(
+        self,
+        feat_size: int,
+        norm: ObsNorm,
+        hidden: int,
+        layers: int,
+        images: Sequence[Shape] = (),
+        depth: int = 8,
+    ):
         super().__init__()
-        self.norm = norm
-        self.mlp = MLP(feat_size, hidden, layers, len(norm.mean))
+        self.norm, self.numbers = norm, len(norm.mean)
+        self.mlp = MLP(feat_size, hidden, layers, self.numbers) if norm.parts else None
+        self.images = nn.ModuleList(ImageDecoder(feat_size, shape, depth) for shape in images)
         ends = itertools.accumulate(max(k, 1) for k in norm.parts)
         parts = zip(norm.parts, ends, strict=True)
         self.one_hots = [slice(end - k, end) for k, end in parts if k > 1]
@@ -157,7 +270,8 @@ class Decoder(nn.Module):
         self.register_buffer("plain", plain, persistent=False)
 
     def forward(self, feat: Tensor) -> Tensor:
-        return self.mlp(feat)
+        numbers = [] if self.mlp is None else [self.mlp(feat)]
+        return side_by_side(numbers + [image(feat) for image in self.images])
 
     def mean(self, guess: Tensor) -> Tensor:
         """`self(feat)` with probabilities in the place of logits."""
@@ -168,12 +282,21 @@ class Decoder(nn.Module):
 
     def predict(self, feat: Tensor) -> Tensor:
         """Predicted observation in the environment's own units; probabilities of categories."""
-        return self.norm.inverse(self.mean(self(feat)))
+        numbers, pixels = self.split(self.mean(self(feat)))
+        return side_by_side([self.norm.inverse(numbers), 255 * pixels.clamp(0, 1)])
+
+    def split(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers and pixels."""
+        return obs[..., : self.numbers], obs[..., self.numbers :]
+
+    def image_loss(self, guess: Tensor, obs: Tensor) -> Tensor:
+        """Squared error of `self(feat)`, summed over pixels and channels (v2, eq. 2): (...)."""
+        return (self.split(guess)[1] - self.split(obs)[1] / 255).square().sum(-1)
 
     def loss(self, guess: Tensor, obs: Tensor) -> Tensor:
-        """Of `self(feat)`, summed over the observation: (...). Squared error against the normalised
+        """Of `self(feat)`, summed over all but pixels: (...). Squared error against the normalised
         symlog of numbers (v2, eq. 8, without its ½), cross-entropy of one-hot vectors, in nats."""
-        target = self.norm(obs)
+        target, guess = self.norm(obs), self.split(guess)[0]
         loss = ((guess - target).square() * self.plain).sum(-1)
         for part in self.one_hots:
             loss = loss - (guess[..., part].log_softmax(-1) * target[..., part]).sum(-1)

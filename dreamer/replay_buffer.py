@@ -41,9 +41,11 @@ class ReplayBuffer:
     """The last `capacity` rows of experience, oldest overwritten first; adding is O(1).
 
     segments: sizes of the one-hot vectors that make up an action, none for continuous actions.
-    state: sizes (D, S, K) of the model's state. One-hot vectors are kept as class numbers, so that
-    a row is small however many classes there are. Raises ValueError for a capacity below 2, and
-    where the machine has no memory for so many rows. Memory is touched only as rows come in.
+    state: sizes (D, S, K) of the model's state. pixels: so many of the last entries of an
+    observation are whole numbers from 0 to 255, kept as uint8. One-hot vectors are kept as class
+    numbers, so that a row is small however many classes there are. Raises ValueError for a capacity
+    below 2, and where the machine has no memory for so many rows. Memory is touched only as rows
+    come in.
     """
 
     def __init__(
@@ -53,22 +55,26 @@ class ReplayBuffer:
         action_size: int,
         segments: Sequence[int] = (),
         state: tuple[int, int, int] = (0, 0, 0),
+        pixels: int = 0,
     ):
         if capacity < 2:
             raise ValueError(f"capacity must be at least 2 rows, got {capacity}")
         self.capacity, self.segments = capacity, tuple(segments)
         deter, categoricals, self.classes = state
+        self.numbers = obs_size - pixels  # entries of an observation before its pixels
         self.size = 0  # rows filled
         self.head = 0  # where the next row is written
         self.shapes = {"obs": (obs_size,), "action": (action_size,), "reward": ()}
         row: dict[str, np.ndarray] = {
-            "obs": np.zeros(obs_size, np.float32),
+            "obs": np.zeros(self.numbers, np.float32),
             "action": np.zeros(len(segments) or action_size, np.int32 if segments else np.float32),
             "reward": np.zeros((), np.float32),
             **{flag: np.zeros((), bool) for flag in FIELDS[3:]},
             "deter": np.zeros(deter, np.float16),  # numbers from -1 to 1
             "stoch": np.zeros(categoricals, np.int16),
         }
+        if pixels:
+            row["pixels"] = np.zeros(pixels, np.uint8)
         need = capacity * sum(x.nbytes for x in row.values())
         try:
             if need > memory_of_this_machine():
@@ -105,8 +111,10 @@ class ReplayBuffer:
             if not np.isfinite(value).all():
                 raise ValueError(f"{name} must be finite (float32), got {values[name]}")
         values["action"] = self.keep(np.asarray(action))
-        for name in FIELDS:
-            self.rows[name][self.head] = values[name]
+        if "pixels" in self.rows:
+            values["obs"], values["pixels"] = np.split(np.asarray(obs), [self.numbers])
+        for name, value in values.items():
+            self.rows[name][self.head] = value
         self.rows["deter"][self.head], self.rows["stoch"][self.head] = 0, -1
         if state is not None:
             self.refresh(np.array([self.head]), state)
@@ -150,6 +158,9 @@ class ReplayBuffer:
         before, known = (start - 1) % self.capacity, (start > self.head - self.size)[:, None]
         batch = {name: self.rows[name][index] for name in FIELDS}
         batch["action"] = self.unkeep(batch["action"])
+        if "pixels" in self.rows:
+            seen = batch["obs"], self.rows["pixels"][index]
+            batch["obs"] = np.concatenate(seen, -1, dtype=np.float32)
         stoch = np.where(known, self.rows["stoch"][before], -1)
         return {
             **batch,

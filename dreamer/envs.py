@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,16 @@ import numpy as np
 from gymnasium import spaces
 
 from dreamer.config import Config
-from dreamer.spaces import check_actions, check_observations, inside, obs_parts, segments, within
+from dreamer.spaces import (
+    check_actions,
+    check_observations,
+    flatten,
+    image_shapes,
+    inside,
+    obs_parts,
+    segments,
+    within,
+)
 
 EnvSpec = str | Callable[..., gym.Env]
 FLAGS = bool | int | float | np.bool_ | np.number  # what may stand for True or False
@@ -32,6 +42,8 @@ class AgentEnv:
     (clipped, then rescaled to the space's bounds), for `Discrete`, `MultiDiscrete` and
     `MultiBinary` as one-hot vectors, one after another, whose sizes are `segments` (empty for
     `Box`). `obs_parts` says the same of the observation, with 1 for a flag and 0 for a number.
+    Behind all that come the `pixels` of its images, in whole numbers from 0 to 255: `images` are
+    their shapes (H, W, C). Floats and flags are rounded to such numbers here, once for all.
     Each action is held for `action_repeat` steps of the environment, and an episode that does not
     end is cut after `max_episode_steps`, as by a time limit.
 
@@ -82,6 +94,8 @@ class AgentEnv:
         check_observations(self.name, self.obs_space)
         check_actions(self.name, self.action_space)
         self.obs_parts = obs_parts(self.obs_space)
+        self.images = image_shapes(self.obs_space)
+        self.pixels = sum(map(math.prod, self.images))
         self.segments = segments(self.action_space)
         self.action_size = sum(self.segments) or int(np.prod(self.action_space.shape))
         limit = getattr(getattr(self.env, "spec", None), "max_episode_steps", None)
@@ -91,7 +105,7 @@ class AgentEnv:
         self.masked = mask is not None
         if self.masked:
             self.obs_parts += (1,) * self.action_size
-        self.obs_size = sum(max(size, 1) for size in self.obs_parts)
+        self.obs_size = sum(max(size, 1) for size in self.obs_parts) + self.pixels
 
     # ------------------------------------------------------------ reset, step, close
 
@@ -248,15 +262,18 @@ class AgentEnv:
         try:
             if not inside(self.obs_space, obs):
                 raise ValueError("another shape, or a category that is none")
-            if not isinstance(self.obs_space, spaces.Box):
-                obs = spaces.flatten(self.obs_space, obs)
+            obs, pixels = flatten(self.obs_space, obs)
         except Exception as error:
             raise EnvFault(
                 f"{self.name}: observation at step {self.steps} is not in {self.obs_space}: {obs!r}"
             ) from error
-        size = self.obs_size - self.masked * self.action_size
+        size = self.obs_size - self.pixels - self.masked * self.action_size
         obs = self._number("observation", obs, (size,))
-        return obs if self.mask is None else np.concatenate([obs, self.mask], dtype=np.float32)
+        if self.mask is None and not self.pixels:
+            return obs
+        mask = () if self.mask is None else self.mask
+        pixels = self._number("image", pixels, (self.pixels,))
+        return np.concatenate([obs, mask, pixels], dtype=np.float32)
 
     def _flag(self, what: str, value: Any) -> bool:
         if isinstance(value, FLAGS) or (isinstance(value, np.ndarray) and value.shape == ()):

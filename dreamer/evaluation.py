@@ -61,8 +61,10 @@ def evaluate(
 
 def check_fit(agent: DreamerAgent, env: AgentEnv) -> None:
     """Raises ValueError for an agent that was made for other observations or actions."""
-    theirs = env.obs_size, env.action_size, env.segments
-    ours = agent.obs_size, agent.action_size, agent.segments
+    theirs: tuple = env.obs_size, env.action_size, env.segments
+    ours: tuple = agent.obs_size, agent.action_size, agent.segments
+    if env.images:
+        theirs, ours = (*theirs, env.images), (*ours, agent.images)
     if theirs != ours:
         raise ValueError(
             f"{env.name} has (observation size, action size, classes of actions) {theirs}, but "
@@ -342,8 +344,9 @@ def open_loop_error(
     """How wrong the dream is about replayed windows: `context` observed rows, then the prior alone.
 
     The model has learned from these windows: what it knows by heart is no error here. Mean absolute
-    errors in normalised units (obs) and raw units (reward), and obs error of the
-    naive guess that the last observed row repeats. Rows after an episode's end do not count.
+    errors in normalised units (obs) and raw units (reward), of images the squared error summed over
+    pixels as in the loss, and the errors of the naive guess that the last observed row repeats.
+    Rows after an episode's end do not count.
     """
     steps = min(context + agent.config.imag_horizon, len(replay))
     if steps <= context:
@@ -356,9 +359,15 @@ def open_loop_error(
     real, guess = agent.encoder.norm(batch["obs"]), agent.decoder.mean(agent.decoder(feat))
     alive = (~batch["is_last"][:, context - 1 : -1]).cumprod(1).float()
     errors = {
-        "dream_obs_error": (guess - real[:, context:]).abs().mean(-1),
-        "naive_obs_error": (real[:, context - 1 : context] - real[:, context:]).abs().mean(-1),
         "dream_reward_error": (agent.reward.predict(feat) - batch["reward"][:, context:]).abs(),
     }
+    if agent.obs_parts:
+        numbers, last = agent.decoder.split(guess)[0], real[:, context - 1 : context]
+        errors["dream_obs_error"] = (numbers - real[:, context:]).abs().mean(-1)
+        errors["naive_obs_error"] = (last - real[:, context:]).abs().mean(-1)
+    if agent.images:
+        later, last = batch["obs"][:, context:], batch["obs"][:, context - 1 : context]
+        errors["dream_image_error"] = agent.decoder.image_loss(guess, later)
+        errors["naive_image_error"] = agent.decoder.image_loss(last / 255, later)
     total = alive.sum().clamp(min=1)
     return {name: float((error * alive).sum() / total) for name, error in errors.items()}

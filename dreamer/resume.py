@@ -6,6 +6,7 @@ A run that was stopped and resumed goes on, number for number, as if it had neve
 
 import contextlib
 import dataclasses
+import math
 import os
 import textwrap
 import warnings
@@ -60,6 +61,7 @@ def agent_part(agent: DreamerAgent) -> dict[str, Any]:
         "sizes": [agent.obs_size, agent.action_size, list(agent.segments)],
         "obs_parts": list(agent.obs_parts),
         "masked": agent.masked,
+        "images": [list(shape) for shape in agent.images],
         "config": dataclasses.asdict(agent.config),
         "agent": agent.state_dict(),
     }
@@ -99,13 +101,18 @@ def read_parts(saved: dict[str, Any], length: int) -> dict[str, Any]:
     if isinstance(segments, bool):  # in older files
         segments = [action_size] * segments
     obs_parts, masked = saved.get("obs_parts", []), saved.get("masked", False)
-    for numbers, least in ([obs_size, action_size, *segments], 1), (obs_parts, 0):
-        if any(type(n) is not int or not least <= n <= length for n in numbers):
+    images = saved.get("images", [])  # not in older files
+    if any(len(shape) != 3 for shape in images):
+        raise ValueError("an image has three sizes")
+    numbers = obs_size - sum(map(math.prod, images))  # of an observation, before its pixels
+    sides = [n for shape in images for n in shape]
+    for sizes, least in ([action_size, *segments, *sides], 1), ([numbers, *obs_parts], 0):
+        if any(type(n) is not int or not least <= n <= length for n in sizes):
             raise ValueError("sizes are not whole numbers that the file has room for")
     sums = sum(segments), sum(max(n, 1) for n in obs_parts)
-    if sums[0] not in (0, action_size) or sums[1] not in (0, obs_size):
+    if sums[0] not in (0, action_size) or sums[1] not in (0, numbers) or not (numbers or images):
         raise ValueError("sizes do not add up")
-    if type(masked) is not bool or masked and not (segments and action_size <= obs_size):
+    if type(masked) is not bool or masked and not (segments and action_size <= numbers):
         raise ValueError("there is no room for a mask")
     if any(type(value) not in (int, float, str) for value in saved["config"].values()):
         raise ValueError("config holds something else than numbers and names")
@@ -116,6 +123,7 @@ def read_parts(saved: dict[str, Any], length: int) -> dict[str, Any]:
         "config": Config(**saved["config"]),
         "obs_parts": list(obs_parts),
         "masked": masked,
+        "images": [tuple(shape) for shape in images],
     }
 
 
@@ -254,8 +262,7 @@ def load(run: Run) -> dict[str, Any]:
     with refusing(path, CONTINUABLE):
         check([saved["env"], saved["device"], saved["counters"][0]], ["", "", 0], "checkpoint")
         found, own = read_parts(saved, length), read_parts(agent_part(run.agent), length)
-        del found["config"], own["config"]
-        then, now = saved["config"], dataclasses.asdict(run.config)
+        then, now = (dataclasses.asdict(x.pop("config")) for x in (found, own))
         others = [k for k in then | now if k != "steps" and then.get(k) != now.get(k)]
         values = ", ".join(f"{k}={then.get(k)} instead of {now.get(k)}" for k in others)
         elsewhere = "or choose another folder"

@@ -59,10 +59,10 @@ class Run:
             self.check_envs()
             sizes = self.env.obs_size, self.env.action_size, self.env.segments
             parts, masked = self.env.obs_parts, self.env.masked
-            self.agent = DreamerAgent(*sizes, config, device, parts, masked)
+            self.agent = DreamerAgent(*sizes, config, device, parts, masked, self.env.images)
             rows = 2 * config.steps // config.action_repeat  # at most: one more for each episode
             rows = min(config.capacity, max(rows, config.seq_len, 2))
-            self.replay = ReplayBuffer(rows, *sizes, self.agent.rssm.sizes)
+            self.replay = ReplayBuffer(rows, *sizes, self.agent.rssm.sizes, self.env.pixels)
         except BaseException:
             self.close()
             raise
@@ -201,7 +201,8 @@ class Run:
         """A batch of windows from the replay."""
         c = self.config
         if self.updates == 0:
-            self.warn_of_faint_observations()
+            if self.agent.obs_parts:
+                self.warn_of_faint_observations()
             self.warn_of_faint_rewards()
         return self.replay.sample(c.batch_size, c.seq_len, self.replay_rng, c.recency)
 

@@ -1,4 +1,5 @@
-"""Gymnasium's spaces: which ones the agent takes, and what their flat vectors consist of."""
+"""Gymnasium's spaces: which ones the agent takes, and what their flat vectors consist of: numbers,
+flags and one-hot vectors first, then the pixels of the images."""
 
 from typing import Any
 
@@ -18,8 +19,80 @@ def inside(space: Any, value: Any) -> bool:
     return bool(space.contains(np.asarray(value) if space.shape else value))
 
 
+def image_shape(space: Any) -> tuple[int, int, int] | None:
+    """(H, W, C) of an image, None for any other space.
+
+    An image is a `Box` of three axes, or one of uint8 with two, neither shorter than MIN_SIDE. Of
+    three axes the shorter one of the first and the last holds the channels, the last if they are
+    alike.
+    """
+    if not isinstance(space, spaces.Box):
+        return None
+    shape = space.shape
+    if len(shape) == 2 and space.dtype == np.uint8 and min(shape) >= MIN_SIDE:
+        return (*shape, 1)
+    if len(shape) != 3:
+        return None
+    return (*shape[1:], shape[0]) if shape[0] < shape[2] else shape
+
+
+MIN_SIDE = 8  # pixels
+
+
+def parts_of(space: Any) -> list[Any]:
+    """A `Dict`'s or `Tuple`'s innermost spaces, in order, or the space itself."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+        return [inner for part in parts for inner in parts_of(part)]
+    return [space]
+
+
+def values_of(space: Any, value: Any) -> list[Any]:
+    """What `value` holds for each of `parts_of(space)`."""
+    if isinstance(space, spaces.Dict):
+        return [v for name, part in space.spaces.items() for v in values_of(part, value[name])]
+    if isinstance(space, spaces.Tuple):
+        return [v for part, x in zip(space.spaces, value, strict=True) for v in values_of(part, x)]
+    return [value]
+
+
+def image_shapes(space: Any) -> tuple[tuple[int, int, int], ...]:
+    """(H, W, C) of each image in the space."""
+    return tuple(shape for part in parts_of(space) if (shape := image_shape(part)))
+
+
+def flatten(space: Any, value: Any) -> tuple[Any, np.ndarray]:
+    """Numbers (to be checked by the caller where the space is one `Box`), flags and one-hot vectors
+    of an observation, and the pixels of its images one after another."""
+    if not image_shapes(space):
+        flat = value if isinstance(space, spaces.Box) else spaces.flatten(space, value)
+        return flat, np.zeros(0, np.float32)
+    pairs = list(zip(parts_of(space), values_of(space, value), strict=True))
+    numbers = [spaces.flatten(part, x) for part, x in pairs if not image_shape(part)]
+    images = [pixels(part, x) for part, x in pairs if image_shape(part)]
+    return np.concatenate([np.zeros(0), *numbers]), np.concatenate(images)
+
+
+def bounds(space: Any) -> tuple[float, float]:
+    """The least and the most that any number of a `Box` may be."""
+    return float(space.low.min()), float(space.high.max())
+
+
+def pixels(space: spaces.Box, image: Any) -> np.ndarray:
+    """An image in whole numbers from 0, at its space's lower bound, to 255, at its upper one, as
+    float32 (H*W*C): channels last, row by row."""
+    low, high = bounds(space)
+    image = np.asarray(image, np.float32)
+    if (low, high) != (0, 255):
+        image = 255 * (image - low) / (high - low)
+    image = np.rint(image).clip(0, 255)
+    first = len(space.shape) == 3 and space.shape[0] < space.shape[2]
+    return (np.moveaxis(image, 0, -1) if first else image).ravel()
+
+
 def check_observations(name: str, space: Any) -> None:
-    """Raises ValueError for what cannot be flattened into a short vector of numbers."""
+    """Raises ValueError for what is neither an image nor a short vector of numbers."""
+    shape = image_shape(space)
     if isinstance(space, spaces.Dict | spaces.Tuple) and space.spaces:
         for part in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
             check_observations(name, part)
@@ -32,11 +105,18 @@ def check_observations(name: str, space: Any) -> None:
         )
     elif isinstance(space, spaces.Text):
         reason = "turn text into numbers in a wrapper (gymnasium.wrappers.TransformObservation)"
-    elif isinstance(space, spaces.Box) and len(space.shape) >= 3:
+    elif isinstance(space, spaces.Box) and len(space.shape) > 3:
         reason = (
-            "images are not supported yet; a small one can be flattened by "
-            "gymnasium.wrappers.FlattenObservation"
+            "an image has two or three axes: stack frames without a channel axis "
+            "(gymnasium.wrappers.GrayscaleObservation), or choose one (ReshapeObservation)"
         )
+    elif shape and min(shape[:2]) < MIN_SIDE and 0 not in shape:
+        reason = (
+            f"the sides of an image are at least {MIN_SIDE} pixels long; what is smaller, or no "
+            "image, can be flattened by gymnasium.wrappers.FlattenObservation"
+        )
+    elif shape and not 0 < np.subtract(*bounds(space)[::-1]) < np.inf:
+        reason = "the pixels of an image need bounds: take uint8, bool, or floats from 0 to 1"
     elif isinstance(space, spaces.Dict | spaces.Tuple) or 0 in (space.shape or ()):
         reason = "it is empty"
     elif not isinstance(
@@ -74,7 +154,9 @@ def check_actions(name: str, space: Any) -> None:
 
 def obs_parts(space: Any) -> tuple[int, ...]:
     """What the entries of a flattened observation are, in order: 0 for a number, 1 for a flag, K
-    for a one-hot vector of K entries."""
+    for a one-hot vector of K entries. Images have no part in it."""
+    if image_shape(space):
+        return ()
     if isinstance(space, spaces.Dict | spaces.Tuple):
         parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
         return tuple(size for part in parts for size in obs_parts(part))

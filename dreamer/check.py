@@ -12,6 +12,7 @@ from dreamer.config import Config
 from dreamer.envs import AgentEnv, EnvSpec
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.run import wrappers_with_memory
+from dreamer.spaces import image_shape
 
 STEPS, SECONDS = 1_000, 10.0  # of random actions, whichever is over first
 SMALL_STEP = 0.1  # of the spread: such steps drown in a dream's noise (LunarLander: 0.07)
@@ -27,7 +28,10 @@ def check(spec: EnvSpec, config: Config) -> Iterator[tuple[str, str]]:
 def look(env: AgentEnv, config: Config) -> Iterator[tuple[str, str]]:
     """`check` of an environment that is there; it stays open."""
     yield "environment", env.name
-    yield "observations", f"{env.obs_space}: {count(env.obs_size, 'number')}"
+    numbers = env.obs_size - env.pixels
+    parts = [count(numbers, "number")] * bool(numbers)
+    parts += [f"an image of {h} x {w} pixels, {count(c, 'channel')}" for h, w, c in env.images]
+    yield "observations", f"{described(env.obs_space)}: {' and '.join(parts)}"
     classes = f"one-hot vectors of {list(env.segments[:8])}{'...' if env.segments[8:] else ''}"
     size = classes if env.segments else count(env.action_size, "number")
     yield "actions", f"{env.action_space}: {size}"
@@ -51,13 +55,19 @@ def look(env: AgentEnv, config: Config) -> Iterator[tuple[str, str]]:
     ret = f"{np.mean(returns):.4g}, mean of {count(len(returns), 'episode')}" if returns else ""
     yield "random return", ret or f"none ended in {actions} ({seconds:.1f} s)"
     yield "rewards", f"{rewards.min():.4g} to {rewards.max():.4g}, mean {rewards.mean():.4g}"
-    yield "observed", f"{obs.min():.4g} to {obs.max():.4g}"
+    obs, pixels = np.split(obs, [numbers], 1)
+    if numbers:
+        yield "observed", f"{obs.min():.4g} to {obs.max():.4g}"
+    if env.images:
+        moving = f"{np.ptp(pixels, 0).astype(bool).mean():.1%} of them ever vary"
+        yield "pixels", f"{pixels.min():.0f} to {pixels.max():.0f} of 255, {moving}"
     still = np.flatnonzero(np.ptp(obs, 0) == 0)
     if len(still):
         names = entries(env.obs_space) + [f"action_mask[{i}]" for i in range(env.action_size)]
         listed = ", ".join(names[i] for i in still[:5]) + ", ..." * (len(still) > 5)
-        yield "never varied", f"{len(still)} of {count(env.obs_size, 'number')}: {listed}"
-    share = step_size(obs, np.array([k == 0 for k in env.obs_parts for _ in range(max(k, 1))]))
+        yield "never varied", f"{len(still)} of {count(numbers, 'number')}: {listed}"
+    kinds = [k == 0 for k in env.obs_parts for _ in range(max(k, 1))]
+    share = step_size(obs, np.array(kinds, bool))
     if share is not None:
         advice = ": little; try a larger action_repeat" if share < SMALL_STEP else ""
         yield "one action moves", f"{share:.1%} of what random actions reach{advice}"
@@ -66,7 +76,8 @@ def look(env: AgentEnv, config: Config) -> Iterator[tuple[str, str]]:
 
     rows = min(config.capacity, 2 * config.steps // config.action_repeat)
     state = config.deter, config.categoricals, config.classes
-    row = ReplayBuffer(2, env.obs_size, env.action_size, env.segments, state).rows.values()
+    sizes = env.obs_size, env.action_size, env.segments
+    row = ReplayBuffer(2, *sizes, state, env.pixels).rows.values()
     yield "replay", f"{rows:,} rows or fewer, {rows * sum(c[0].nbytes for c in row) / 1e6:,.1f} MB"
     cost = f"at most {config.eval_cost:g} steps for each step of training (eval_cost)"
     many = f"{config.evals} of up to {config.eval_episodes} episodes, {cost}"
@@ -82,6 +93,12 @@ def look(env: AgentEnv, config: Config) -> Iterator[tuple[str, str]]:
     yield "set first", f"{first}steps and train_ratio"
 
 
+def described(space: Any) -> str:
+    """The space in short: the bounds of an image need no saying."""
+    shape = getattr(space, "shape", None)
+    return f"Box({shape}, {space.dtype})" if image_shape(space) else str(space)
+
+
 def count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
@@ -92,6 +109,8 @@ def entries(space: Any, name: str = "") -> list[str]:
         parts = [(f"{name}.{key}".lstrip("."), part) for key, part in space.spaces.items()]
     elif isinstance(space, spaces.Tuple):
         parts = [(f"{name}[{i}]", part) for i, part in enumerate(space.spaces)]
+    elif image_shape(space):
+        return []
     else:
         return [f"{name}[{i}]" if name else str(i) for i in range(spaces.flatdim(space))]
     return [entry for label, part in parts for entry in entries(part, label)]

@@ -265,7 +265,7 @@ def test_an_agents_file_holds_what_acting_needs_and_no_more(finished, tmp_path):
     agent = load_agent(finished / "checkpoint.pt", "cpu")
     save_agent(agent, tmp_path / "new" / "agent.pt", "Walk")
     saved = load_checkpoint(tmp_path / "new" / "agent.pt")
-    assert saved.keys() == {"sizes", "obs_parts", "masked", "config", "agent", "env"}
+    assert saved.keys() == {"sizes", "obs_parts", "masked", "images", "config", "agent", "env"}
     assert saved["env"] == agent_env(finished / "agent.pt") == "Walk"
     assert same(saved, load_checkpoint(finished / "agent.pt"))
 

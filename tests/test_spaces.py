@@ -96,8 +96,8 @@ def test_every_action_space_trains_300_steps(space, sizes, total, actor_grad, tm
 
 REFUSED_OBSERVATIONS = {
     "text": (S.Text(5), "wrapper"),
-    "an image": (S.Box(0, 255, (8, 8, 3), np.uint8), "images are not supported yet"),
-    "an image within": (S.Dict({"x": S.Box(0, 1, (8, 8, 3))}), "images are not supported yet"),
+    "a small image": (S.Box(0, 255, (7, 7, 3), np.uint8), "at least 8 pixels long"),
+    "frames within": (S.Dict({"x": S.Box(0, 1, (4, 8, 8, 3))}), "two or three axes"),
     "a graph": (S.Graph(VECTOR, None), "Box, Discrete"),
     "a sequence": (S.Sequence(VECTOR), "Box, Discrete"),
     "nothing": (S.Box(-1, 1, (0,)), "empty"),

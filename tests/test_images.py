@@ -1,0 +1,343 @@
+"""Images: their networks, replay, environments and whole runs, from 8 x 8 pixels to 96 x 96."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import quiet_train, tiny_config
+from gymnasium import spaces as S
+from gymnasium import wrappers
+
+from dreamer import AgentEnv, evaluate, load_agent
+from dreamer.agent import DreamerAgent
+from dreamer.check import check
+from dreamer.evaluation import agent_chooses, open_loop, play
+from dreamer.networks import Decoder, Encoder, ImageDecoder, ImageEncoder, ObsNorm, image_sizes
+from dreamer.replay_buffer import ReplayBuffer
+from dreamer.spaces import image_shape, image_shapes
+
+
+class Slide(gym.Env):
+    """A bright block at `place`, moved by the action and by chance; reward where it is central.
+    `space` says how it is drawn: in what type, and in what order the axes come."""
+
+    def __init__(self, space: S.Space):
+        self.observation_space, self.action_space = space, S.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: Any = None):
+        super().reset(seed=seed)
+        self.place, self.time = int(self.np_random.integers(6)), 0
+        return self.seen(self.observation_space), {}
+
+    def step(self, action: Any):
+        self.place = int(np.clip(self.place + action - 1 + self.np_random.integers(-1, 2), 0, 5))
+        self.time += 1
+        reward = float(self.place in (2, 3))
+        return self.seen(self.observation_space), reward, False, self.time == 9, {}
+
+    def seen(self, space: Any) -> Any:
+        if isinstance(space, S.Dict):
+            return {name: self.seen(part) for name, part in space.items()}
+        if isinstance(space, S.Discrete):
+            return self.place
+        if len(space.shape) == 1:
+            return np.full(space.shape, self.place, space.dtype)
+        image = np.full(space.shape, space.low.min(), space.dtype)
+        if image_shape(space) != space.shape and len(space.shape) == 3:
+            image = np.moveaxis(image, 0, -1)  # a view: drawn with the channels last
+        image[2:5, self.place : self.place + 2] = space.high.max()
+        return image if image.shape == space.shape else np.moveaxis(image, -1, 0)
+
+
+def box(*shape: int, dtype: Any = np.uint8, high: float = 255) -> S.Box:
+    return S.Box(0, high, shape, dtype)
+
+
+# ---------------------------------------------------------------- networks
+
+
+SIZES = [(8, 8), (9, 9), (10, 10), (15, 16), (31, 33), (48, 48), (64, 64), (95, 96), (96, 96)]
+
+
+@pytest.mark.parametrize("sides", [*SIZES, (8, 96), (40, 13)])
+@pytest.mark.parametrize("channels", [1, 3, 10])
+def test_any_size_comes_out_as_it_went_in(sides, channels):
+    shape = (*sides, channels)
+    encoder, decoder = ImageEncoder(shape, 2), ImageDecoder(7, shape, 2)
+    pixels = torch.rand(2, 3, sides[0] * sides[1] * channels) * 255
+    embed = encoder(pixels)
+    assert embed.shape == (2, 3, encoder.size)
+    assert decoder(torch.rand(2, 3, 7)).shape == pixels.shape
+    height, width, _ = image_sizes(shape, 2)[-1]
+    assert 4 <= min(height, width) <= 7
+
+
+def test_stages_by_hand():
+    assert image_sizes((64, 64, 3), 8) == [
+        (64, 64, 3), (32, 32, 8), (16, 16, 16), (8, 8, 32), (4, 4, 64)
+    ]  # fmt: skip
+    assert image_sizes((10, 10, 4), 8) == [(10, 10, 4), (5, 5, 8)]
+    assert image_sizes((9, 20, 1), 3) == [(9, 20, 1), (4, 10, 3)]
+
+
+def test_every_pixel_and_weight_counts():
+    """Of odd sizes too: no pixel lies outside all windows, and none is drawn by nothing."""
+    torch.manual_seed(0)
+    shape = (17, 22, 2)
+    encoder, decoder = ImageEncoder(shape, 4), ImageDecoder(5, shape, 4)
+    pixels = (torch.rand(6, 17 * 22 * 2) * 255).requires_grad_()
+    encoder(pixels).square().sum().backward()
+    assert (pixels.grad.abs().sum(0) > 0).all()
+    feat = torch.randn(6, 5, requires_grad=True)
+    decoder(feat).sub(torch.rand(6, 17 * 22 * 2)).square().sum().backward()
+    assert decoder(feat).std(0).min() > 0
+    for module in (encoder, decoder):
+        assert all(p.grad.abs().max() > 0 for p in module.parameters())
+
+
+def test_a_pixel_is_where_it_was():
+    """The decoder's last convolution draws rows and columns in the order of the observation."""
+    shape = (8, 12, 3)
+    decoder = ImageDecoder(2, shape, 2)
+    with torch.no_grad():
+        last = decoder[-1]
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([0.1, 0.2, 0.3]))
+    image = decoder(torch.randn(1, 2)).view(shape)
+    np.testing.assert_allclose(image[5, 7].detach(), [0.6, 0.7, 0.8], rtol=1e-6)
+    encoder = ImageEncoder(shape, 2)
+    conv, pixels = encoder[0], torch.zeros(1, *shape)
+    pixels[0, 2, 7, 1] = 255
+    seen = conv(pixels.permute(0, 3, 1, 2))[0].abs().sum(0).nonzero()
+    assert seen.tolist() == [[0, 3], [0, 4], [1, 3], [1, 4]]  # windows of 4, from -1 on, in twos
+
+
+def test_the_image_loss_by_hand():
+    norm = ObsNorm((0,))
+    decoder = Decoder(4, norm, 8, 1, [(8, 8, 1)], 2)
+    guess, obs = torch.full((1, 65), 0.5), torch.zeros(1, 65)
+    obs[0, 1], obs[0, 2] = 255, 127.5
+    assert decoder.image_loss(guess, obs).item() == pytest.approx(63 * 0.25)
+    assert decoder.loss(guess, obs).item() == pytest.approx(0.25)
+    assert decoder.predict(torch.randn(3, 4))[:, 1:].min() >= 0
+
+
+def test_numbers_and_images_side_by_side():
+    encoder = Encoder((0, 0, 1), 16, 1, [(8, 8, 1), (16, 8, 3)], 2)
+    obs = torch.rand(5, 3 + 64 + 384)
+    embed = encoder(obs)
+    assert embed.shape == (5, encoder.size) and encoder.size == 16 + 4 * 4 * 2 + 8 * 4 * 2
+    other = obs.clone()
+    other[:, 70:] = 0  # the second image alone
+    changed = (encoder(other) != embed).any(0)
+    assert not changed[: 16 + 32].any() and changed[48:].any()
+
+
+def test_no_image_is_decoded_in_a_dream(monkeypatch):
+    agent = DreamerAgent(64 + 2, 2, True, tiny_config(), masked=True, images=[(8, 8, 1)])
+    monkeypatch.setattr(ImageDecoder, "forward", lambda *_: pytest.fail("decoded"))
+    feat = torch.randn(3, agent.config.deter + 12)
+    assert agent.dreamed_policy(feat).mode().shape == (3, 2)
+
+
+# ---------------------------------------------------------------- replay
+
+
+def test_the_replay_keeps_bytes():
+    rng = np.random.default_rng(0)
+    replay = ReplayBuffer(10, 2 + 64, 3, (3,), (4, 2, 3), pixels=64)
+    assert replay.rows["pixels"].dtype == np.uint8 and replay.rows["obs"].shape == (10, 2)
+    obs = np.concatenate([rng.normal(size=(8, 2)), rng.integers(0, 256, (8, 64))], 1)
+    obs = obs.astype(np.float32)
+    for row in obs:
+        replay.add(row, np.eye(3)[0], 0.0, False, False, False)
+    found = replay.sample(1, 8, rng)["obs"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found[0], obs)
+    other = ReplayBuffer(10, 2 + 64, 3, (3,), (4, 2, 3), pixels=64)
+    other.load_state_dict(replay.state_dict())
+    np.testing.assert_array_equal(other.sample(1, 8, rng)["obs"][0], obs)
+
+
+def test_memory_is_refused_beforehand():
+    with pytest.raises(ValueError, match=r"10,000,000 rows needs 276\.\d GB, .* Config.capacity"):
+        ReplayBuffer(10**7, 96 * 96 * 3, 3, pixels=96 * 96 * 3)
+    config = tiny_config(steps=10**7, capacity=10**7)
+    with pytest.raises(ValueError, match="lower Config.capacity"):
+        quiet_train(lambda: Slide(box(96, 96, 3)), config)
+
+
+# ---------------------------------------------------------------- environments
+
+
+@pytest.mark.parametrize(
+    ("space", "shape"),
+    [
+        (box(64, 48, 3), (64, 48, 3)),
+        (box(3, 64, 48), (64, 48, 3)),
+        (box(10, 10, 10, dtype=bool, high=1), (10, 10, 10)),
+        (box(84, 84), (84, 84, 1)),
+        (box(84, 84, 1), (84, 84, 1)),
+        (box(4, 84, 84), (84, 84, 4)),
+        (S.Box(-1, 1, (12, 9)), None),
+        (box(128), None),
+        (box(7, 84), None),
+    ],
+)
+def test_what_is_an_image(space, shape):
+    assert image_shape(space) == shape
+    assert image_shapes(S.Dict({"x": space, "y": S.Discrete(2)})) == ((shape,) if shape else ())
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        box(9, 12, 3),
+        box(3, 9, 12),
+        box(9, 12),
+        box(9, 12, 4, dtype=bool, high=1),
+        box(9, 12, 3, dtype=np.float32, high=1),
+        S.Box(-1, 1, (2, 9, 12), np.float64),
+    ],
+    ids=str,
+)
+def test_whole_numbers_from_0_to_255_channels_last(space):
+    env = AgentEnv(lambda: Slide(space))
+    obs = env.reset(3)
+    assert obs.dtype == np.float32 and obs.shape == (env.obs_size,)
+    assert set(obs) == {0, 255}
+    image, place = obs.reshape(env.images[0]), env.env.unwrapped.place
+    expected = np.zeros(env.images[0])
+    expected[2:5, place : place + 2] = 255
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_floats_are_rounded():
+    env = AgentEnv(lambda: Slide(box(8, 8, 1, dtype=np.float32, high=1)))
+    env.env.unwrapped.seen = lambda space: np.full((8, 8, 1), 0.5, np.float32)
+    assert set(env.reset(0)) == {128}
+    env.env.unwrapped.seen = lambda space: np.full((8, 8, 1), np.nan, np.float32)
+    with pytest.raises(ValueError, match="image at step 0 is not finite"):
+        env.reset(0)
+
+
+@pytest.mark.parametrize(
+    ("space", "advice"),
+    [
+        (box(7, 64, 3), "sides of an image are at least 8 pixels"),
+        (box(1, 64, 3), "sides of an image are at least 8 pixels"),
+        (box(4, 8, 8, 3), "two or three axes"),
+        (S.Box(-np.inf, np.inf, (8, 8, 3)), "need bounds"),
+        (S.Box(1, 1, (8, 8, 3)), "need bounds"),
+        (S.Dict({"x": S.Box(-np.inf, np.inf, (8, 8, 3))}), "need bounds"),
+    ],
+)
+def test_what_is_not_supported_gets_one_sentence(space, advice):
+    with pytest.raises(ValueError, match=f"^Slide: .* is not supported: .*{advice}"):
+        AgentEnv(lambda: Slide(space))
+
+
+def test_check_says_what_it_is():
+    found = dict(check(lambda: Slide(box(3, 10, 12)), tiny_config(steps=1000, capacity=5000)))
+    assert (
+        found["observations"] == "Box((3, 10, 12), uint8): an image of 10 x 12 pixels, 3 channels"
+    )
+    assert found["pixels"].startswith("0 to 255 of 255, 17.5% of them")
+    assert found["replay"].startswith("2,000 rows or fewer, 0.") and "observed" not in found
+    camera = S.Dict({"camera": box(8, 8), "angles": S.Box(-9, 9, (2,))})
+    found = dict(check(lambda: Slide(camera), tiny_config()))
+    assert found["observations"].endswith(": 2 numbers and an image of 8 x 8 pixels, 1 channel")
+    assert found["observed"] == "0 to 5"
+
+
+# ---------------------------------------------------------------- whole runs
+
+
+STACKED = "four frames of greyscale, by Gymnasium's wrapper"
+TASKS = {
+    "greyscale": lambda: Slide(box(10, 12)),
+    "greyscale with a channel": lambda: Slide(box(10, 12, 1)),
+    "colour": lambda: Slide(box(16, 12, 3)),
+    "channels first": lambda: Slide(box(3, 16, 12)),
+    "floats": lambda: Slide(box(10, 10, 3, dtype=np.float32, high=1)),
+    "bool planes": lambda: Slide(box(10, 10, 4, dtype=bool, high=1)),
+    STACKED: lambda: wrappers.FrameStackObservation(Slide(box(10, 12)), 4),
+    "camera and joint angles": lambda: Slide(
+        S.Dict({"camera": box(16, 16, 3), "angles": S.Box(-9, 9, (2,)), "gear": S.Discrete(6)})
+    ),
+    "two cameras": lambda: Slide(S.Dict({"near": box(8, 8, 3), "far": box(3, 12, 9)})),
+}
+
+
+@pytest.mark.parametrize("make", TASKS.values(), ids=TASKS)
+def test_every_kind_of_image_trains_and_is_loaded(make, tmp_path):
+    run = quiet_train(make, tiny_config(steps=60, depth=2, evals=1, eval_cost=5), tmp_path)
+    assert run.reports[-1]["image_loss"] > 0
+    assert run.evals and {"dream_image_error", "naive_image_error"} <= run.evals[-1].keys()
+    assert ("dream_obs_error" in run.evals[-1]) == bool(run.agent.obs_parts)
+    loaded = load_agent(tmp_path / "agent.pt", "cpu")
+    assert loaded.images == run.env.images
+    np.testing.assert_array_equal(evaluate(loaded, make, 2), evaluate(run.agent, make, 2))
+    with_images = play(AgentEnv(make), agent_chooses(loaded, 0), 0)
+    dream = open_loop(loaded, with_images["obs"][None], with_images["action"][None], 4, 0)
+    pixels = dream["obs"][..., -run.env.pixels :]
+    assert pixels.shape[:2] == (1, 6) and pixels.min() >= 0 and pixels.max() <= 255
+
+
+def test_an_agent_learns_to_draw():
+    """What it sees: the block moves, all else stays."""
+    config = tiny_config(steps=600, train_ratio=32, depth=4, batch_size=8, prefill=60)
+    run = quiet_train(TASKS["colour"], config)
+    first, last = run.reports[0]["image_loss"], run.reports[-1]["image_loss"]
+    assert last < 0.05 * first
+
+
+def test_an_agent_of_another_image_is_refused(tmp_path):
+    agent = quiet_train(lambda: Slide(box(10, 12, 1))).agent
+    with pytest.raises(ValueError, match="but the agent was made for"):
+        evaluate(agent, lambda: Slide(box(12, 10, 1)), 1)
+
+
+@pytest.mark.parametrize("name", ["colour", "camera and joint angles"])
+def test_a_resumed_run_equals_an_uninterrupted_one(name, tmp_path):
+    make, config = TASKS[name], tiny_config(steps=60, depth=2)
+    whole = quiet_train(make, config, tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    class Halting(gym.Wrapper):
+        steps = 0
+
+        def step(self, action):
+            Halting.steps += 1
+            if Halting.steps == 40:
+                raise Stop
+            return super().step(action)
+
+    with pytest.raises(ValueError, match="Stop"):
+        quiet_train(lambda: Halting(make()), config, tmp_path / "parts")
+    parts = quiet_train(lambda: Halting(make()), config, tmp_path / "parts", resume=True)
+    assert Halting.steps > 60 and parts.step == whole.step == 60
+    for one, other in zip(
+        whole.agent.state_dict().values(), parts.agent.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other)
+    for key, rows in whole.replay.rows.items():
+        np.testing.assert_array_equal(rows, parts.replay.rows[key])
+
+
+def test_rendered_pixels_by_gymnasiums_own_wrappers():
+    pytest.importorskip("pygame")
+    pytest.importorskip("cv2")
+
+    def make():
+        env = wrappers.AddRenderObservation(gym.make("CartPole-v1", render_mode="rgb_array"))
+        return wrappers.ResizeObservation(env, (32, 32))
+
+    agent = quiet_train(make, tiny_config(depth=2)).agent
+    assert agent.images == ((32, 32, 3),) and agent.obs_size == 32 * 32 * 3

@@ -32,7 +32,7 @@ ASSETS = ROOT / "assets"  # comes with the repository; only `--publish` writes i
 # A run that goes through every stage in seconds and learns nothing (--smoke).
 SMOKE = dict(
     **dict(steps=300, train_ratio=16.0, capacity=1_000, prefill=100, batch_size=4, seq_len=16),
-    **dict(deter=16, hidden=16, layers=1, categoricals=4, classes=4, imag_starts=16),
+    **dict(deter=16, hidden=16, layers=1, categoricals=4, classes=4, imag_starts=16, depth=2),
     **dict(imag_horizon=5, evals=2, eval_episodes=2),
 )
 

@@ -74,7 +74,7 @@ def finish(
         f"threshold {threshold:g} {'reached' if mean >= threshold else 'NOT reached'}\n"
         f"Figure:    {short(figure)} (this run in blue{grey})\n"
         f"Agent:     {agent}\n"
-        f"Watch it:  python -m dreamer watch {shlex.quote(str(agent))} --env {env_id}\n"
+        f"Watch it:  python -m dreamer watch {shlex.quote(str(agent))} --env {run.env.spec_name}\n"
         f"Next:      python {after}, or {pictures} to see what this one dreams"
     )
 

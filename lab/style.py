@@ -33,6 +33,7 @@ LOSSES = {  # of the world model; `rep_loss` is the same number as `dyn_loss`, w
     "dyn_loss": ("KL", DREAM),
     "reward_loss": ("reward", NAIVE),
     "obs_loss": ("observation", REAL),
+    "image_loss": ("image", EXTRA),
     "cont_loss": ("continue", THRESHOLD),
 }
 OBS_NAMES = {  # of each dimension, with its unit where it has one

@@ -179,7 +179,7 @@ UNSUPPORTED_ACTIONS = [
     SPACES.Sequence(SPACES.Discrete(2)),
 ]
 UNSUPPORTED_OBSERVATIONS = [
-    SPACES.Box(0, 255, (8, 8, 3), np.uint8),
+    SPACES.Box(0, 255, (4, 8, 8, 3), np.uint8),
     SPACES.Text(5),
     SPACES.Sequence(SPACES.Box(-1, 1, (2,))),
     SPACES.Graph(SPACES.Box(-1, 1, (2,)), None),

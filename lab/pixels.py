@@ -1,0 +1,164 @@
+"""Tasks seen as pictures alone, and what an agent that learned from them sees and dreams.
+
+Registered with Gymnasium: `lab.pixels:PixelPendulum-v0` and `lab.pixels:PixelCartPole-v0`. Each
+frame is the environment's own drawing, made small by Gymnasium's own wrappers. Before that the
+part is cut out in which anything ever happens: the sky above the cart and the ground under it,
+and the margin that the pendulum cannot reach, are empty. ResizeObservation needs OpenCV:
+
+    pip install opencv-python-headless
+"""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lab import animations
+from lab.style import DREAM, REAL, STYLE, WIDTH, save
+import gymnasium as gym
+import matplotlib
+import numpy as np
+import torch
+from gymnasium.wrappers import AddRenderObservation, ResizeObservation, TransformObservation
+from matplotlib.figure import Figure
+
+from dreamer import AgentEnv, DreamerAgent
+from dreamer.evaluation import Episode, agent_chooses, filter_episode, open_loop, play
+
+SIDE = 64  # pixels
+CONTEXT, LENGTH = 5, 50  # frames that a dream has seen, and frames that it goes on for
+SHOWN = (0, 2, 4, 5, 7, 9, 14, 19, 24, 34, 44, 54)  # columns of the filmstrip
+CUT = {  # id -> rows and columns of the drawing that are kept
+    "CartPole-v1": (slice(160, 320), slice(0, 600)),
+    "Pendulum-v1": (slice(110, 390), slice(110, 390)),  # 114 long, from (250, 250)
+}
+
+
+def make(env_id: str, side: int = SIDE, **_: Any) -> gym.Env:
+    """The environment, observed as a picture of side x side pixels."""
+    env = AddRenderObservation(gym.make(env_id, render_mode="rgb_array").unwrapped)
+    rows, columns = CUT[env_id]
+    size = rows.stop - rows.start, columns.stop - columns.start
+    space = gym.spaces.Box(0, 255, (*size, 3), np.uint8)
+    env = TransformObservation(env, lambda picture: picture[rows, columns], space)
+    return ResizeObservation(env, (side, side))
+
+
+for name, limit in ("Pendulum", 200), ("CartPole", 500):
+    gym.register(f"Pixel{name}-v0", make, max_episode_steps=limit, kwargs={"env_id": f"{name}-v1"})
+
+
+# ---------------------------------------------------------------- what it sees and dreams
+
+
+def images_of(agent: DreamerAgent, obs: np.ndarray) -> np.ndarray:
+    """The first image in observations (T, O), as a screen shows it: uint8 (T, H, W, 3)."""
+    height, width, channels = agent.images[0]
+    start = obs.shape[-1] - sum(int(np.prod(shape)) for shape in agent.images)
+    flat = obs[:, start : start + height * width * channels]
+    images = np.rint(flat).astype(np.uint8).reshape(-1, height, width, channels)
+    return images if channels == 3 else images[..., -1:].repeat(3, -1)
+
+
+def watched(agent: DreamerAgent, env: Any, seed: int) -> tuple[Episode, dict[str, np.ndarray]]:
+    """One greedy episode, and its pictures (T, H, W, 3): `real`, `seen`, what the agent's state
+    says of a frame that it has just seen, and `dream`, from frame CONTEXT on without seeing one."""
+    c = agent.config
+    with contextlib.closing(AgentEnv(env, c.action_repeat, c.max_episode_steps)) as world:
+        episode = play(world, agent_chooses(agent, seed), seed)
+    part = {name: rows[: CONTEXT + LENGTH] for name, rows in episode.items()}
+    with torch.inference_mode():
+        seen = agent.decoder.predict(filter_episode(agent, part, seed)).cpu().numpy()
+    dream = open_loop(agent, part["obs"][None], part["action"][None], CONTEXT, seed)["obs"][0]
+    found = {"real": part["obs"], "seen": seen, "dream": dream}
+    return episode, {name: images_of(agent, obs) for name, obs in found.items()}
+
+
+@matplotlib.rc_context(STYLE)
+def filmstrip(pictures: dict[str, np.ndarray], title: str, path: Path | str) -> None:
+    """Three rows: real frames, the same as the agent's state has them, and the dream."""
+    shown = [t for t in SHOWN if t < len(pictures["real"])]
+    fig = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+    axes = fig.subplots(3, len(shown), squeeze=False)
+    rows = {"real": ("real", 0), "seen": ("seen", 0), "dream": ("dreamed", CONTEXT)}
+    for line, (key, (label, first)) in zip(axes, rows.items(), strict=True):
+        for ax, t in zip(line, shown, strict=True):
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            if t >= first:
+                ax.imshow(pictures[key][t - first])
+            else:
+                ax.axis("off")
+            if key == "real":
+                ax.set_title(str(t))
+        line[0].axis("on")
+        line[0].set_ylabel(label, color=DREAM if key == "dream" else REAL)
+    fig.suptitle(title)
+    fig.supxlabel(f"frame; the dream has seen the first {CONTEXT} and the actions, nothing else")
+    save(fig, path)
+
+
+def real_beside_dreamed(
+    pictures: dict[str, np.ndarray], title: str, path: Path | str, scale: int = 4
+) -> int:
+    """A GIF: the real frame at the left, the agent's own beside it. Returns its size in bytes."""
+    ours = np.concatenate([pictures["seen"][:CONTEXT], pictures["dream"]])
+    frames, captions = [], []
+    for t, (real, own) in enumerate(zip(pictures["real"], ours, strict=True)):
+        bar = np.full((real.shape[0], 2, 3), 255, np.uint8)
+        both = np.concatenate([real, bar, own], 1)
+        frames.append(both.repeat(scale, 0).repeat(scale, 1))
+        what = "seeing" if t < CONTEXT else f"dreaming, {t - CONTEXT + 1} frames from the last seen"
+        captions.append(f"real | {what}")
+    return animations.write_gif(frames, captions, title, path, milliseconds=100, cut=False)
+
+
+def draw_all(agent: DreamerAgent, env: Any, seed: int, folder: Path, stem: str) -> list[Path]:
+    """Filmstrip and GIF of one episode, below `folder`."""
+    episode, pictures = watched(agent, env, seed)
+    title = f"{stem}: one episode, return {episode['reward'].sum():.0f}"
+    paths = [folder / f"{stem}_filmstrip.png", folder / f"{stem}_dream.gif"]
+    filmstrip(pictures, title, paths[0])
+    real_beside_dreamed(pictures, title, paths[1])
+    return paths
+
+
+# ---------------------------------------------------------------- is it all in there?
+
+
+def linear_probe(
+    agent: DreamerAgent, env: Any, episodes: int = 8, seed: int = 0, skip: int = 3
+) -> dict[str, Sequence[float]]:
+    """How well a linear map reads the simulator's true state from the agent's state.
+
+    Fitted (ridge) on three quarters of greedy episodes, judged on the rest; the first `skip` rows
+    of each do not count, as no velocity can be seen in them. Returns `r2` and `rmse`, one for each
+    number of the state; of the pendulum cosine and sine of the angle stand in place of the angle.
+    """
+    feats, states = [], []
+    with contextlib.closing(AgentEnv(env, agent.config.action_repeat)) as world:
+        for i in range(episodes):
+            choose, truth = agent_chooses(agent, seed + i), []
+
+            def look(obs: np.ndarray, is_first: bool, choose=choose, truth=truth) -> np.ndarray:
+                truth.append(true_state(world))
+                return choose(obs, is_first)
+
+            episode = play(world, look, 10_000 + seed + i)
+            truth.append(true_state(world))
+            feats.append(filter_episode(agent, episode, seed).cpu().numpy()[skip:])
+            states.append(np.array(truth)[skip:])
+    cut = max(1, episodes * 3 // 4)
+    x, y = (np.concatenate(parts[:cut]) for parts in (feats, states))
+    new_x, new_y = (np.concatenate(parts[cut:]) for parts in (feats, states))
+    mean, spread = y.mean(0), y.std(0) + 1e-9
+    x, new_x = (np.pad(part, ((0, 0), (0, 1)), constant_values=1) for part in (x, new_x))
+    weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ ((y - mean) / spread))
+    error = np.square(new_x @ weights * spread + mean - new_y).mean(0)
+    return {"r2": (1 - error / new_y.var(0)).tolist(), "rmse": np.sqrt(error).tolist()}
+
+
+def true_state(world: AgentEnv) -> np.ndarray:
+    """What the simulator knows."""
+    state = np.array(world.env.unwrapped.state, float)
+    return state if len(state) > 2 else np.array([np.cos(state[0]), np.sin(state[0]), state[1]])

@@ -14,16 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamer.config import Config
-from dreamer.networks import (
-    Actor,
-    ContinueHead,
-    Critic,
-    Decoder,
-    Encoder,
-    Policy,
-    RewardHead,
-    Shape,
-)
+from dreamer.networks import Actor, ContinueHead, Critic, Decoder, Encoder, Policy, RewardHead
 from dreamer.rssm import RSSM, Dream, Posterior, State, kl_losses
 from dreamer.utils import PercentileScale, frozen, lambda_return, make_rng
 
@@ -120,7 +111,7 @@ class DreamerAgent(nn.Module):
         device: torch.device | str = "cpu",
         obs_parts: Sequence[int] = (),
         masked: bool = False,
-        images: Sequence[Shape] = (),
+        images: Sequence[Sequence[int]] = (),
     ):
         super().__init__()
         if isinstance(discrete, bool):
@@ -138,15 +129,8 @@ class DreamerAgent(nn.Module):
             torch.manual_seed(c.seed)
             sizes = c.hidden, c.layers, self.images, c.depth
             self.encoder = Encoder(self.obs_parts, *sizes)
-            self.rssm = RSSM(
-                self.encoder.size,
-                action_size,
-                c.deter,
-                c.hidden,
-                c.categoricals,
-                c.classes,
-                c.unimix,
-            )
+            latent = c.categoricals, c.classes, c.unimix
+            self.rssm = RSSM(self.encoder.size, action_size, c.deter, c.hidden, *latent)
             self.decoder = Decoder(feat_size, self.encoder.norm, *sizes)
             self.reward = RewardHead(feat_size, c.hidden, c.layers)
             self.cont = ContinueHead(feat_size, c.hidden, c.layers)

@@ -24,6 +24,7 @@ def make_run(seed=0, reports=0, evals=2, episodes=1, **config):
     config = Config(seed=seed, **config)
     return SimpleNamespace(
         config=config,
+        env=SimpleNamespace(spec_name="CartPole-v1"),
         step=config.steps,
         episodes=[
             {"kind": "episode", "step": i, "return": 200.123 + i, "length": 9}

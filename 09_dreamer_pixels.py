@@ -23,13 +23,9 @@ from lab import cli, pixels, results
 
 from dreamer import Config, evaluate, train
 
-# Task -> the environment, the one whose pictures they are, the threshold.
+# Task -> the environment, the one whose pictures they are, the threshold (-200 is ours).
 TASKS = {
-    "pendulum": (
-        "lab.pixels:PixelPendulum-v0",
-        "Pendulum-v1",
-        -200,
-    ),  # ours: the environment has none
+    "pendulum": ("lab.pixels:PixelPendulum-v0", "Pendulum-v1", -200),
     "cartpole": ("lab.pixels:PixelCartPole-v0", "CartPole-v1", 475),
 }
 CONFIG = Config(steps=20_000, train_ratio=64)

@@ -3,11 +3,12 @@
     python -m lab.benchmark                       on one thread and on two, some minutes
     python -m lab.benchmark --quick --json FILE   one thread, fewer rounds; the numbers go to FILE
 
-Two shapes: `default`, our `Config`, and `matched`, at which others are usually timed. In turns with
-the updates runs the matched one's largest matrix product: compare machines by ms times its GFLOP/s.
+Three shapes: `default`, our `Config`, on CartPole's four numbers; `image`, the same on pictures of
+64 x 64 pixels; and `matched`, at which others are usually timed. In turns with the updates runs the matched one's largest matrix product: compare machines by ms times its GFLOP/s.
 """
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,16 +26,21 @@ from dreamer.run import tune_cpu
 
 MATCHED = dict(batch_size=16, seq_len=64, deter=256, hidden=256, layers=2)
 MATCHED |= dict(categoricals=16, classes=16, imag_starts=1024, imag_horizon=15)
-SHAPES = {"default": Config(), "matched": Config(**MATCHED)}
+SHAPES = {"default": Config(), "image": Config(), "matched": Config(**MATCHED)}
+IMAGES = {"image": (64, 64, 3)}  # shape -> (H, W, C) of what it observes in place of the numbers
 GROWTH = (("batch_size",), ("seq_len",), ("imag_starts",), ("imag_horizon",), ("hidden", "deter"))
 OBS_SIZE, ACTION_SIZE, EPISODE = 4, 2, 200  # CartPole's sizes; rows of each made-up episode
 
 
-def filled_replay(rows: int, state: tuple[int, int, int]) -> ReplayBuffer:
-    """A full buffer of random observations and actions; every episode terminates."""
+def filled_replay(rows: int, state: tuple[int, int, int], pixels: int = 0) -> ReplayBuffer:
+    """A full buffer of random observations and actions; every episode terminates. pixels: of an
+    image in place of the numbers."""
     rng = np.random.default_rng(0)
-    replay = ReplayBuffer(rows, OBS_SIZE, ACTION_SIZE, (ACTION_SIZE,), state)
-    replay.rows["obs"][:] = rng.standard_normal((rows, OBS_SIZE))
+    obs_size = pixels or OBS_SIZE
+    replay = ReplayBuffer(rows, obs_size, ACTION_SIZE, (ACTION_SIZE,), state, pixels)
+    replay.rows["obs"][:] = rng.standard_normal((rows, obs_size - pixels))
+    if pixels:
+        replay.rows["pixels"][:] = rng.integers(0, 256, (rows, pixels), np.uint8)
     replay.rows["action"][:, 0] = rng.integers(0, ACTION_SIZE, rows)
     replay.rows["reward"][:] = 1
     for name, row in (("is_first", 0), ("is_last", -1), ("is_terminal", -1)):
@@ -43,11 +49,13 @@ def filled_replay(rows: int, state: tuple[int, int, int]) -> ReplayBuffer:
     return replay
 
 
-def make_update(config: Config) -> Callable[[], Any]:
-    """A function that makes one update of a fresh agent."""
-    agent = DreamerAgent(OBS_SIZE, ACTION_SIZE, True, config)
+def make_update(config: Config, image: tuple[int, ...] = ()) -> Callable[[], Any]:
+    """A function that makes one update of a fresh agent. image: the shape of what it observes,
+    numbers if empty."""
+    pixels, images = (math.prod(image), [image]) if image else (0, [])
+    agent = DreamerAgent(pixels or OBS_SIZE, ACTION_SIZE, True, config, images=images)
     sizes = config.batch_size, config.seq_len
-    replay = filled_replay(10 * EPISODE, agent.rssm.sizes)
+    replay = filled_replay(10 * EPISODE, agent.rssm.sizes, pixels)
     batch = replay.sample(*sizes, np.random.default_rng(1))
     return lambda: agent.update(batch)
 
@@ -95,7 +103,7 @@ def benchmark(quick: bool) -> dict[str, Any]:
     x, weight = torch.randn(16_384, 512), torch.randn(512, 256)  # all dreamed states; a layer
     for threads in (1,) if quick else (2, 1):
         tune_cpu(threads)
-        jobs = {shape: make_update(config) for shape, config in SHAPES.items()}
+        jobs = {name: make_update(c, IMAGES.get(name, ())) for name, c in SHAPES.items()}
         jobs["product"] = lambda: x @ weight
         times = time_in_turns(jobs, 3 if quick else 15)
         gflops[threads] = 2e-6 * x.numel() * weight.shape[1] / times["product"][0]

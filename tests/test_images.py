@@ -341,3 +341,51 @@ def test_rendered_pixels_by_gymnasiums_own_wrappers():
 
     agent = quiet_train(make, tiny_config(depth=2)).agent
     assert agent.images == ((32, 32, 3),) and agent.obs_size == 32 * 32 * 3
+
+
+# ---------------------------------------------------------------- pictures of what it sees
+
+
+def test_the_films_rows_and_frames(tmp_path):
+    from lab import pixels
+    from PIL import Image
+
+    agent = quiet_train(TASKS["colour"], tiny_config(depth=2)).agent
+    episode, pictures = pixels.watched(agent, TASKS["colour"], seed=0)
+    rows = len(episode["obs"])
+    assert rows == 10
+    shapes = {name: images.shape for name, images in pictures.items()}
+    assert shapes == {
+        "real": (rows, 16, 12, 3),
+        "seen": (rows, 16, 12, 3),
+        "dream": (rows - pixels.CONTEXT, 16, 12, 3),
+    }
+    np.testing.assert_array_equal(pictures["real"][3].ravel(), episode["obs"][3])
+    paths = pixels.draw_all(agent, TASKS["colour"], 0, tmp_path, "slide")
+    assert Image.open(paths[1]).n_frames == rows and Image.open(paths[0]).width > 800
+
+
+def test_the_probe_reads_what_is_there(monkeypatch):
+    """Of states that are a linear map of the truth, all of it; of noise, nothing."""
+    from lab import pixels
+
+    rng = np.random.default_rng(0)
+    told: list[np.ndarray] = []
+    monkeypatch.setattr(
+        pixels, "true_state", lambda world: told.append(rng.normal(size=3)) or told[-1]
+    )
+    agent = quiet_train(TASKS["greyscale"]).agent
+
+    def linear(agent, episode, seed):
+        truth = np.array(told[-len(episode["obs"]) :])
+        return torch.from_numpy(truth @ np.array([[1.0, 2, 0], [0, 1, 1], [3, 0, 1]]))
+
+    monkeypatch.setattr(pixels, "filter_episode", linear)
+    found = pixels.linear_probe(agent, TASKS["greyscale"], episodes=40)
+    assert min(found["r2"]) > 0.99
+    monkeypatch.setattr(
+        pixels,
+        "filter_episode",
+        lambda a, e, s: torch.from_numpy(rng.normal(size=(len(e["obs"]), 3))),
+    )
+    assert max(pixels.linear_probe(agent, TASKS["greyscale"], episodes=40)["r2"]) < 0.2

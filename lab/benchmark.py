@@ -4,7 +4,8 @@
     python -m lab.benchmark --quick --json FILE   one thread, fewer rounds; the numbers go to FILE
 
 Three shapes: `default`, our `Config`, on CartPole's four numbers; `image`, the same on pictures of
-64 x 64 pixels; and `matched`, at which others are usually timed. In turns with the updates runs the matched one's largest matrix product: compare machines by ms times its GFLOP/s.
+64 x 64 pixels; and `matched`, at which others are usually timed. In turns with the updates runs the
+matched one's largest matrix product: compare machines by ms times its GFLOP/s.
 """
 
 import argparse

@@ -371,9 +371,12 @@ def test_the_probe_reads_what_is_there(monkeypatch):
 
     rng = np.random.default_rng(0)
     told: list[np.ndarray] = []
-    monkeypatch.setattr(
-        pixels, "true_state", lambda world: told.append(rng.normal(size=3)) or told[-1]
-    )
+
+    def tell(world):
+        told.append(rng.normal(size=3))
+        return told[-1]
+
+    monkeypatch.setattr(pixels, "true_state", tell)
     agent = quiet_train(TASKS["greyscale"]).agent
 
     def linear(agent, episode, seed):
@@ -383,9 +386,9 @@ def test_the_probe_reads_what_is_there(monkeypatch):
     monkeypatch.setattr(pixels, "filter_episode", linear)
     found = pixels.linear_probe(agent, TASKS["greyscale"], episodes=40)
     assert min(found["r2"]) > 0.99
-    monkeypatch.setattr(
-        pixels,
-        "filter_episode",
-        lambda a, e, s: torch.from_numpy(rng.normal(size=(len(e["obs"]), 3))),
-    )
+
+    def noise(agent, episode, seed):
+        return torch.from_numpy(rng.normal(size=(len(episode["obs"]), 3)))
+
+    monkeypatch.setattr(pixels, "filter_episode", noise)
     assert max(pixels.linear_probe(agent, TASKS["greyscale"], episodes=40)["r2"]) < 0.2

@@ -16,6 +16,7 @@ Pictures and numbers go to runs/04_visualize/seed<k>.
 --agent PATH draws the same of that agent alone, of whatever environment (--env, if its file does
 not say which), below the environment's own name. What is known of four tasks alone is left to the
 agent then: the numbers of the observation that vary most are drawn, and the animation shows curves.
+Of an agent that sees images a filmstrip and a GIF show what it sees and dreams (lab/pixels.py).
 
     python 04_visualize.py --agent runs/Hopper-v5/seed0/agent.pt
 """
@@ -30,7 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from lab import animations, cli, figures, results, style
+from lab import animations, cli, figures, pixels, results, style
 import gymnasium as gym
 import numpy as np
 import torch
@@ -353,22 +354,36 @@ def visualize(agent: DreamerAgent, task: Task, args: Args) -> dict[str, float] |
     if len(whole["obs"]) < 3:  # nothing would be left to dream
         print("    no pictures: its episodes end with the first choice")
         return None
-    if not task.measure:
+    if agent.images:
+        first, name = len(agent.encoder.norm.mean), "brightness of the image"
+        task = task._replace(quantity=name, measure=lambda x: x[first:].mean(0))
+    elif not task.measure:
         obs = np.concatenate([episode["obs"] for episode in groups[0] + groups[1]])
         ((quantity, measure),) = readings(agent, obs, 1)
         task = task._replace(quantity=quantity, measure=measure)
     map_latents(agent, task, groups, points, args.run_dir / f"{stem}_latents.png")
-    episode = {name: rows[: CONTEXT + horizon] for name, rows in whole.items()}
-    draw_dreams(agent, task, episode, args.run_dir / f"{stem}_dreams.png")
-    episode = {name: rows[: CONTEXT + gif_steps] for name, rows in whole.items()}
-    reset_seed = episode_seed(args.seed, 0, number)
-    size = animate(agent, task, episode, reset_seed, args.run_dir / f"{stem}.gif")
+    size = draw_all(agent, task, whole, number, args, horizon, gif_steps)
     errors = dream_errors(*short_dreams(agent, groups[0] + groups[1]))
     print(
         f"    error of {errors['dream_steps']}-step dreams {errors['obs_error']:.2f} of the "
         f"data's spread (nothing changes: {errors['naive_obs_error']:.2f})"
     )
     return {**errors, "gif_bytes": size}
+
+
+def draw_all(
+    agent: DreamerAgent, task: Task, whole: Episode, number: int, args: Args, horizon: int, gif: int
+) -> int:
+    """Dreams of an episode as a figure and as a GIF. Returns the size of the latter."""
+    stem = f"04_{task.name}"
+    if agent.images:
+        *_, path = pixels.draw_all(agent, task.env_id, args.seed, args.run_dir, stem)
+        return path.stat().st_size
+    episode = {name: rows[: CONTEXT + horizon] for name, rows in whole.items()}
+    draw_dreams(agent, task, episode, args.run_dir / f"{stem}_dreams.png")
+    episode = {name: rows[: CONTEXT + gif] for name, rows in whole.items()}
+    reset_seed = episode_seed(args.seed, 0, number)
+    return animate(agent, task, episode, reset_seed, args.run_dir / f"{stem}.gif")
 
 
 def main(args: Args) -> int:

@@ -4,6 +4,7 @@ Figures are plain `matplotlib.figure.Figure`s: no window, no global state, and n
 Their colours and shared pieces are in style.py.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ from dreamer.evaluation import Episode
 GOES_ON = "P(the episode goes on)"
 SPREAD = "|error| / spread of the data"
 DREAM_ERRORS = {"naive_obs_error": ("nothing changes", NAIVE), "dream_obs_error": ("dream", DREAM)}
+IMAGE_ERRORS = {name.replace("obs", "image"): how for name, how in DREAM_ERRORS.items()}
 PANELS = (  # title, unit, kind of row in the log, what is drawn of it
     ("world model: losses", "nats or squared error", "report", LOSSES),
     ("dreams: error of observations", "error / spread of the data", "eval", DREAM_ERRORS),
@@ -79,13 +81,15 @@ def training_figure(
     draw_returns(fig.add_subplot(grid[0, :]), title, groups, threshold, random_return)
     ax = [fig.add_subplot(grid[i, j]) for i in (1, 2) for j in range(3)]
     for panel, (name, unit, kind, lines) in zip(ax, PANELS, strict=False):
+        if lines is DREAM_ERRORS and all_images(groups):
+            lines, name, unit = IMAGE_ERRORS, "dreams: error of images", "squared error, all pixels"
         draw_logged(panel, groups, kind, lines)
         bounded = "entropy" in lines and max_entropy is not None and panel.has_data()
         if bounded:
             panel.axhline(max_entropy, color=RANDOM, ls="--", label="uniform policy")
         if panel.has_data() and lines is not LOSSES:
             panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
-        finish(panel, name, "environment steps", unit, legend=bounded or lines is DREAM_ERRORS)
+        finish(panel, name, "environment steps", unit, legend=bounded or "dream" in name)
     draw_calibration(ax[5], groups)
     finish(ax[5], "critic (darker is later)", "discounted return achieved", "value predicted")
     note = f"grey: the {len(before)} seeds of assets/results; " if before else ""
@@ -94,6 +98,13 @@ def training_figure(
         "the reward's loss is a cross-entropy: its floor is above 0 where rewards lie between bins"
     )
     save(fig, path)
+
+
+def all_images(groups: tuple) -> bool:
+    """Whether the agents see images and nothing else."""
+    rows = [row for run in itertools.chain(*groups) for row in run.get("diagnostics", [])]
+    keys = {key for row in rows for key in row}
+    return "dream_image_error" in keys and "dream_obs_error" not in keys
 
 
 def draw_returns(ax: Axes, title: str, groups: tuple, threshold: float, random: float) -> None:
@@ -153,7 +164,9 @@ def spaces_figure(tasks: dict[str, dict[str, Any]], path: Path | str) -> None:
         ax.axhline(data["threshold"], color=THRESHOLD, ls="--", label="learned")
         ax.axhline(data["random_return"], color=RANDOM, ls=":", label="random policy")
         finish(ax, data["env_id"], "environment steps", "return")
-    title_and_legend(fig, "categories, several actions, memory: greedy return while learning", axes, 3)
+    title_and_legend(
+        fig, "categories, several actions, memory: greedy return while learning", axes, 3
+    )
     save(fig, path)
 
 

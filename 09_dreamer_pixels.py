@@ -10,7 +10,9 @@ You will see the return against environment steps; then a filmstrip: real frames
 as the model's state has them, and a dream that has seen five frames and goes on for fifty with the
 actions alone; and the same as a GIF.
 
-    pip install opencv-python-headless     Gymnasium's ResizeObservation needs it
+How well it learns is not measured yet: after 900 updates the pendulum's angle can be read from the
+model's state, its velocity only half, and the policy still spins.
+
     python 09_dreamer_pixels.py            Pendulum
     python 09_dreamer_pixels.py --task cartpole
 """
@@ -53,7 +55,7 @@ def main(args: Args) -> None:
     returns = evaluate(run.agent, env, args.final_episodes, seed=args.seed)
 
     # What it sees and dreams, and how much of the true state can be read from its own.
-    for path in pixels.draw_all(run.agent, env, args.seed, args.run_dir, args.task):
+    for path in pixels.draw_all(run.agent, env, args.seed, args.run_dir, f"09_{args.task}"):
         print(f"Picture:   {cli.short(path)}")
     found = pixels.linear_probe(run.agent, env)
     print(f"Probe:     R² of a linear map to the true state {[round(x, 3) for x in found['r2']]}")

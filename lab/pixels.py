@@ -3,9 +3,7 @@
 Registered with Gymnasium: `lab.pixels:PixelPendulum-v0` and `lab.pixels:PixelCartPole-v0`. Each
 frame is the environment's own drawing, made small by Gymnasium's own wrappers. Before that the
 part is cut out in which anything ever happens: the sky above the cart and the ground under it,
-and the margin that the pendulum cannot reach, are empty. ResizeObservation needs OpenCV:
-
-    pip install opencv-python-headless
+and the margin that the pendulum cannot reach, are empty. ResizeObservation needs OpenCV.
 """
 
 import contextlib

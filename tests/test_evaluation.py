@@ -355,7 +355,7 @@ class Knowing:
     """In the agent's place, a model that knows its world of one number: each action is added to
     the number, and is the reward."""
 
-    config, device = SimpleNamespace(imag_horizon=4), CPU
+    config, device, obs_parts, images = SimpleNamespace(imag_horizon=4), CPU, (0,), ()
     rssm = reward = decoder = property(lambda self: self)
 
     def encoder(self, obs):
@@ -365,6 +365,9 @@ class Knowing:
 
     def mean(self, guess):
         return guess
+
+    def split(self, obs):
+        return obs, obs[..., :0]
 
     def observe(self, embed, action, is_first, rng, before):
         goes_on = ~is_first[:, 0] & (before.stoch.sum((1, 2)) > 0)  # the oldest row knows nothing

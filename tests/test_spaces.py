@@ -270,7 +270,7 @@ def test_dreams_keep_to_the_actions_that_the_model_takes_for_valid():
     post = SimpleNamespace(deter=state.deter[None], stoch=state.stoch[None])
     dream = agent.imagine(post, torch.arange(8))
     assert set(dream.action.argmax(-1).flatten().tolist()) == {1, 3}
-    agent.learn_behaviour(dream, torch.ones(8))[0].backward()
+    agent.learn_behaviour(dream)[0].backward()
     grads = [p.grad for p in agent.actor.parameters()]
     assert all(g.isfinite().all() for g in grads) and any(g.abs().sum() > 0 for g in grads)
     assert grads[-1][[0, 2]].abs().max() < 1e-7  # what is not valid is not learned

@@ -25,8 +25,8 @@ import torch
 if sys.platform != "win32":
     import fcntl
 
-FORMAT = 6  # of checkpoints; raised when their content changes
-AGENTS_FORMAT = 5  # the oldest whose agents can be loaded
+FORMAT = 7  # of checkpoints; raised when their content changes
+AGENTS_FORMAT = 7  # the oldest whose agents can be loaded
 TITLE = "dreamer-from-scratch checkpoint, format {}, sha256 "
 REMEDY = "put a good copy in its place, or delete it and train anew"
 NOTHING = hashlib.sha256().hexdigest()

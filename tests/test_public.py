@@ -92,6 +92,6 @@ def test_the_repository_can_be_read_in_one_sitting():
         for folder in folders
         for path in folder.glob("*.py")
     }
-    assert sum(lines[module(name)] for name in ALGORITHM) <= 1_470
-    assert sum(count for path, count in lines.items() if path.parent.name != "tests") <= 7_700
+    assert sum(lines[module(name)] for name in ALGORITHM) <= 1_600
+    assert sum(count for path, count in lines.items() if path.parent.name != "tests") <= 8_500
     assert {path.name: count for path, count in lines.items() if count > 450} == {}

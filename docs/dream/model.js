@@ -1,0 +1,299 @@
+"use strict";
+/* The trained agent's forward pass, a second time: world model, heads, actor and critic.
+
+It is dreamer/rssm.py and dreamer/networks.py without learning, for one state at a time, and names
+things as they do: deter h (D,) is the memory of the GRU, stoch z (S * K,) the sampled latent, S
+one-hot vectors of K classes, post and prior the probabilities of its classes. What is sampled is
+sampled with given random numbers, so that the tests can compare every number with PyTorch's
+(tests/test_dream_model.py). Vectors are typed arrays; matrices are stored row by row. */
+
+// ------------------------------------------------------------ pure maths (dreamer/utils.py)
+
+const symlog = (x) => Math.sign(x) * Math.log1p(Math.abs(x));
+const symexp = (x) => Math.sign(x) * Math.expm1(Math.abs(x));
+const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+
+/** Bin positions symexp(linspace(0, 20)); those below 0 are their mirror image. */
+function upperBins(count) {
+  const half = (count - 1) / 2;
+  return Float32Array.from({ length: half + 1 }, (_, i) => symexp((20 * i) / half));
+}
+
+/** Softmax of each run of `size` numbers, with a share `mix` of the uniform distribution. */
+function probabilities(logits, size, mix) {
+  const probs = new Float32Array(logits.length);
+  for (let start = 0; start < logits.length; start += size) {
+    let largest = -Infinity;
+    for (let k = start; k < start + size; k++) largest = Math.max(largest, logits[k]);
+    let total = 0;
+    for (let k = start; k < start + size; k++) total += probs[k] = Math.exp(logits[k] - largest);
+    for (let k = start; k < start + size; k++) {
+      probs[k] = ((1 - mix) * probs[k]) / total + mix / size;
+    }
+  }
+  return probs;
+}
+
+/** One one-hot vector for each run of `size` probabilities, drawn by inverting the cumulative
+ * distribution at the given random numbers in [0, 1). */
+function sampleOnehot(probs, size, uniform) {
+  const onehot = new Float32Array(probs.length);
+  for (let i = 0; i * size < probs.length; i++) {
+    let total = 0;
+    for (let k = 0; k < size; k++) total += probs[i * size + k];
+    let index = 0;
+    let below = probs[i * size]; // the probability of classes 0..index
+    while (index < size - 1 && below <= uniform[i] * total) below += probs[i * size + ++index];
+    onehot[i * size + index] = 1;
+  }
+  return onehot;
+}
+
+/** KL[q || p] in nats, summed over all categoricals. */
+function klNats(q, p) {
+  let sum = 0;
+  for (let k = 0; k < q.length; k++) sum += q[k] * Math.log(q[k] / p[k]);
+  return sum;
+}
+
+/** Expected value of a distribution over the bins, in mirrored pairs: (p_i - p_-i) bin_i. */
+function twohotMean(logits, bins) {
+  const probs = probabilities(logits, logits.length, 0);
+  const middle = bins.length - 1;
+  let sum = 0;
+  for (let i = 1; i <= middle; i++) sum += (probs[middle + i] - probs[middle - i]) * bins[i];
+  return sum;
+}
+
+function concat(...parts) {
+  const all = new Float32Array(parts.reduce((size, part) => size + part.length, 0));
+  let start = 0;
+  for (const part of parts) {
+    all.set(part, start);
+    start += part.length;
+  }
+  return all;
+}
+
+// ------------------------------------------------------------ weights
+
+const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/** The bytes of a base64 text: four letters of 6 bits each are three bytes. */
+function bytesOf(text) {
+  const place = new Uint8Array(128);
+  for (let i = 0; i < 64; i++) place[LETTERS.charCodeAt(i)] = i;
+  const bytes = new Uint8Array((text.length / 4) * 3);
+  for (let i = 0, out = 0; i < text.length; i += 4) {
+    let bits = 0;
+    for (let j = 0; j < 4; j++) bits = (bits << 6) | place[text.charCodeAt(i + j) & 127];
+    bytes[out++] = bits >> 16;
+    bytes[out++] = bits >> 8;
+    bytes[out++] = bits;
+  }
+  return bytes.subarray(0, bytes.length - (text.match(/=*$/)[0].length));
+}
+
+const floatsOf = (text) => new Float32Array(bytesOf(text).slice().buffer);
+
+/** A tensor as lab/dream_page.py packs it: float32 numbers, or whole numbers from -127 to 127 with
+ * one scale for each row. */
+function unpack({ shape, floats, whole, scales }) {
+  if (floats !== undefined) return { shape, data: floatsOf(floats) };
+  const data = Float32Array.from(new Int8Array(bytesOf(whole).buffer));
+  const scale = floatsOf(scales);
+  const columns = data.length / scale.length;
+  for (let i = 0; i < data.length; i++) data[i] *= scale[Math.floor(i / columns)];
+  return { shape, data };
+}
+
+// ------------------------------------------------------------ layers (dreamer/networks.py)
+
+/** weight @ x + bias; weight (rows, columns). Nearly all of the time is spent in here. */
+function linear(weight, bias, x) {
+  const [rows, columns] = weight.shape;
+  const w = weight.data;
+  const out = new Float32Array(rows);
+  for (let row = 0, i = 0; row < rows; row++) {
+    let sum = bias ? bias.data[row] : 0;
+    for (let column = 0; column < columns; column++, i++) sum += w[i] * x[column];
+    out[row] = sum;
+  }
+  return out;
+}
+
+/** Layer normalisation, then SiLU; in place. */
+function normSilu(norm, x) {
+  let mean = 0;
+  for (const value of x) mean += value / x.length;
+  let variance = 0;
+  for (const value of x) variance += (value - mean) ** 2 / x.length;
+  const scale = 1 / Math.sqrt(variance + 1e-4);
+  for (let i = 0; i < x.length; i++) {
+    const y = (x[i] - mean) * scale * norm.weight.data[i] + norm.bias.data[i];
+    x[i] = y * sigmoid(y);
+  }
+  return x;
+}
+
+/** Blocks of Linear -> Norm -> SiLU, then a plain Linear where there is one. */
+class MLP {
+  constructor(tensors, name) {
+    const layer = (i) => ({
+      weight: tensors[`${name}.${i}.weight`],
+      bias: tensors[`${name}.${i}.bias`],
+    });
+    this.blocks = [];
+    let i = 0;
+    for (; layer(i + 1).weight; i += 3) this.blocks.push({ ...layer(i), norm: layer(i + 1) });
+    this.out = layer(i).weight ? layer(i) : null;
+  }
+
+  run(x) {
+    for (const { weight, norm } of this.blocks) x = normSilu(norm, linear(weight, null, x));
+    return this.out ? linear(this.out.weight, this.out.bias, x) : x;
+  }
+}
+
+// ------------------------------------------------------------ the agent (dreamer/rssm.py)
+
+class Model {
+  /** packed: what lab/dream_page.py writes of an agent. */
+  constructor(packed) {
+    const tensors = {};
+    for (const name in packed.tensors) tensors[name] = unpack(packed.tensors[name]);
+    const mlp = (name) => new MLP(tensors, name);
+    Object.assign(this, packed.sizes); // deter, categoricals, classes, action, discrete, mix
+    this.mean = tensors["encoder.norm.mean"].data;
+    this.std = tensors["encoder.norm.std"].data;
+    this.limit = packed.sizes.limit;
+    this.encoder = mlp("encoder.mlp");
+    this.inDeter = mlp("rssm.in_deter");
+    this.inStoch = mlp("rssm.in_stoch");
+    this.inAction = mlp("rssm.in_action");
+    this.gru = { weight: tensors["rssm.gru.weight"], bias: tensors["rssm.gru.bias"] };
+    this.postDeter = tensors["rssm.post_deter.weight"];
+    this.postEmbed = tensors["rssm.post_embed.weight"];
+    this.postNorm = {
+      weight: tensors["rssm.post_norm.weight"],
+      bias: tensors["rssm.post_norm.bias"],
+    };
+    this.postOut = { weight: tensors["rssm.post_out.weight"], bias: tensors["rssm.post_out.bias"] };
+    this.priorMlp = mlp("rssm.prior_mlp");
+    this.decoder = mlp("decoder.mlp");
+    this.rewardHead = mlp("reward.mlp");
+    this.contHead = mlp("cont.mlp");
+    this.actor = mlp("actor.mlp");
+    this.critic = mlp("critic.mlp");
+    this.bins = upperBins(this.critic.out.weight.shape[0]);
+  }
+
+  // ---------------------------------------------------------- one step
+
+  /** The state before an episode: all zero. */
+  initial() {
+    return {
+      deter: new Float32Array(this.deter),
+      stoch: new Float32Array(this.categoricals * this.classes),
+    };
+  }
+
+  /** The observation as encoder and decoder see it: symlog, normalised, within the limit. */
+  normalise(obs) {
+    return Float32Array.from(obs).map((x, i) => {
+      const y = (symlog(x) - this.mean[i]) / this.std[i];
+      return Math.max(-this.limit, Math.min(this.limit, y));
+    });
+  }
+
+  /** h_t = GRU(h_{t-1}, z_{t-1}, a_{t-1}). */
+  sequenceStep({ deter, stoch }, action) {
+    const within = Float32Array.from(action).map((a) => a / Math.max(1, Math.abs(a)));
+    const parts = [
+      this.inDeter.run(deter),
+      this.inStoch.run(stoch),
+      this.inAction.run(concat(within, [1])),
+    ];
+    const gates = linear(this.gru.weight, this.gru.bias, concat(...parts));
+    const size = this.deter;
+    return deter.map((h, i) => {
+      const cand = Math.tanh(sigmoid(gates[i]) * gates[size + i]);
+      const update = sigmoid(gates[2 * size + i] - 1);
+      return h + update * (cand - h);
+    });
+  }
+
+  /** p(z | h): what the model expects, without looking. */
+  prior(deter) {
+    return probabilities(this.priorMlp.run(deter), this.classes, this.mix);
+  }
+
+  /** q(z | h, x): what it believes after looking. */
+  posterior(deter, obs) {
+    const embed = this.encoder.run(concat(this.normalise(obs), [1]));
+    const hidden = linear(this.postDeter, null, deter);
+    linear(this.postEmbed, null, embed).forEach((value, i) => (hidden[i] += value));
+    const out = linear(this.postOut.weight, this.postOut.bias, normSilu(this.postNorm, hidden));
+    return probabilities(out, this.classes, this.mix);
+  }
+
+  /** Awake: look at obs with the memory h. The state takes its latent from the posterior. */
+  look(deter, obs, uniform) {
+    const post = this.posterior(deter, obs);
+    const stoch = sampleOnehot(post, this.classes, uniform);
+    return { deter, stoch, post, prior: this.prior(deter) };
+  }
+
+  /** One filtering step: time passes, then it looks. */
+  observe(state, action, obs, uniform) {
+    return this.look(this.sequenceStep(state, action), obs, uniform);
+  }
+
+  /** One dreamed step: time passes, and the latent is taken from the prior. */
+  imagine(state, action, uniform) {
+    const deter = this.sequenceStep(state, action);
+    const prior = this.prior(deter);
+    return { deter, stoch: sampleOnehot(prior, this.classes, uniform), post: null, prior };
+  }
+
+  // ---------------------------------------------------------- what it says of a state
+
+  /** The decoded observation, as the decoder gives it and in the environment's own units. */
+  decode({ deter, stoch }) {
+    const guess = this.decoder.run(concat(deter, stoch));
+    return { guess, obs: guess.map((x, i) => symexp(x * this.std[i] + this.mean[i])) };
+  }
+
+  /** Predicted reward, P(continue) and value. */
+  heads({ deter, stoch }) {
+    const feat = concat(deter, stoch);
+    return {
+      reward: twohotMean(this.rewardHead.run(feat), this.bins),
+      cont: sigmoid(this.contHead.run(feat)[0]),
+      value: twohotMean(this.critic.run(feat), this.bins),
+    };
+  }
+
+  /** π(a | s): probabilities of the actions, or mean and standard deviation of a normal. */
+  policy({ deter, stoch }) {
+    const out = this.actor.run(concat(deter, stoch));
+    if (this.discrete) return { probs: probabilities(out, out.length, this.mix) };
+    const size = this.action;
+    return {
+      mean: out.slice(0, size).map(Math.tanh),
+      std: out.slice(size).map((x) => 0.1 + 0.9 * sigmoid(x + 2)),
+    };
+  }
+
+  /** An action of the policy: its mode, or a draw. noise: one number in [0, 1) for probabilities, a
+   * standard normal one for each entry of a continuous action. */
+  act(policy, greedy, noise) {
+    if (!this.discrete) {
+      return policy.mean.map((m, i) => (greedy ? m : m + policy.std[i] * noise[i]));
+    }
+    if (!greedy) return sampleOnehot(policy.probs, this.action, noise);
+    const onehot = new Float32Array(this.action);
+    onehot[policy.probs.indexOf(Math.max(...policy.probs))] = 1;
+    return onehot;
+  }
+}

@@ -1,0 +1,357 @@
+"use strict";
+/* The page: what the visitor does, and when time passes. */
+
+const agents = {}; // task -> what its file gave
+const panel = new Panel();
+const settings = { driver: "greedy", speed: 1, paused: false, ghosts: false, outline: true };
+let task = null; // the entry of TASKS that is shown
+let session = null; // none while an agent is loading
+let horizon = 15;
+let held = []; // controls that are pressed, the last one counts
+let afterimage = null; // where the dream was when it woke up: { obs, since }
+let clock = { last: 0, due: 0, rest: 0 }; // milliseconds; due: of a step; rest: after an end
+
+// ------------------------------------------------------------ loading
+
+/** Called by agents/<task>.js. */
+function dreamAgent(name, packed) {
+  agents[name] = packed;
+}
+
+function load(name) {
+  if (agents[name]) return Promise.resolve(agents[name]);
+  return new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = `agents/${name}.js`;
+    script.onload = () => resolve(agents[name]);
+    script.onerror = () => reject(new Error(`agents/${name}.js is missing`));
+    document.head.append(script);
+  });
+}
+
+async function choose(name) {
+  press("button[data-task]", (button) => button.dataset.task === name);
+  task = TASKS[name];
+  document.querySelector(".stage").dataset.task = name;
+  session = null;
+  held = [];
+  afterimage = null;
+  byId("goal").textContent = task.goal;
+  byId("try").textContent = task.try;
+  buildSteering();
+  note("real", "Loading …");
+  note("dream", "");
+  let packed;
+  try {
+    packed = await load(name);
+  } catch (error) {
+    note("real", `${error.message}: run python -m lab.dream_page`);
+    return;
+  }
+  if (task !== TASKS[name]) return; // another one was chosen meanwhile
+  const world = WORLDS[name]
+    ? new Held(new WORLDS[name](), packed.repeat, task.limit)
+    : new Recorded(packed.episodes, packed.repeat);
+  horizon = packed.horizon;
+  session = new Session(new Model(packed), world, !WORLDS[name]);
+  session.showGhosts(settings.ghosts);
+  byId("horizon").textContent = horizon;
+  document.querySelector("[data-driver=recording]").hidden = !session.recorded;
+  setDriver(session.recorded ? "recording" : "greedy");
+  setSpeed(task.speed);
+  panel.clear();
+  panel.add(session);
+  clock.due = clock.rest = 0;
+  show();
+}
+
+// ------------------------------------------------------------ time
+
+const stepTime = () => (1000 * task.seconds * session.world.repeat) / settings.speed;
+
+function frame(now) {
+  requestAnimationFrame(frame);
+  const passed = Math.min(100, now - clock.last); // a hidden page does not catch up
+  clock.last = now;
+  if (!session) return;
+  if (!settings.paused) advance(passed);
+  paintAll(now);
+}
+
+function advance(passed) {
+  if (session.finished(settings.driver)) {
+    clock.rest += passed; // an end is shown for a while
+    if (clock.rest > 1800) begin();
+    return;
+  }
+  clock.due += passed;
+  while (clock.due >= stepTime() && !session.finished(settings.driver)) {
+    clock.due -= stepTime();
+    step();
+  }
+}
+
+function step() {
+  const control = held.length ? held[held.length - 1] : null;
+  session.step(settings.driver, actionOf(task, control, session.steps, session.model.action));
+  panel.add(session);
+  show();
+}
+
+function begin() {
+  session.begin();
+  clock.due = clock.rest = 0;
+  panel.add(session);
+  show();
+}
+
+// ------------------------------------------------------------ pictures
+
+function paintAll(now) {
+  const share = session.finished(settings.driver) ? 1 : Math.min(1, clock.due / stepTime());
+  const { real, dream, ghosts, asleep } = session;
+  const shown = blend(real.before, real.obs, real.over ? 1 : share);
+  const { scene } = task;
+
+  const figure = byId("real");
+  let look = { ...colours(figure), paper: colours(figure).card };
+  let ctx = prepare(figure.querySelector("canvas"), scene);
+  scene.scenery(ctx, look);
+  drawThing(ctx, scene, shown, look);
+  if (!real.over) scene.force(ctx, shown, realAction(), look);
+
+  look = { ...colours(byId("dream")), paper: colours(byId("dream")).card };
+  ctx = prepare(byId("dream").querySelector("canvas"), scene);
+  scene.scenery(ctx, look);
+  for (const ghost of ghosts) {
+    drawThing(ctx, scene, blend(ghost.before, ghost.obs, share), { ...look, alpha: 0.22 });
+  }
+  if (afterimage) drawAfterimage(ctx, now, look);
+  const dreamed = blend(dream.before, dream.obs, share);
+  drawThing(ctx, scene, dreamed, look);
+  scene.force(ctx, dreamed, session.action, look);
+  if (settings.outline && asleep && !real.over) {
+    drawThing(ctx, scene, shown, { ...look, dashed: scene.width / 270, alpha: 0.9 });
+  }
+}
+
+/** What acts on the real thing: of a recording, its own action. */
+function realAction() {
+  if (!session.recorded) return session.action;
+  return session.steps ? session.world.action : session.action;
+}
+
+/** The dream that was left fades, for the eye to see how far reality is from it. */
+function drawAfterimage(ctx, now, look) {
+  const alpha = 0.55 * (1 - (now - afterimage.since) / 1200);
+  if (alpha <= 0) afterimage = null;
+  else drawThing(ctx, task.scene, afterimage.obs, { ...look, alpha });
+}
+
+// ------------------------------------------------------------ words
+
+function note(side, text) {
+  const element = byId(`${side}-note`);
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function show() {
+  const { real, dream, asleep, age, sleepAgain } = session;
+  byId("dream").classList.toggle("asleep", asleep);
+  byId("sleep-text").textContent = asleep ? "Wake up" : "Fall asleep";
+  const count = session.world.steps;
+  byId("real-state").textContent = `step ${count} · return ${short(real.total, 0)}`;
+  const awake = settings.ghosts ? "awake, no ghosts yet" : "awake, sees reality";
+  byId("dream-state").textContent = asleep ? `asleep for ${age} steps` : awake;
+  byId("dream-return").textContent = asleep ? ` · return ${short(dream.total, 0)}` : "";
+  const end = real.over === "time" ? `${session.world.steps} steps: time is up.` : task.ended;
+  if (!real.over) note("real", "");
+  else if (asleep && !session.finished(settings.driver)) note("real", `${end} The dream goes on.`);
+  else note("real", end);
+  const { cont, reward } = session.heads;
+  if (dream.over) note("dream", `The dream ends: P(continue) ${percent(cont)}, reward ${short(reward, 0)}.`);
+  else if (asleep && real.over) note("dream", "Wake up to begin anew.");
+  else if (sleepAgain) note("dream", `It looks for ${CONTEXT} steps, then sleeps again.`);
+  else note("dream", "");
+  const other = session.recorded && asleep && settings.driver !== "recording";
+  byId("error-note").textContent = other
+    ? "The recording took other actions than this dream: they part for that reason alone."
+    : "Between the decoded and the real observation, in standard deviations of what it has seen.";
+  panel.show(session, task, horizon);
+}
+
+// ------------------------------------------------------------ what the visitor does
+
+/** Mark those buttons as pressed for which `is` holds. */
+function press(selector, is) {
+  for (const button of document.querySelectorAll(selector)) {
+    button.setAttribute("aria-pressed", is(button));
+  }
+}
+
+function setDriver(driver) {
+  settings.driver = driver;
+  press("[data-driver]", (button) => button.dataset.driver === driver);
+}
+
+function setSpeed(speed) {
+  settings.speed = speed;
+  press("[data-speed]", (button) => Number(button.dataset.speed) === speed);
+}
+
+function toggle(name, on = !settings[name]) {
+  settings[name] = on;
+  byId(name).setAttribute("aria-pressed", on);
+}
+
+function toggleSleep() {
+  if (!session) return;
+  if (session.asleep) {
+    afterimage = { obs: session.dream.obs, since: clock.last };
+    session.wake();
+    if (session.recorded) setDriver("recording"); // which cannot be steered
+    byId("dream").classList.remove("snap");
+    void byId("dream").offsetWidth; // so that the animation starts again
+    byId("dream").classList.add("snap");
+    clock.rest = 0;
+    panel.add(session);
+  } else {
+    session.sleep();
+  }
+  show();
+}
+
+/** Somebody else drives. A recording cannot be steered, but the dream of it can. */
+function takeOver(driver) {
+  if (!session) return;
+  setDriver(driver);
+  if (session.recorded && driver !== "recording" && !session.asleep) toggleSleep();
+  show();
+}
+
+/** A control goes down: the visitor takes over. */
+function grab(control) {
+  if (!session) return;
+  held = [...held.filter((other) => other !== control), control];
+  takeOver("visitor");
+  showHeld();
+}
+
+function release(control) {
+  held = held.filter((other) => other !== control);
+  showHeld();
+}
+
+function showHeld() {
+  [...byId("steer").children].forEach((button, i) => {
+    button.classList.toggle("held", held.includes(task.controls[i]));
+  });
+}
+
+function buildSteering() {
+  byId("steer").replaceChildren(
+    ...task.controls.map((control) => {
+      const button = document.createElement("button");
+      button.textContent = control.sign;
+      button.setAttribute("aria-label", control.name);
+      button.title = `${control.name} (${control.letter.toUpperCase()})`;
+      button.addEventListener("pointerdown", (event) => {
+        button.setPointerCapture(event.pointerId);
+        grab(control);
+      });
+      const isHold = (event) => event.key === " " || event.key === "Enter";
+      button.addEventListener("keydown", (event) => isHold(event) && !event.repeat && grab(control));
+      button.addEventListener("keyup", (event) => isHold(event) && release(control));
+      for (const end of ["pointerup", "pointercancel", "lostpointercapture", "blur"]) {
+        button.addEventListener(end, () => release(control));
+      }
+      button.addEventListener("contextmenu", (event) => event.preventDefault());
+      return button;
+    }),
+  );
+}
+
+/** A finger on a picture: its left or right part, and the middle where there are three controls. */
+function steerOn(canvas) {
+  const fingers = new Map(); // pointer -> control
+  const at = (event) => {
+    const { controls } = task;
+    const share = event.offsetX / canvas.clientWidth;
+    return controls[clip(Math.floor(share * controls.length), 0, controls.length - 1)];
+  };
+  const end = (event) => {
+    if (fingers.has(event.pointerId)) release(fingers.get(event.pointerId));
+    fingers.delete(event.pointerId);
+  };
+  canvas.addEventListener("pointerdown", (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    fingers.set(event.pointerId, at(event));
+    grab(at(event));
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!fingers.has(event.pointerId) || fingers.get(event.pointerId) === at(event)) return;
+    end(event);
+    fingers.set(event.pointerId, at(event));
+    grab(at(event));
+  });
+  for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) {
+    canvas.addEventListener(name, end);
+  }
+}
+
+const SHORTCUTS = {
+  z: toggleSleep,
+  p: () => toggle("paused"),
+  r: () => session && begin(),
+  g: () => toggleGhosts(),
+  o: () => toggle("outline"),
+};
+
+function toggleGhosts() {
+  toggle("ghosts");
+  if (session) session.showGhosts(settings.ghosts);
+}
+
+function controlOf(event) {
+  const same = (c) => c.key === event.key || c.letter === event.key.toLowerCase();
+  return task && task.controls.find(same);
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const control = controlOf(event);
+  const onButton = event.target.closest("button, a"); // which the space bar presses
+  const shortcut = event.key === " " && !onButton ? toggleSleep : SHORTCUTS[event.key.toLowerCase()];
+  if (!control && !shortcut) return;
+  event.preventDefault(); // arrows do not scroll
+  if (event.repeat) return;
+  if (control) grab(control);
+  else shortcut();
+});
+document.addEventListener("keyup", (event) => {
+  const control = controlOf(event);
+  if (control) release(control);
+});
+window.addEventListener("blur", () => {
+  held = [];
+  if (task) showHeld();
+});
+
+const onClick = (selector, act) => {
+  for (const button of document.querySelectorAll(selector)) {
+    button.addEventListener("click", () => act(button));
+  }
+};
+onClick("button[data-task]", (button) => choose(button.dataset.task));
+onClick("[data-driver]", (button) => takeOver(button.dataset.driver));
+onClick("[data-speed]", (button) => setSpeed(Number(button.dataset.speed)));
+onClick("#sleep", toggleSleep);
+onClick("#paused", () => toggle("paused"));
+onClick("#again", () => session && begin());
+onClick("#ghosts", toggleGhosts);
+onClick("#outline", () => toggle("outline"));
+for (const canvas of document.querySelectorAll(".view canvas")) steerOn(canvas);
+if (matchMedia("(prefers-reduced-motion: reduce)").matches) toggle("paused", true);
+
+choose(Object.keys(TASKS).includes(location.hash.slice(1)) ? location.hash.slice(1) : "cartpole");
+requestAnimationFrame(frame);

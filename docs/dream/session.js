@@ -1,0 +1,158 @@
+"use strict";
+/* One visitor's play: a real world and a model that follows it, or dreams on without it.
+
+It knows nothing of the screen: page.js calls `step` and shows what is in here. A step is one choice
+of an action, as in the agent's training. */
+
+const GHOSTS = 7; // further dreams, with other draws of the latent
+const CONTEXT = 5; // steps that it sees of a new episode before it falls asleep again
+
+const uniforms = (random, count) => Array.from({ length: count }, random);
+
+/** A standard normal number (Box and Muller). */
+const normal = (random) =>
+  Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
+
+class Session {
+  /** world: Held or Recorded; recorded: whether its actions are its own. */
+  constructor(model, world, recorded, random = Math.random) {
+    Object.assign(this, { model, world, recorded, random });
+    this.ghostsOn = false;
+    this.sleepAgain = false; // it slept when the last episode ended
+    this.begin();
+  }
+
+  // ---------------------------------------------------------- episodes
+
+  /** A new episode begins: nothing is remembered, and it looks. One that slept will sleep again. */
+  begin() {
+    this.sleepAgain ||= this.asleep;
+    const obs = this.world.reset(this.random);
+    this.asleep = false;
+    this.age = 0; // of the dream, in steps
+    this.steps = 0; // of the agent
+    this.ghosts = [];
+    this.real = { obs, before: obs, reward: 0, total: 0, over: null };
+    const { model } = this;
+    const nothing = new Float32Array(model.action);
+    this.action = nothing;
+    this.state = model.observe(model.initial(), nothing, obs, this.draws());
+    this.dream = { before: null, over: false, total: 0 };
+    this.think();
+    this.dream.before = this.dream.obs;
+  }
+
+  draws() {
+    return uniforms(this.random, this.model.categoricals);
+  }
+
+  /** Whether nothing goes on any more: time for another episode. */
+  finished(driver) {
+    const real = this.real.over !== null;
+    return this.asleep ? this.dream.over || (real && driver === "recording") : real;
+  }
+
+  // ---------------------------------------------------------- waking and sleeping
+
+  sleep() {
+    if (this.asleep) return;
+    this.asleep = true;
+    this.age = 0;
+    this.dream.total = 0; // of the rewards that it dreams
+    if (this.ghostsOn) this.spawn();
+  }
+
+  /** It looks at once, with the memory that the dream has left it. */
+  wake() {
+    this.sleepAgain = false;
+    if (!this.asleep) return;
+    this.asleep = false;
+    this.age = 0;
+    this.ghosts = [];
+    this.dream.over = false;
+    if (this.real.over) return this.begin();
+    this.state = this.model.look(this.state.deter, this.real.obs, this.draws());
+    this.think();
+    this.dream.before = this.dream.obs; // it snaps, it does not glide
+  }
+
+  showGhosts(on) {
+    this.ghostsOn = on;
+    this.ghosts = [];
+    if (on && this.asleep) this.spawn();
+  }
+
+  /** All ghosts start from the present state; then their draws differ. */
+  spawn() {
+    this.ghosts = Array.from({ length: GHOSTS }, () => ({
+      state: this.state,
+      obs: this.dream.obs,
+      before: this.dream.obs,
+    }));
+  }
+
+  // ---------------------------------------------------------- time
+
+  /** The action of `driver`: "visitor", "sampled", "greedy" or "recording"; chosen: the visitor's. */
+  choose(driver, chosen) {
+    const { model, random } = this;
+    if (this.recorded && (driver === "recording" || !this.asleep) && !this.real.over) {
+      return this.world.action; // a recording cannot be steered
+    }
+    if (driver === "visitor") return chosen;
+    const noise = model.discrete ? [random()] : [normal(random)];
+    return model.act(this.policy, driver !== "sampled", noise);
+  }
+
+  step(driver, chosen) {
+    const { model } = this;
+    const action = this.choose(driver, chosen);
+    this.action = action;
+    this.steps++;
+    if (!this.real.over) this.act(action);
+
+    // Its own step: with the observation, or without.
+    this.dream.before = this.dream.obs;
+    if (this.asleep) {
+      this.age++;
+      this.state = model.imagine(this.state, action, this.draws());
+      for (const ghost of this.ghosts) {
+        ghost.state = model.imagine(ghost.state, action, this.draws());
+        ghost.before = ghost.obs;
+        ghost.obs = model.decode(ghost.state).obs;
+      }
+    } else {
+      this.state = model.observe(this.state, action, this.real.obs, this.draws());
+    }
+    this.think();
+    if (this.asleep) this.dream.total += this.heads.reward;
+    this.dream.over ||= this.asleep && this.heads.cont < 0.5;
+    if (this.sleepAgain && !this.asleep && this.steps === CONTEXT) this.sleep();
+  }
+
+  /** Reality's step. */
+  act(action) {
+    const { obs, reward, terminated, truncated } = this.world.step(action);
+    const { real } = this;
+    [real.before, real.obs, real.reward] = [real.obs, obs, reward];
+    real.total += reward;
+    real.over = terminated ? "ended" : truncated ? "time" : null;
+  }
+
+  /** What the model says of its present state. */
+  think() {
+    const { model, state } = this;
+    const { guess, obs } = model.decode(state);
+    this.dream.obs = obs;
+    this.heads = model.heads(state);
+    this.policy = model.policy(state);
+    this.kl = state.post && klNats(state.post, state.prior);
+
+    // Root mean square of the error, in standard deviations of what the agent has seen.
+    const truth = model.normalise(this.real.obs);
+    const squares = guess.map((x, i) => (x - truth[i]) ** 2);
+    this.error = this.real.over && this.asleep ? null : Math.sqrt(mean(squares));
+  }
+}
+
+const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;

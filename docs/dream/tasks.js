@@ -1,0 +1,83 @@
+"use strict";
+/* What the page must know of each task: how it is steered, shown and told.
+
+controls: keys, the button's sign and name, and the action that they give (the index of a one-hot
+action, or the number of a continuous one). idle: the action without any key; for CartPole, which
+knows no such thing, left and right in turn. */
+
+const WORLDS = { cartpole: CartPole, pendulum: Pendulum, acrobot: Acrobot }; // lunar_lander: recorded
+
+const TASKS = {
+  cartpole: {
+    title: "CartPole",
+    goal: "Push the cart left or right so that the pole stays up. It falls at 12°.",
+    scene: CART,
+    limit: 500, // steps of the world
+    seconds: 0.02, // that one of them takes
+    speed: 0.5,
+    controls: [
+      { key: "ArrowLeft", letter: "a", sign: "◀", name: "Push left", index: 0 },
+      { key: "ArrowRight", letter: "d", sign: "▶", name: "Push right", index: 1 },
+    ],
+    idle: (step) => step % 2,
+    actions: ["left", "right"],
+    ended: "The pole fell.",
+    try: "Let the agent balance, then put it to sleep. It now steers by its dream alone. How long does the real pole stand, and what becomes of the dreamed one? Wake it up in time.",
+  },
+  pendulum: {
+    title: "Pendulum",
+    goal: "The motor is too weak to lift the pendulum in one go: swing it up, and hold it there.",
+    scene: PENDULUM,
+    limit: 200,
+    seconds: 0.05,
+    speed: 1,
+    controls: [
+      { key: "ArrowLeft", letter: "a", sign: "↺", name: "Torque to the left", number: 1 },
+      { key: "ArrowRight", letter: "d", sign: "↻", name: "Torque to the right", number: -1 },
+    ],
+    idle: () => 0,
+    ended: "",
+    try: "Put it to sleep while the pendulum swings up. Does the dream arrive at the top when the real one does? Switch the ghosts on: where do they part?",
+  },
+  acrobot: {
+    title: "Acrobot",
+    goal: "Only the middle joint has a motor. Swing the tip above the dotted line.",
+    scene: ACROBOT,
+    limit: 500,
+    seconds: 1 / 15, // Gymnasium shows 15 steps a second; the world itself takes 0.2 s for each
+    speed: 1,
+    controls: [
+      { key: "ArrowLeft", letter: "a", sign: "↻", name: "Torque to the left", index: 0 },
+      { key: "ArrowRight", letter: "d", sign: "↺", name: "Torque to the right", index: 2 },
+    ],
+    idle: () => 1,
+    actions: ["left", "none", "right"],
+    ended: "The tip is above the line.",
+    try: "Take over, put it to sleep, and swing up inside the dream. The real one gets the same torques: does it get there too?",
+  },
+  lunar_lander: {
+    title: "LunarLander",
+    goal: "Land between the flags. Left is a recording of a real flight; your keys fly the dream.",
+    scene: LANDER,
+    limit: 1000,
+    seconds: 0.02,
+    speed: 0.5,
+    controls: [
+      { key: "ArrowLeft", letter: "a", sign: "◀", name: "Lean left", index: 1 },
+      { key: "ArrowUp", letter: "w", sign: "▲", name: "Main engine", index: 2 },
+      { key: "ArrowRight", letter: "d", sign: "▶", name: "Lean right", index: 3 },
+    ],
+    idle: () => 0,
+    actions: ["none", "left", "main", "right"],
+    ended: "The flight is over.",
+    try: "Put it to sleep in mid-flight, with the recording at the controls: the dream gets the recorded actions and no look at the lander. Then fly it yourself.",
+  },
+};
+
+/** The visitor's action as the agent would give it; control: the one that is held, or none. */
+function actionOf(task, control, step, size) {
+  if (!task.actions) return Float32Array.of(control ? control.number : task.idle(step));
+  const onehot = new Float32Array(size);
+  onehot[control ? control.index : task.idle(step)] = 1;
+  return onehot;
+}

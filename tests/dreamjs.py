@@ -1,0 +1,91 @@
+"""Tools of the dream page's tests: its JavaScript in an engine, and agents to run there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lab import dream_page
+import numpy as np
+import torch
+from py_mini_racer import MiniRacer
+
+from dreamer import AgentEnv, Config, DreamerAgent
+from dreamer.evaluation import chance_chooses, play
+from dreamer.resume import save_agent
+
+REPEATS = {"cartpole": 2, "pendulum": 1, "acrobot": 1, "lunar_lander": 4}
+EPISODE = 50  # steps that are compared
+SOURCES = "*.html", "*.css", "*.js"  # of the page, without its agents
+
+
+def engine(*names: str) -> MiniRacer:
+    """A JavaScript engine that has read these files of the page; it has no browser around it."""
+    js = MiniRacer()
+    for name in names:
+        js.eval((dream_page.PAGE / name).read_text(encoding="utf-8"))
+    return js
+
+
+def run(js: MiniRacer, code: str, **values: Any) -> Any:
+    """What a function body returns, given these values by name."""
+    given = "".join(f"const {name} = {json.dumps(value)};\n" for name, value in values.items())
+    return json.loads(js.eval(f"JSON.stringify((() => {{ {given} {code} }})())"))
+
+
+@cache
+def experience(task: str) -> dict[str, np.ndarray]:
+    """The first rows of an episode of random actions that are held for a while; where episodes are
+    short, several of them."""
+    env = AgentEnv(dream_page.TASKS[task].env_id, REPEATS[task])
+    choose = chance_chooses(env, 6, seed=3)
+    episodes: list[dict[str, np.ndarray]] = []
+    while sum(len(episode["obs"]) for episode in episodes) < EPISODE:
+        episodes.append(play(env, choose, seed=len(episodes)))
+        first = np.arange(len(episodes[-1]["obs"])) == 0
+        episodes[-1]["is_first"] = first
+    env.close()
+    return {k: np.concatenate([e[k] for e in episodes])[:EPISODE] for k in episodes[0]}
+
+
+@cache
+def stirred_agent(task: str) -> DreamerAgent:
+    """A fresh agent of full size with weights moved at random, so that no head says zero; reward
+    and value keep to a few units."""
+    rows = experience(task)
+    env = AgentEnv(dream_page.TASKS[task].env_id)
+    config = Config(action_repeat=REPEATS[task])
+    agent = DreamerAgent(env.obs_size, env.action_size, env.segments, config)
+    env.close()
+    rng = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in agent.parameters():
+            weight += 0.05 * torch.randn(weight.shape, generator=rng)
+        for head in (agent.reward, agent.critic):
+            head.mlp[-1].bias -= 2 * torch.linspace(-20, 20, 255).square()
+    agent.encoder.norm.update(torch.from_numpy(rows["obs"]))
+    return agent
+
+
+def onehot(latents: np.ndarray) -> list[int]:
+    """Classes of one-hot vectors (..., S, K), flat."""
+    return latents.argmax(-1).ravel().tolist()
+
+
+def save_agents(folder: Path) -> Path:
+    """The stirred agents as files, as assets/agents holds trained ones."""
+    for name, task in dream_page.TASKS.items():
+        save_agent(stirred_agent(name), folder / f"{name}.pt", task.env_id)
+    return folder
+
+
+def build_page(folder: Path, agents: Path) -> Path:
+    """A copy of the page, with these agents."""
+    for pattern in SOURCES:
+        for path in dream_page.PAGE.glob(pattern):
+            shutil.copy(path, folder)
+    dream_page.main(["--agents", str(agents), "--out", str(folder)])
+    return folder

@@ -1,0 +1,308 @@
+"""The dream page in Chromium, opened from a folder as by a double click.
+
+Debian's `chromium`, or Chrome. Where there is neither, these tests are skipped, and fail if the
+variable CI is set, as it is in .ci/run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from lab import dream_page
+import pytest
+from dreamjs import build_page, save_agents
+from PIL import Image
+from playwright.sync_api import Error, Page, expect, sync_playwright
+
+TASKS = list(dream_page.TASKS)
+PHONE = {"width": 380, "height": 760}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    names = "chromium", "chromium-browser", "google-chrome"
+    found = next(filter(None, map(shutil.which, names)), None)
+    how = {"executable_path": found} if found else {"channel": "chrome"}
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(args=["--no-sandbox"], **how)
+        except Error as error:
+            reason = f"NO BROWSER: the dream page is not tested (install chromium): {error}"
+            if os.environ.get("CI"):
+                pytest.fail(reason)
+            pytest.skip(reason)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    agents = save_agents(tmp_path_factory.mktemp("agents"))
+    return (build_page(tmp_path_factory.mktemp("page"), agents) / "index.html").as_uri()
+
+
+@pytest.fixture
+def visit(browser, url):
+    """Opens the page at a task; at the end nothing may have gone wrong, or left the folder."""
+    faults, contexts = [], []
+
+    def visit(task: str = "cartpole", **options) -> Page:
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: leaves(request.url) and faults.append(request.url))
+        page.goto(f"{url}#{task}")
+        page.wait_for_function("session !== null")
+        return page
+
+    def leaves(address: str) -> bool:
+        return not address.startswith((url.rpartition("/")[0], "data:"))
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+def stand_still(page: Page) -> None:
+    """An episode begins, and the clock stops: the test itself makes the steps."""
+    page.keyboard.press("p")
+    page.keyboard.press("r")
+
+
+def steps(page: Page, number: int) -> dict:
+    """Makes that many steps, and says what is."""
+    return page.evaluate(
+        """(number) => {
+          for (let i = 0; i < number; i++) step();
+          const { error, age, asleep, steps } = session;
+          const list = (x) => Array.from(x);
+          return { error, age, asleep, steps, real: list(session.real.obs),
+                   dream: list(session.dream.obs), action: list(session.action) };
+        }""",
+        number,
+    )
+
+
+def pixels(page: Page, side: str) -> str:
+    page.evaluate("paintAll(clock.last)")
+    return page.evaluate(f"document.querySelector('#{side} canvas').toDataURL()")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_runs_by_itself_and_is_drawn(visit, task):
+    page = visit(task)
+    page.wait_for_function("session.steps > 1")
+    stand_still(page)
+    start = {side: pixels(page, side) for side in ("real", "dream")}
+    steps(page, 2)
+    for side in ("real", "dream"):
+        assert pixels(page, side) != start[side], side
+    shown = page.locator(f"button[data-task={task}]")
+    expect(shown).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#real-state")).to_contain_text("step")
+    assert page.locator("button[aria-pressed=true][data-task]").count() == 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_falling_asleep_and_waking_up_change_the_error(visit, task):
+    page = visit(task)
+    stand_still(page)
+    awake = steps(page, 1)
+    assert (awake["asleep"], awake["age"]) == (False, 0)
+    page.keyboard.press("z")
+    expect(page.locator("#sleep-text")).to_have_text("Wake up")
+    asleep = steps(page, 2)
+    assert (asleep["asleep"], asleep["age"]) == (True, 2)
+    expect(page.locator("#dream-state")).to_contain_text("asleep for 2 steps")
+    expect(page.locator("#kl")).to_have_text("–")
+    before = page.locator("#error").text_content()
+    page.locator("#sleep").click()
+    woken = steps(page, 0)
+    assert not woken["asleep"]
+    assert woken["error"] not in (asleep["error"], awake["error"])
+    assert woken["dream"] != asleep["dream"]
+    assert woken["real"] == asleep["real"]
+    assert before != "–"
+    expect(page.locator("#kl")).not_to_have_text("–")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_keys_steer(visit, task):
+    """Each key gives its own action, and the visitor has taken over."""
+    page = visit(task)
+    stand_still(page)
+    seen = set()
+    for control in page.evaluate("task.controls.map((c) => c.key)"):
+        page.keyboard.down(control)
+        seen.add(tuple(steps(page, 1)["action"]))
+        page.keyboard.up(control)
+    idle = steps(page, 1)["action"]
+    assert len(seen) == page.evaluate("task.controls.length")
+    assert task == "cartpole" or tuple(idle) not in seen
+    expect(page.locator("[data-driver=visitor]")).to_have_attribute("aria-pressed", "true")
+    if task == "lunar_lander":  # whose recording cannot be steered
+        assert page.evaluate("session.asleep")
+
+
+def test_keys_change_what_becomes_of_the_world(visit):
+    page = visit("pendulum")
+    stand_still(page)
+    ends = []
+    for key in ("ArrowLeft", "d"):
+        page.evaluate("session.world.world.state = [3, 0]")
+        page.keyboard.down(key)
+        ends.append(steps(page, 4)["real"])
+        page.keyboard.up(key)
+    assert ends[0][2] > 0 > ends[1][2], "the angular velocities"
+
+
+def test_a_finger_steers_on_the_picture_and_on_the_buttons(visit):
+    page = visit("acrobot", has_touch=True, viewport=PHONE)
+    stand_still(page)
+    box = page.locator("#real canvas").bounding_box()
+    y = box["y"] + box["height"] / 2
+    for share, action in ((0.2, [1, 0, 0]), (0.8, [0, 0, 1])):
+        page.mouse.move(box["x"] + share * box["width"], y)
+        page.mouse.down()
+        assert steps(page, 1)["action"] == action
+        page.mouse.up()
+    assert steps(page, 1)["action"] == [0, 1, 0]
+    page.evaluate("session.real.over = null")
+    button = page.get_by_role("button", name="Torque to the right")
+    button.dispatch_event("pointerdown", {"pointerId": 1, "isPrimary": True})
+    assert steps(page, 1)["action"] == [0, 0, 1]
+    button.dispatch_event("pointerup", {"pointerId": 1})
+    assert steps(page, 1)["action"] == [0, 1, 0]
+
+
+def test_the_agent_drives_greedily_or_not(visit):
+    page = visit("acrobot")
+    stand_still(page)
+    page.locator("[data-driver=greedy]").click()
+    best = page.evaluate("model => session.policy.probs.indexOf(Math.max(...session.policy.probs))")
+    assert steps(page, 1)["action"][best] == 1
+    page.locator("[data-driver=sampled]").click()
+    taken = {tuple(steps(page, 1)["action"]) for _ in range(60)}
+    assert len(taken) > 1
+
+
+def test_an_episode_ends_is_shown_and_another_begins(visit):
+    page = visit("cartpole")
+    page.keyboard.down("ArrowLeft")
+    page.locator("[data-speed='1']").click()
+    expect(page.locator("#real-note")).to_have_text("The pole fell.")
+    page.keyboard.up("ArrowLeft")
+    page.wait_for_function("session.real.over === null")
+
+
+def test_ghosts_and_the_outline_are_drawn_in_sleep(visit):
+    page = visit("pendulum")
+    stand_still(page)
+    page.keyboard.press("z")
+    steps(page, 3)
+    with_outline = pixels(page, "dream")
+    page.keyboard.press("o")
+    alone = pixels(page, "dream")
+    page.keyboard.press("g")
+    page.evaluate("for (const ghost of session.ghosts) ghost.before = ghost.obs = [-1, 0, 0]")
+    assert page.evaluate("session.ghosts.length") == 7
+    assert len({with_outline, alone, pixels(page, "dream")}) == 3
+
+
+def test_motion_can_be_paused_and_is_at_first_where_the_visitor_wants_less_of_it(visit):
+    page = visit("pendulum")
+    page.get_by_role("button", name="Pause").click()
+    before = page.evaluate("session.steps")
+    page.wait_for_timeout(300)
+    assert page.evaluate("session.steps") == before
+    page.get_by_role("button", name="Pause").click()
+    page.wait_for_function(f"session.steps > {before}")
+    still = visit(reduced_motion="reduce")
+    expect(still.locator("#paused")).to_have_attribute("aria-pressed", "true")
+
+
+def test_every_control_has_a_name_and_is_reached_by_the_tab_key(visit):
+    page = visit("lunar_lander")
+    stand_still(page)
+    wanted = page.evaluate(
+        """[...document.querySelectorAll('button:not([hidden]), a')].map((element, i) => {
+             element.dataset.number = i;
+             return (element.getAttribute('aria-label') || element.textContent).trim();
+           })"""
+    )
+    assert len(wanted) > 25 and all(wanted)
+    reached = set()
+    for _ in wanted:
+        page.keyboard.press("Tab")
+        reached.add(int(page.evaluate("document.activeElement.dataset.number")))
+    assert reached == set(range(len(wanted)))
+    assert page.locator("canvas:not([aria-label])").count() == 0
+
+
+def test_the_space_bar_presses_the_button_that_has_the_focus_and_else_puts_to_sleep(visit):
+    page = visit()
+    stand_still(page)
+    page.keyboard.press("Space")
+    assert page.evaluate("session.asleep")
+    page.locator("[data-driver=sampled]").focus()
+    page.keyboard.press("Space")
+    assert page.evaluate("[session.asleep, settings.driver]") == [True, "sampled"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_narrow_window_needs_no_scrolling_sideways(visit, task):
+    page = visit(task, viewport=PHONE, has_touch=True)
+    page.wait_for_function("session.steps > 1")
+    page.keyboard.press("z")
+    wide = """[...document.querySelectorAll('main *')]
+      .filter((element) => element.getBoundingClientRect().right > 380)
+      .map((element) => element.outerHTML.slice(0, 80))"""
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    assert page.evaluate(wide) == []
+    for name in ("#real canvas", "#dream canvas", "#sleep", "#steer button:first-child"):
+        box = page.locator(name).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= PHONE["height"], name
+        assert box["width"] > 44 or name.startswith("#steer"), name
+
+
+def test_light_and_dark_differ(visit):
+    colours = []
+    for scheme in ("light", "dark"):
+        page = visit(color_scheme=scheme)
+        colours.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(set(colours)) == 2
+
+
+def test_the_readmes_picture_can_be_taken_again(browser, url, tmp_path):
+    page = Path(url2pathname(urlparse(url).path)).parent
+    command = [sys.executable, "-m", "lab.dream_page", "--out", page, "--picture"]
+    subprocess.run([*command, tmp_path / "picture.png"], cwd=dream_page.ROOT, check=True)
+    again = Image.open(tmp_path / "picture.png")
+    committed = Image.open(dream_page.ROOT / "assets" / "dream_page.png")
+    assert again.width == committed.width
+    assert len(again.convert("RGB").getcolors(1000)) > 100
+
+
+def test_a_step_of_the_model_takes_little_time(visit):
+    """The median of many, with room for slow and busy machines: on a laptop it is about 1 ms."""
+    page = visit("pendulum")
+    stand_still(page)
+    median = page.evaluate(
+        """() => {
+          const times = Array.from({ length: 300 }, () => {
+            const start = performance.now();
+            session.step("greedy", null);
+            return performance.now() - start;
+          });
+          return times.sort((a, b) => a - b)[150];
+        }"""
+    )
+    assert median < 10

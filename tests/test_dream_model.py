@@ -1,0 +1,228 @@
+"""The dream page's JavaScript: its forward pass is PyTorch's, its reality Gymnasium's."""
+
+from __future__ import annotations
+
+from lab import dream_page
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from dreamjs import EPISODE, engine, experience, onehot, run, stirred_agent
+
+from dreamer import AgentEnv
+from dreamer.rssm import State, kl_losses
+from dreamer.utils import make_rng
+
+TASKS = list(dream_page.TASKS)
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+# Filters or dreams an episode, and says everything that the model thinks on the way.
+EPISODE_JS = """
+const model = new Model(packed);
+let state = model.initial();
+if (start) state = { deter: Float32Array.from(start.deter), stoch: start.stoch };
+const said = [];
+for (let t = 0; t < uniform.length; t++) {
+  const first = isFirst ? isFirst[t] : t === 0;
+  if (first && obs) state = model.initial();
+  const before = first && obs ? new Float32Array(model.action) : actions[t];
+  state = obs
+    ? model.observe(state, before, obs[t], uniform[t])
+    : model.imagine(state, before, uniform[t]);
+  const policy = model.policy(state);
+  const { guess, obs: decoded } = model.decode(state);
+  const list = (x) => x && Array.from(x);
+  said.push({
+    deter: list(state.deter), stoch: list(state.stoch), post: list(state.post),
+    prior: list(state.prior), kl: state.post && klNats(state.post, state.prior),
+    guess: list(guess), decoded: list(decoded), ...model.heads(state),
+    probs: list(policy.probs), mean: list(policy.mean), std: list(policy.std),
+    drawn: list(model.act(policy, false, noise[t])), mode: list(model.act(policy, true)),
+  });
+}
+return said;
+"""
+
+
+def compare(agent, said: list[dict], expected: dict[str, torch.Tensor], noise: torch.Tensor):
+    """Everything said of each step against PyTorch's; expected: deter, stoch, prior, maybe post."""
+    deter, stoch = expected["deter"], expected["stoch"]
+
+    def column(name: str) -> np.ndarray:
+        return np.array([row[name] for row in said], np.float32)
+
+    def same(name: str, value: torch.Tensor) -> None:
+        value = value.flatten(1) if value.ndim > 1 else value
+        np.testing.assert_allclose(column(name), value.numpy(), err_msg=name, **CLOSE)
+
+    same("deter", deter)
+    same("stoch", stoch)
+    same("prior", expected["prior"].exp())
+    if "post" in expected:
+        same("post", expected["post"].exp())
+        same("kl", kl_losses(expected["post"], expected["prior"], 0.0)[0])
+    with torch.inference_mode():
+        feat = agent.rssm.get_feat(State(deter, stoch, deter))
+        same("guess", agent.decoder(feat))
+        same("decoded", agent.decoder.predict(feat))
+        same("reward", agent.reward.predict(feat))
+        same("cont", agent.cont.predict(feat))
+        same("value", agent.critic.predict(feat))
+        policy = agent.actor(feat)
+        same("drawn", policy.sample(noise))
+        same("mode", policy.mode())
+        if agent.discrete:
+            same("probs", policy.log_probs[0].exp())
+        else:
+            same("mean", policy.mean)
+            same("std", policy.std)
+    for name in ("reward", "cont", "value"):
+        assert column(name).std() > 1e-3, f"{name} says nothing"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_filtering_dreaming_and_all_heads_are_those_of_pytorch(task):
+    agent, rows = stirred_agent(task), experience(task)
+    js, packed = engine("model.js"), dream_page.pack(agent, rounded=False)
+    obs, action, is_first = (torch.from_numpy(rows[k]) for k in ("obs", "action", "is_first"))
+    noise = agent.actor.noise((EPISODE,), make_rng(agent.device, 1))
+    uniform = torch.rand(EPISODE, 1, 16, generator=make_rng(agent.device, 2))[:, 0]
+    given = {"packed": packed, "uniform": uniform.tolist(), "noise": noise.tolist()}
+
+    # Awake: the posterior of every row.
+    with torch.inference_mode():
+        post, last = agent.rssm.observe(
+            agent.encoder(obs)[None], action[None], is_first[None], make_rng(agent.device, 2)
+        )
+    before = [[0.0] * agent.action_size, *action[:-1].tolist()]
+    firsts = is_first.tolist()
+    said = run(
+        js, EPISODE_JS, obs=obs.tolist(), actions=before, isFirst=firsts, start=None, **given
+    )
+    names = {"deter": "deter", "stoch": "stoch", "post": "post_logits", "prior": "prior_logits"}
+    compare(agent, said, {k: getattr(post, v)[0] for k, v in names.items()}, noise)
+    assert len(set(onehot(post.stoch.numpy()))) > 8, "the latents hardly vary"
+
+    # Asleep: as many steps from the last state on, with the prior alone.
+    with torch.inference_mode():
+        dream = agent.rssm.imagine(
+            last, lambda feat, t: action[t][None], EPISODE, make_rng(agent.device, 2)
+        )
+        deter, stoch = dream.deter[0, 1:], dream.stoch[0, 1:]
+        prior = agent.rssm.prior(deter)
+    start = {"deter": last.deter[0].tolist(), "stoch": last.stoch[0].flatten().tolist()}
+    said = run(
+        js, EPISODE_JS, obs=None, actions=action.tolist(), isFirst=None, start=start, **given
+    )
+    compare(agent, said, {"deter": deter, "stoch": stoch, "prior": prior}, noise)
+
+
+def test_actions_beyond_the_bounds_act_as_the_clipped_ones():
+    agent = stirred_agent("pendulum")
+    js = engine("model.js")
+    code = """
+    const model = new Model(packed);
+    return [[1], [7.5]].map((action) => [...model.imagine(model.initial(), action, u).deter]);"""
+    packed = dream_page.pack(agent, rounded=False)
+    one, far = run(js, code, packed=packed, u=[0.5] * 16)
+    assert one == far
+
+
+def test_observations_far_from_all_others_are_bounded():
+    agent = stirred_agent("lunar_lander")
+    far = [1e6, -1e6, 30.0, -3.0, 0.0, 1e-6, 1.0, 0.0]
+    code = "return [...new Model(packed).normalise(far)];"
+    packed = dream_page.pack(agent, rounded=False)
+    said = run(engine("model.js"), code, packed=packed, far=far)
+    np.testing.assert_allclose(said, agent.encoder.norm(torch.tensor(far)), **CLOSE)
+    assert np.abs(said).max() == 10
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rounded_weights_say_nearly_the_same(task):
+    """Whole numbers of 8 bits in the place of the weights: probabilities and decoded observations
+    move by about a hundredth."""
+    agent, rows = stirred_agent(task), experience(task)
+    js = engine("model.js")
+    code = """
+    return [exact, rounded].map((packed) => {
+      const model = new Model(packed);
+      const { prior, post, ...state } = model.look(model.initial().deter, obs, uniform);
+      return [...prior, ...post, ...model.decode({ ...state, stoch }).guess];
+    });"""
+    packs = {k: dream_page.pack(agent, r) for k, r in (("exact", False), ("rounded", True))}
+    stoch = np.eye(16)[np.arange(16)].ravel().tolist()
+    given = {"obs": rows["obs"][5].tolist(), "uniform": [0.5] * 16, "stoch": stoch}
+    exact, rounded = np.array(run(js, code, **packs, **given))
+    assert 0 < np.sqrt(np.square(exact - rounded).mean()) < 0.02
+
+
+# ---------------------------------------------------------------- reality
+
+WORLDS = {
+    "CartPole-v1": ("CartPole", lambda world: world.state),
+    "Pendulum-v1": ("Pendulum", lambda world: world.state),
+    "Acrobot-v1": ("Acrobot", lambda world: world.state),
+}
+
+
+@pytest.mark.parametrize("env_id", WORLDS)
+def test_reality_is_gymnasiums_step_by_step(env_id):
+    """Random episodes from random states, ends included."""
+    kind, state_of = WORLDS[env_id]
+    env, js = gym.make(env_id), engine("reality.js")
+    agent_env, rng = AgentEnv(env_id), np.random.default_rng(0)
+    ended = 0
+    for seed in range(10):
+        env.reset(seed=seed)
+        world = env.unwrapped
+        if seed % 2:  # far from where episodes start
+            world.state = np.asarray(state_of(world), np.float64) * (3 if kind == "CartPole" else 9)
+        start = [float(x) for x in state_of(world)]
+        actions = [agent_env.random_action(rng) for _ in range(20)]
+        actions = [np.rint(256 * a) / 256 for a in actions for _ in range(10)]  # exact in float32
+        code = f"""
+        const world = new {kind}();
+        world.state = start;
+        return actions.map((a) => world.step(a)).map((s) => ({{ ...s, obs: [...s.obs] }}));"""
+        steps = run(js, code, start=start, actions=[a.tolist() for a in actions])
+        for action, step in zip(actions, steps, strict=True):
+            obs, reward, terminated, _, _ = world.step(agent_env.native_action(action))
+            np.testing.assert_allclose(step["obs"], obs, rtol=1e-5, atol=1e-5)
+            assert step["reward"] == pytest.approx(reward, rel=1e-5, abs=1e-5)
+            assert step["terminated"] == terminated
+            if terminated:
+                ended += 1
+                break
+    assert ended or env_id == "Pendulum-v1"
+
+
+@pytest.mark.parametrize(("kind", "env_id"), [(v[0], k) for k, v in WORLDS.items()])
+def test_episodes_start_where_gymnasiums_do(kind, env_id):
+    """The extreme draws give the extremes of many seeds."""
+    env, js = gym.make(env_id), engine("reality.js")
+    starts = []
+    for seed in range(300):
+        env.reset(seed=seed)
+        starts.append(np.asarray(env.unwrapped.state, np.float64))
+    code = f"const w = new {kind}(); return [0, 1].map((x) => (w.reset(() => x), w.state));"
+    low, high = run(js, code)
+    spread = np.array(high) - low
+    np.testing.assert_allclose(np.min(starts, 0), low, atol=0.05 * spread.max())
+    np.testing.assert_allclose(np.max(starts, 0), high, atol=0.05 * spread.max())
+
+
+def test_a_held_action_is_cut_short_by_an_end_and_by_the_time_limit():
+    js = engine("reality.js")
+    code = """
+    const world = { reset: () => 0, step: () => ({ obs: 0, reward: 1, terminated: ++n === end }) };
+    let n = 0;
+    const held = new Held(world, 4, 10);
+    held.reset();
+    return [1, 2, 3].map(() => held.step(0));"""
+    steps = run(js, code, end=-1)
+    assert [step["reward"] for step in steps] == [4, 4, 2]
+    assert [step["truncated"] for step in steps] == [False, False, True]
+    first, second = run(js, code, end=6)[:2]
+    assert (first["reward"], first["terminated"]) == (4, False)
+    assert (second["reward"], second["terminated"], second["truncated"]) == (2, True, False)

@@ -1,0 +1,263 @@
+"""The dream page: what the command writes, and what a visitor's session does with it."""
+
+from __future__ import annotations
+
+import base64
+import re
+
+from lab import dream_page
+import numpy as np
+import pytest
+from dreamjs import SOURCES, engine, experience, run, save_agents, stirred_agent
+
+TASKS = list(dream_page.TASKS)
+
+
+@pytest.fixture(scope="session")
+def agents(tmp_path_factory):
+    """A folder of fresh agents, as assets/agents holds trained ones."""
+    return save_agents(tmp_path_factory.mktemp("agents"))
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_writes_the_same_page_again(agents, tmp_path, capsys):
+    flags = ["--agents", str(agents), "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match="run it"):
+        dream_page.main([*flags, "--check"])
+    assert not list(tmp_path.iterdir())
+    dream_page.main(flags)
+    first = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert {path.stem for path in first} == {"index", *TASKS}
+    dream_page.main([*flags, "--check"])
+    dream_page.main(flags)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == first
+    assert all(len(content) < 1.5e6 for content in first.values())
+
+    # Anything else than what it writes is found.
+    for path, old, new in (
+        (tmp_path / "agents" / "cartpole.js", '"repeat":2', '"repeat":3'),
+        (tmp_path / "index.html", "Step into", "Walk into"),
+    ):
+        text = path.read_text()
+        path.write_text(text.replace(old, new))
+        assert path.read_text() != text
+        with pytest.raises(SystemExit, match="run it"):
+            dream_page.main([*flags, "--check"])
+        path.write_text(text)
+
+
+def test_recordings_that_never_happened_are_recorded_anew(agents, tmp_path):
+    flags = ["--agents", str(agents), "--out", str(tmp_path)]
+    dream_page.main(flags)
+    path = tmp_path / "agents" / "lunar_lander.js"
+    packed = dream_page.read_script(path.read_text())
+    packed["episodes"][1]["obs"][7][0] += 0.1
+    path.write_text(dream_page.script("lunar_lander", packed))
+    with pytest.raises(SystemExit, match="run it"):
+        dream_page.main([*flags, "--check"])
+    dream_page.main(flags)
+    dream_page.main([*flags, "--check"])
+
+
+def test_the_committed_page_is_what_the_command_gives():
+    dream_page.main(["--check"])
+
+
+def test_links_lead_to_the_lines_that_they_name():
+    page = (dream_page.PAGE / "index.html").read_text(encoding="utf-8")
+    assert dream_page.with_links(page) == page, "run python -m lab.dream_page"
+    links = re.findall(r'data-code="([\w/]+\.py):([\w.]+)" href="[^"]+/main/\1#L(\d+)"', page)
+    assert len(links) == page.count("data-code=") >= 12
+    for path, name, line in links:
+        code = (dream_page.ROOT / path).read_text(encoding="utf-8").splitlines()[int(line) - 1]
+        assert re.search(rf"(def|class) {name.split('.')[-1]}\b", code), code
+
+
+def test_a_link_to_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"rssm.py has no RSSM.priory"):
+        dream_page.line_of("dreamer/rssm.py", "RSSM.priory")
+
+
+def test_rounded_weights_differ_by_half_a_step_at_most():
+    weight = stirred_agent("cartpole").rssm.gru.weight
+    packed = dream_page.pack_tensor(weight, rounded=True)
+    whole, scales = (
+        np.frombuffer(base64.b64decode(packed[name]), kind)
+        for name, kind in (("whole", np.int8), ("scales", np.float32))
+    )
+    values = weight.detach().numpy()
+    again = whole.reshape(values.shape) * scales[:, None]
+    assert (np.abs(again - values) <= 0.501 * scales[:, None]).all()
+    assert np.abs(whole).reshape(values.shape).max(1).min() == 127
+
+
+def test_the_page_loads_nothing_from_elsewhere():
+    for pattern in SOURCES:
+        for path in dream_page.PAGE.glob(pattern):
+            text = path.read_text(encoding="utf-8")
+            for word in ("src", "url", "import", "fetch"):
+                assert not re.search(rf"\b{word}\W{{0,3}}https?:", text), f"{path.name}: {word}"
+            links = re.findall(r'<link[^>]*href="([^"]*)"', text)
+            assert all(link in ("style.css", "data:,") for link in links)
+
+
+# ---------------------------------------------------------------- a session
+
+FILES = "model.js", "reality.js", "session.js"
+NEW = """
+  let number = 1; // pseudo-random numbers that depend on nothing else
+  const random = () => (number = (number * 16807) % 2147483647) / 2147483647;
+  const worlds = { cartpole: CartPole, pendulum: Pendulum, acrobot: Acrobot };
+  const world = packed.episodes
+    ? new Recorded(packed.episodes, packed.repeat)
+    : new Held(new worlds[name](), packed.repeat, limit);
+  const session = new Session(new Model(packed), world, Boolean(packed.episodes), random);
+  const idle = new Float32Array(session.model.action);
+  idle[0] = 1;
+  const look = () => ({
+    asleep: session.asleep, age: session.age, error: session.error, over: session.real.over,
+    real: [...session.real.obs], dream: [...session.dream.obs], kl: session.kl,
+    steps: session.steps, action: [...session.action],
+    ghosts: session.ghosts.map((ghost) => [...ghost.obs]),
+    post: session.state.post !== null, total: session.real.total,
+  });
+"""
+
+
+def session(task: str, code: str, limit: int = 1000):
+    packed = dream_page.pack(stirred_agent(task), rounded=False)
+    if dream_page.TASKS[task].recordings:
+        rows = experience(task)
+        packed["episodes"] = [
+            {
+                "obs": rows["obs"].tolist(),
+                "action": rows["action"].argmax(1).tolist(),
+                "reward": rows["reward"].tolist(),
+                "terminated": True,
+            }
+        ]
+    return run(engine(*FILES), NEW + code, packed=packed, name=task, limit=limit)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_it_sees_awake_and_dreams_asleep(task):
+    begun, awake, asleep, woken, later = session(
+        task,
+        """
+        const seen = [look()];
+        const steps = (n) => { for (let i = 0; i < n; i++) session.step("visitor", idle); };
+        steps(1); seen.push(look());
+        session.sleep(); steps(2); seen.push(look());
+        session.wake(); seen.push(look());
+        steps(1); seen.push(look());
+        return seen;""",
+    )
+    assert [x["asleep"] for x in (begun, awake, asleep, woken, later)] == [0, 0, 1, 0, 0]
+    assert [x["age"] for x in (begun, awake, asleep, woken, later)] == [0, 0, 2, 0, 0]
+    assert [x["post"] for x in (begun, awake, asleep, woken, later)] == [1, 1, 0, 1, 1]
+    assert awake["kl"] > 0 and asleep["kl"] is None
+    assert awake["real"] != asleep["real"] == woken["real"], "waking takes no time"
+    assert woken["dream"] != asleep["dream"], "the dream snaps"
+    assert asleep["error"] != woken["error"]
+
+
+def test_error_is_that_of_the_decoded_observation():
+    agent = stirred_agent("acrobot")
+    (seen,) = session("acrobot", "session.step('greedy', null); return [look()];")
+    norm = agent.encoder.norm
+    pair = [norm(norm.mean.new_tensor(seen[side])).numpy() for side in ("dream", "real")]
+    expected = np.sqrt(np.mean(np.square(pair[0] - pair[1])))
+    assert seen["error"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_ghosts_begin_together_and_part():
+    start, later = session(
+        "pendulum",
+        """
+        session.showGhosts(true);
+        session.step("greedy", null);
+        session.sleep();
+        const start = look();
+        for (let i = 0; i < 5; i++) session.step("greedy", null);
+        return [start, look()];""",
+    )
+    assert start["ghosts"] == [start["dream"]] * 7
+    assert len({tuple(ghost) for ghost in later["ghosts"]}) == 7
+
+
+def test_an_episode_ends_and_another_begins():
+    over, again = session(
+        "pendulum",
+        """
+        while (!session.finished("visitor")) session.step("visitor", idle);
+        const over = look();
+        session.begin();
+        return [over, look()];""",
+        limit=12,
+    )
+    assert (over["over"], over["steps"]) == ("time", 12)
+    assert (again["over"], again["steps"], again["total"], again["asleep"]) == (None, 0, 0, False)
+
+
+def test_one_that_slept_at_the_end_sleeps_again_after_a_look():
+    asleep = session(
+        "cartpole",
+        """
+        session.sleep();
+        session.begin();
+        const asleep = [];
+        for (let i = 0; i < 6; i++) { session.step("visitor", idle); asleep.push(session.asleep); }
+        return asleep;""",
+    )
+    assert asleep == [False] * 4 + [True] * 2
+
+
+def test_a_dream_goes_on_when_reality_has_ended_and_waking_begins_anew():
+    finished, over, woken = session(
+        "pendulum",
+        """
+        session.sleep();
+        session.model.contHead.out.bias.data[0] = 50; // this dream never ends
+        for (let i = 0; i < 20; i++) session.step("visitor", idle);
+        const over = look();
+        const finished = session.finished("visitor");
+        session.wake();
+        return [finished, over, look()];""",
+        limit=8,
+    )
+    assert not finished
+    assert (over["over"], over["age"], over["error"]) == ("time", 20, None)
+    assert (woken["over"], woken["steps"], woken["asleep"]) == (None, 0, False)
+
+
+def test_a_dream_ends_where_the_model_says_so():
+    assert session(
+        "pendulum",
+        """
+        session.sleep();
+        session.model.contHead.out.bias.data[0] = -50;
+        session.step("visitor", idle);
+        return session.finished("visitor");""",
+    )
+
+
+def test_a_recording_goes_its_own_way():
+    """Awake the model follows the recorded actions; asleep it takes the driver's."""
+    rows = experience("lunar_lander")
+    awake, recorded, own = session(
+        "lunar_lander",
+        """
+        const other = Float32Array.of(0, 0, 1, 0);
+        session.step("visitor", other); const awake = look();
+        session.sleep();
+        session.step("recording", other); const recorded = look();
+        session.step("visitor", other);
+        return [awake, recorded, look()];""",
+    )
+    assert awake["action"] == rows["action"][0].tolist()
+    assert recorded["action"] == rows["action"][1].tolist()
+    assert own["action"] == [0, 0, 1, 0]
+    for t, seen in enumerate((awake, recorded, own), 1):
+        np.testing.assert_allclose(seen["real"], rows["obs"][t], rtol=1e-6)

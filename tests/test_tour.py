@@ -1,0 +1,46 @@
+"""The tour: the committed notebook is its script, was run to the end, and still runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT, NOTEBOOK = ROOT / "docs" / "tour.py", ROOT / "docs" / "tour.ipynb"
+
+
+def cells(notebook) -> list[tuple[str, str]]:
+    return [(cell.cell_type, cell.source) for cell in notebook.cells]
+
+
+def test_the_notebook_is_its_script():
+    assert cells(nbformat.read(NOTEBOOK, 4)) == cells(jupytext.read(SCRIPT))
+
+
+def test_the_notebook_has_its_outputs():
+    code = [cell for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 6
+    assert NOTEBOOK.stat().st_size < 400_000
+
+
+@pytest.mark.scripts
+def test_the_tour_runs_with_a_tiny_budget(monkeypatch):
+    monkeypatch.setenv("TOUR_STEPS", "300")
+    notebook = jupytext.read(SCRIPT)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": ROOT / "docs"}}).execute()
+    printed = "".join(
+        output.get("text", "")
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    )
+    assert "by hand:       [3.52, 2.0, 11.2]" in printed
+    assert "lambda_return: [3.52, 2.0, 11.2]" in printed
+    assert "on 2 fresh episodes" in printed

@@ -32,7 +32,7 @@ if "google.colab" in sys.modules:
     # Colab has its own PyTorch, which does.
     needed = ["gymnasium[classic-control]", "tqdm"]
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *needed], check=True)
-while not Path("dreamer").is_dir():
+while not Path("dreamer").is_dir() and Path.cwd() != Path.cwd().parent:  # up to the clone
     os.chdir("..")
 sys.path.insert(0, os.getcwd())
 

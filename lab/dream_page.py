@@ -17,6 +17,7 @@ as an agent's own choices may differ in the last digit from processor to process
 import argparse
 import ast
 import base64
+import contextlib
 import io
 import json
 import re
@@ -128,17 +129,23 @@ def record(agent: DreamerAgent, task: Task) -> list[dict[str, Any]]:
 
 
 def really_happens(episodes: list[dict[str, Any]], task: Task, repeat: int) -> bool:
-    """Whether the recorded actions lead to the recorded observations."""
+    """Whether the recorded actions lead to the recorded observations, rewards and ends."""
     if len(episodes) != task.recordings:
         return False
-    env = AgentEnv(task.env_id, repeat)
-    for number, episode in enumerate(episodes):
-        seen = [env.reset(episode_seed(number))]
-        for action in episode["action"][:-1]:
-            seen.append(env.step(np.eye(env.action_size, dtype=np.float32)[action])[0])
-        if not np.allclose(seen, episode["obs"], atol=1e-3):
-            return False
-    env.close()
+    with contextlib.closing(AgentEnv(task.env_id, repeat)) as env:
+        for number, episode in enumerate(episodes):
+            obs, rewards, terminated = [env.reset(episode_seed(number))], [0.0], False
+            for action in episode["action"][:-1]:
+                row = env.step(np.eye(env.action_size, dtype=np.float32)[action])
+                obs, rewards, terminated = [*obs, row[0]], [*rewards, row[1]], row[2]
+            same_length = len(obs) == len(episode["obs"]) == len(episode["reward"])
+            if not (
+                same_length
+                and terminated == episode["terminated"]
+                and np.allclose(obs, episode["obs"], atol=1e-3)
+                and np.allclose(rewards, episode["reward"], atol=1e-2)
+            ):
+                return False
     return True
 
 

@@ -118,7 +118,7 @@ function paintAll(now) {
   let ctx = prepare(figure.querySelector("canvas"), scene);
   scene.scenery(ctx, look);
   drawThing(ctx, scene, shown, look);
-  if (!real.over) scene.force(ctx, shown, realAction(), look);
+  if (!real.over && session.taken) scene.force(ctx, shown, session.taken, look);
 
   look = { ...colours(byId("dream")), paper: colours(byId("dream")).card };
   ctx = prepare(byId("dream").querySelector("canvas"), scene);
@@ -133,12 +133,6 @@ function paintAll(now) {
   if (settings.outline && asleep && !real.over) {
     drawThing(ctx, scene, shown, { ...look, dashed: scene.width / 270, alpha: 0.9 });
   }
-}
-
-/** What acts on the real thing: of a recording, its own action. */
-function realAction() {
-  if (!session.recorded) return session.action;
-  return session.steps ? session.world.action : session.action;
 }
 
 /** The dream that was left fades, for the eye to see how far reality is from it. */
@@ -162,9 +156,9 @@ function show() {
   const count = session.world.steps;
   byId("real-state").textContent = `step ${count} · return ${short(real.total, 0)}`;
   const awake = settings.ghosts ? "awake, no ghosts yet" : "awake, sees reality";
-  byId("dream-state").textContent = asleep ? `asleep for ${age} steps` : awake;
+  byId("dream-state").textContent = asleep ? `asleep for ${age} step${age === 1 ? "" : "s"}` : awake;
   byId("dream-return").textContent = asleep ? ` · return ${short(dream.total, 0)}` : "";
-  const end = real.over === "time" ? `${session.world.steps} steps: time is up.` : task.ended;
+  const end = real.over === "time" ? `${session.world.steps} steps: time is up.` : task.ended(real);
   if (!real.over) note("real", "");
   else if (asleep && !session.finished(settings.driver)) note("real", `${end} The dream goes on.`);
   else note("real", end);

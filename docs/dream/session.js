@@ -36,6 +36,7 @@ class Session {
     const { model } = this;
     const nothing = new Float32Array(model.action);
     this.action = nothing;
+    this.taken = null; // what was done to the real thing in the last step
     this.state = model.observe(model.initial(), nothing, obs, this.draws());
     this.dream = { before: null, over: false, total: 0 };
     this.think();
@@ -57,12 +58,15 @@ class Session {
   sleep() {
     if (this.asleep) return;
     this.asleep = true;
+    this.sleepAgain = false;
     this.age = 0;
+    this.watching = this.state; // goes on looking, for the time when it wakes
     this.dream.total = 0; // of the rewards that it dreams
     if (this.ghostsOn) this.spawn();
   }
 
-  /** It looks at once, with the memory that the dream has left it. */
+  /** It has the state again that looking all along would have given it. A memory that has dreamed
+   * itself away from reality would need many looks to come back: no training showed it such a one. */
   wake() {
     this.sleepAgain = false;
     if (!this.asleep) return;
@@ -71,7 +75,7 @@ class Session {
     this.ghosts = [];
     this.dream.over = false;
     if (this.real.over) return this.begin();
-    this.state = this.model.look(this.state.deter, this.real.obs, this.draws());
+    this.state = this.watching;
     this.think();
     this.dream.before = this.dream.obs; // it snaps, it does not glide
   }
@@ -109,13 +113,16 @@ class Session {
     const action = this.choose(driver, chosen);
     this.action = action;
     this.steps++;
-    if (!this.real.over) this.act(action);
+    const goesOn = !this.real.over;
+    this.taken = !goesOn ? null : this.recorded ? this.world.action : action;
+    if (goesOn) this.act(action);
 
     // Its own step: with the observation, or without.
     this.dream.before = this.dream.obs;
     if (this.asleep) {
       this.age++;
       this.state = model.imagine(this.state, action, this.draws());
+      if (goesOn) this.watching = model.observe(this.watching, this.taken, this.real.obs, this.draws());
       for (const ghost of this.ghosts) {
         ghost.state = model.imagine(ghost.state, action, this.draws());
         ghost.before = ghost.obs;

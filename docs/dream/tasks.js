@@ -10,7 +10,7 @@ const WORLDS = { cartpole: CartPole, pendulum: Pendulum, acrobot: Acrobot }; // 
 const TASKS = {
   cartpole: {
     title: "CartPole",
-    goal: "Push the cart left or right so that the pole stays up. It falls at 12°.",
+    goal: "Push the cart left or right so that the pole stays up. At 12° it has fallen, and between the two marks the track ends.",
     scene: CART,
     limit: 500, // steps of the world
     seconds: 0.02, // that one of them takes
@@ -21,7 +21,7 @@ const TASKS = {
     ],
     idle: (step) => step % 2,
     actions: ["left", "right"],
-    ended: "The pole fell.",
+    ended: ({ obs }) => (Math.abs(obs[0]) > 2.4 ? "The cart has left its track." : "The pole fell."),
     try: "Let the agent balance, then put it to sleep. It now steers by its dream alone. How long does the real pole stand, and what becomes of the dreamed one? Wake it up in time.",
   },
   pendulum: {
@@ -36,7 +36,7 @@ const TASKS = {
       { key: "ArrowRight", letter: "d", sign: "↻", name: "Torque to the right", number: -1 },
     ],
     idle: () => 0,
-    ended: "",
+    ended: () => "",
     try: "Put it to sleep while the pendulum swings up. Does the dream arrive at the top when the real one does? Switch the ghosts on: where do they part?",
   },
   acrobot: {
@@ -52,7 +52,7 @@ const TASKS = {
     ],
     idle: () => 1,
     actions: ["left", "none", "right"],
-    ended: "The tip is above the line.",
+    ended: () => "The tip is above the line.",
     try: "Take over, put it to sleep, and swing up inside the dream. The real one gets the same torques: does it get there too?",
   },
   lunar_lander: {
@@ -69,7 +69,7 @@ const TASKS = {
     ],
     idle: () => 0,
     actions: ["none", "left", "main", "right"],
-    ended: "The flight is over.",
+    ended: ({ reward }) => (reward < 0 ? "It crashed." : "It has come to rest."),
     try: "Put it to sleep in mid-flight, with the recording at the controls: the dream gets the recorded actions and no look at the lander. Then fly it yourself.",
   },
 };

@@ -153,6 +153,8 @@ function show() {
   const { real, dream, asleep, age, sleepAgain } = session;
   byId("dream").classList.toggle("asleep", asleep);
   byId("sleep-text").textContent = asleep ? "Wake up" : "Fall asleep";
+  const spoken = asleep ? "The model is asleep." : "The model is awake.";
+  if (byId("spoken").textContent !== spoken) byId("spoken").textContent = spoken;
   const count = session.world.steps;
   byId("real-state").textContent = `step ${count} · return ${short(real.total, 0)}`;
   const awake = settings.ghosts ? "awake, no ghosts yet" : "awake, sees reality";
@@ -278,6 +280,7 @@ function steerOn(canvas) {
     fingers.delete(event.pointerId);
   };
   canvas.addEventListener("pointerdown", (event) => {
+    if (event.button) return; // not the main one
     canvas.setPointerCapture(event.pointerId);
     fingers.set(event.pointerId, at(event));
     grab(at(event));
@@ -333,7 +336,10 @@ window.addEventListener("blur", () => {
 
 const onClick = (selector, act) => {
   for (const button of document.querySelectorAll(selector)) {
-    button.addEventListener("click", () => act(button));
+    button.addEventListener("click", (event) => {
+      act(button);
+      if (event.detail) button.blur(); // a pointer's: the space bar is not for this button now
+    });
   }
 };
 onClick("button[data-task]", (button) => choose(button.dataset.task));

@@ -10,8 +10,7 @@ You will see the return against environment steps; then a filmstrip: real frames
 as the model's state has them, and a dream that has seen five frames and goes on for fifty with the
 actions alone; and the same as a GIF.
 
-How well it learns is not measured yet: after 900 updates the pendulum's angle can be read from the
-model's state, its velocity only half, and the policy still spins.
+How well it learns has not been measured yet.
 
     python 09_dreamer_pixels.py            Pendulum
     python 09_dreamer_pixels.py --task cartpole

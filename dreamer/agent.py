@@ -47,7 +47,7 @@ def model_loss(
 
 def rate_factor(config: Config, updates: int) -> float:
     """What all learning rates are multiplied with after so many updates: from 1 down to 0.3, and
-    over the last quarter of the run down to nothing, so that it ends with what it had learned."""
+    over the last quarter of the run to a twentieth, so that it ends with what it had learned."""
     left = 1 - updates / max(1, config.updates_after(config.steps))
     return max(0.3, 1 / (1 + updates / config.lr_halving)) * min(1.0, max(0.05, 4 * left))
 

@@ -26,7 +26,6 @@ if sys.platform != "win32":
     import fcntl
 
 FORMAT = 7  # of checkpoints; raised when their content changes
-AGENTS_FORMAT = 7  # the oldest whose agents can be loaded
 TITLE = "dreamer-from-scratch checkpoint, format {}, sha256 "
 REMEDY = "put a good copy in its place, or delete it and train anew"
 NOTHING = hashlib.sha256().hexdigest()
@@ -97,8 +96,8 @@ def save_checkpoint(path: Path | str, value: dict[str, Any]) -> None:
     write_atomic(Path(path).expanduser(), write)
 
 
-def load_checkpoint(path: Path | str, oldest: int = FORMAT) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, tensors on the CPU. oldest: format that will do.
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, tensors on the CPU.
 
     Raises CheckpointError for a file that is damaged, of another format, or no checkpoint, and
     OSError for one that cannot be read.
@@ -111,7 +110,7 @@ def load_checkpoint(path: Path | str, oldest: int = FORMAT) -> dict[str, Any]:
     found = re.fullmatch(title + rb"[0-9a-f]{64}", first)
     if not found or seal(data, int(found[1])) != first + newline:
         raise CheckpointError(f"{path} is damaged or is no checkpoint: {REMEDY}")
-    if not oldest <= int(found[1]) <= FORMAT:
+    if int(found[1]) != FORMAT:
         raise CheckpointError(
             f"{path} is of format {int(found[1])}, but this program reads format {FORMAT}: use the "
             "version of the program that wrote it, or delete it and train anew"

@@ -217,10 +217,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.norm = ObsNorm(parts)
         self.mlp = MLP(len(self.norm.mean) + 1, hidden, layers) if parts else None
-        self.images = nn.ModuleList(ImageEncoder(shape, depth) for shape in images)
+        encoders = [ImageEncoder(shape, depth) for shape in images]
+        self.images = nn.ModuleList(encoders)
         self.pixels = [math.prod(shape) for shape in images]
-        sizes = [image_sizes(shape, depth)[-1] for shape in images]
-        self.size = (hidden if parts else 0) + sum(map(math.prod, sizes))  # E
+        self.size = (hidden if parts else 0) + sum(image.size for image in encoders)  # E
 
     def forward(self, obs: Tensor) -> Tensor:
         _, *images = obs.split([len(self.norm.mean), *self.pixels], -1)

@@ -19,7 +19,6 @@ import torch
 
 from dreamer.agent import DreamerAgent, rate_factor
 from dreamer.checkpoint import (
-    AGENTS_FORMAT,
     CheckpointError,
     Lock,
     Log,
@@ -49,7 +48,7 @@ def save_agent(agent: DreamerAgent, path: Path | str, env: str = "") -> None:
 
 def agent_env(path: Path | str) -> str:
     """Id of the environment that an agent was trained on. Raises ValueError where it is unknown."""
-    env = load_checkpoint(path, AGENTS_FORMAT).get("env")
+    env = load_checkpoint(path).get("env")
     if not (env and isinstance(env, str)):
         raise ValueError(f"{path} does not say what environment it is for: name it with --env")
     return env
@@ -73,7 +72,7 @@ def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
     Raises CheckpointError when the file is damaged or does not fit this program.
     """
     path = Path(path).expanduser()
-    saved, torch_device = load_checkpoint(path, AGENTS_FORMAT), pick_device(device)
+    saved, torch_device = load_checkpoint(path), pick_device(device)
     length = path.stat().st_size
     with refusing(path, "an agent that this program can build"):
         parts = read_parts(saved, length)
@@ -98,10 +97,7 @@ def read_parts(saved: dict[str, Any], length: int) -> dict[str, Any]:
     """What `DreamerAgent` is built of, from a file of so many bytes: each number of an observation
     or action has its weights there. Raises ValueError for what no agent has."""
     obs_size, action_size, segments = saved["sizes"]
-    if isinstance(segments, bool):  # in older files
-        segments = [action_size] * segments
-    obs_parts, masked = saved.get("obs_parts", []), saved.get("masked", False)
-    images = saved.get("images", [])  # not in older files
+    obs_parts, masked, images = saved["obs_parts"], saved["masked"], saved["images"]
     if any(len(shape) != 3 for shape in images):
         raise ValueError("an image has three sizes")
     numbers = obs_size - sum(map(math.prod, images))  # of an observation, before its pixels

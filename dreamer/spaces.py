@@ -158,8 +158,7 @@ def obs_parts(space: Any) -> tuple[int, ...]:
     if image_shape(space):
         return ()
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
-        return tuple(size for part in parts for size in obs_parts(part))
+        return tuple(size for part in parts_of(space) for size in obs_parts(part))
     if isinstance(space, spaces.Box):
         whole = space.dtype == bool or np.issubdtype(space.dtype, np.integer)
         flags = whole & (space.low >= 0) & (space.high <= 1)

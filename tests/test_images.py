@@ -343,6 +343,17 @@ def test_rendered_pixels_by_gymnasiums_own_wrappers():
     assert agent.images == ((32, 32, 3),) and agent.obs_size == 32 * 32 * 3
 
 
+@pytest.mark.parametrize(
+    ("env", "package", "image"),
+    [("MinAtar/Breakout-v1", "minatar.gym", (10, 10, 4)), ("CarRacing-v3", "Box2D", (96, 96, 3))],
+)
+def test_environments_of_others(env, package, image):
+    module = pytest.importorskip(package)
+    getattr(module, "register_envs", int)()  # MinAtar's are not there before
+    run = quiet_train(env, tiny_config(steps=40, prefill=20, depth=2, evals=0))
+    assert run.agent.images == (image,) and run.reports[-1]["image_loss"] > 0
+
+
 # ---------------------------------------------------------------- pictures of what it sees
 
 

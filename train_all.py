@@ -1,4 +1,4 @@
-"""Run the scripts 01 to 06, or some of them, with one or several seeds.
+"""Run the scripts 01 to 06 and 09, or some of them, with one or several seeds.
 
     python train_all.py                                      everything in order, seed 0
     python train_all.py --only 02 05                         two of the scripts
@@ -11,8 +11,8 @@ that writes to runs/<script>/seed<k>/, what it prints to output.txt there. When 
 go on; the exit status is then 1.
 
 --publish is the one thing that writes assets/: the runs' numbers, the agent of each task's median
-seed, the figures, and 04's pictures of these agents. The comparisons, 07 and
-08, take hours and are run by themselves.
+seed, the figures, and 04's pictures of these agents. The comparisons, 07 and 08, take hours and are
+run by themselves.
 """
 
 import argparse
@@ -40,9 +40,10 @@ class ScriptJob(Job):
     threshold: float
 
 
-def make_job(path: Path, seed: int, flags: argparse.Namespace) -> ScriptJob:
-    """A script's job, with the folder and config that the script itself will find."""
-    argv = ["--seed", str(seed)]
+def make_job(path: Path, name: str, seed: int, flags: argparse.Namespace) -> ScriptJob:
+    """A script's job, with the folder, below runs/`name`, and config that it itself will find."""
+    task = name[len(path.stem) + 1 :]  # of a script that has several
+    argv = ["--seed", str(seed), *(["--task", task] if task else [])]
     argv += [] if flags.fresh else ["--resume"]
     argv += ["--smoke"] if flags.smoke else []
     argv += ["--out", str(flags.out)] if flags.out else []
@@ -52,8 +53,11 @@ def make_job(path: Path, seed: int, flags: argparse.Namespace) -> ScriptJob:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     args = cli.parse(path, None, module.CONFIG, argv, getattr(module, "Args", cli.Args))
+    env_id, threshold = getattr(module, "ENV", ""), getattr(module, "THRESHOLD", 0)
+    if task:
+        _, env_id, threshold = module.TASKS[task]
     return ScriptJob(
-        name=path.stem,
+        name=name,
         seed=seed,
         command=[str(path), *argv],
         folder=str(args.run_dir),
@@ -61,8 +65,8 @@ def make_job(path: Path, seed: int, flags: argparse.Namespace) -> ScriptJob:
         timeout=flags.timeout,
         threads=1 if flags.jobs > 1 else None,
         fresh=flags.fresh or path.name.startswith(LAST),
-        env_id=getattr(module, "ENV", ""),
-        threshold=getattr(module, "THRESHOLD", 0),
+        env_id=env_id,
+        threshold=threshold,
     )
 
 
@@ -83,6 +87,9 @@ def publish_task(task: str, job: ScriptJob, complete: list, assets: Path) -> Non
     kept = "kept, as it did not run here"
     if folder in [path for _, path in complete]:
         copy(folder / "agent.pt", assets / "agents" / f"{task}.pt")
+        for path in folder.glob(f"{job.name[:2]}_*"):
+            if path.stem != figure.stem:
+                copy(path, assets / path.name)
         kept = "copied"
     print(f"{task}: {len(data['runs'])} seeds; agent of the median seed, {seed}, {kept}")
 
@@ -145,15 +152,17 @@ def parse_flags(numbers: list[str]) -> argparse.Namespace:
 
 
 def main() -> int:
-    paths = {path.name[:2]: path for path in sorted(cli.ROOT.glob("0[1-6]_*.py"))}
+    paths = {path.name[:2]: path for path in sorted(cli.ROOT.glob("0[1-69]_*.py"))}
     order = sorted(paths, key=lambda number: (number == LAST, number))
     flags = parse_flags(order)
 
     jobs = []
     for number in [number for number in order if number in flags.only]:
-        seeded = paths[number].stem in results.SCRIPTS.values()
-        seeds = dict.fromkeys(flags.seeds) if seeded else flags.seeds[:1]
-        jobs += [make_job(paths[number], seed, flags) for seed in seeds]
+        path = paths[number]
+        names = [name for name in results.SCRIPTS.values() if name.startswith(path.stem)]
+        seeds = dict.fromkeys(flags.seeds) if names else flags.seeds[:1]
+        names = names or [path.stem]
+        jobs += [make_job(path, name, seed, flags) for seed in seeds for name in names]
     learning = [job for job in jobs if not job.name.startswith(LAST)]
     drawing = [job for job in jobs if job.name.startswith(LAST)]
 

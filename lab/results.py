@@ -36,11 +36,13 @@ from dreamer.evaluation import random_returns
 from dreamer.run import Run
 
 RESULTS = ASSETS / "results"
-SCRIPTS = {  # the file in assets/results -> the script that makes it
+SCRIPTS = {  # the file in assets/results -> the script that makes it, its folder in runs/
     "cartpole": "02_dreamer_cartpole",
     "pendulum": "03_dreamer_pendulum",
     "acrobot": "05_dreamer_acrobot",
     "lunar_lander": "06_dreamer_lunar_lander",
+    "pixel_pendulum": "09_dreamer_pixels_pendulum",  # stem_task: one script, two tasks
+    "pixel_cartpole": "09_dreamer_pixels_cartpole",
 }
 REPORT_ROWS = 50  # of a run's report rows, kept in its entry
 

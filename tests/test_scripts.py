@@ -23,7 +23,7 @@ from dreamer.checkpoint import load_checkpoint, read_log
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy"}
-TASKS = {stem: task for task, stem in results.SCRIPTS.items()}
+TASKS = {stem: task for task, stem in results.SCRIPTS.items() if stem[:2] != "09"}
 
 
 def call(cwd, *words, timeout=300):
@@ -39,7 +39,7 @@ def call(cwd, *words, timeout=300):
 # ---------------------------------------------------------------- what is committed
 
 
-@pytest.mark.parametrize("task", results.SCRIPTS)
+@pytest.mark.parametrize("task", TASKS.values())
 def test_what_is_shipped_was_made_with_the_script_s_config(task):
     script = importlib.import_module(results.SCRIPTS[task])
     config = dataclasses.asdict(script.CONFIG)
@@ -52,7 +52,7 @@ def test_what_is_shipped_was_made_with_the_script_s_config(task):
 
 
 @pytest.mark.scripts
-@pytest.mark.parametrize("task", results.SCRIPTS)
+@pytest.mark.parametrize("task", TASKS.values())
 def test_the_shipped_agents_do_their_task(task):
     data = results.load(results.RESULTS / f"{task}.json")
     agent = load_agent(ROOT / "assets" / "agents" / f"{task}.pt", "cpu")
@@ -149,8 +149,8 @@ def test_a_smoke_run_of_a_world_model_alone(tree):
 def test_a_smoke_run_from_pixels(task, tree):
     printed = call(tree, "09_dreamer_pixels.py", "--smoke", "--task", task)
     run_dir = tree / "runs" / "smoke" / f"09_dreamer_pixels_{task}" / "seed0"
-    pictures = {f"09_{task}_filmstrip.png", f"09_{task}_dream.gif"}
-    pictures |= {f"09_pixel_{task}_training.png"}
+    ends = "training.png", "filmstrip.png", "dream.gif"
+    pictures = {f"09_pixel_{task}_{end}" for end in ends}
     assert {path.name for path in run_dir.iterdir()} >= {"agent.pt", "result.json", *pictures}
     assert "NOT reached" in printed and changes(tree) == ""
     call(tree, "04_visualize.py", "--smoke", "--agent", run_dir / "agent.pt")
@@ -168,7 +168,7 @@ def test_a_smoke_run_that_looks_into_agents(tree):
     printed, run_dir = smoke(tree, "04_visualize")
     assert f"CartPole-v1: {own.relative_to(tree)}" in printed
     names = {path.name for path in run_dir.iterdir()}
-    for task in results.SCRIPTS:
+    for task in TASKS.values():
         pictures = [f"04_{task}{end}" for end in (".gif", "_dreams.png", "_latents.png")]
         if f"agents{os.sep}{task}.pt" in printed or task == "cartpole":
             assert names >= set(pictures)

@@ -47,9 +47,9 @@ def started(monkeypatch):
 def test_it_leaves_the_long_comparisons_alone_and_looks_at_agents_last(started, monkeypatch):
     assert call(monkeypatch) == 0
     learning, drawing = [[(job.name[:2], job.seed) for job in group] for group in started]
-    assert learning == [("01", 0), ("02", 0), ("03", 0), ("05", 0), ("06", 0)]
+    assert learning == [(number, 0) for number in ("01", "02", "03", "05", "06", "09", "09")]
     assert drawing == [("04", 0)]
-    assert [job.fresh for group in started for job in group] == [False] * 5 + [True]
+    assert [job.fresh for group in started for job in group] == [False] * 7 + [True]
 
 
 def test_seeds_are_those_of_the_learning_curves(started, monkeypatch):
@@ -81,6 +81,12 @@ def test_a_job_is_known_by_the_folder_and_config_of_its_script(started, monkeypa
     ((job,), _) = started[4:]
     assert job.config["steps"] == 10_000
     assert job.folder == str(tmp_path / "here" / "02_dreamer_cartpole" / "seed0")
+
+    assert call(monkeypatch, "--only", "09") == 0
+    for job, task in zip(started[6], ("pendulum", "cartpole"), strict=True):
+        assert job.folder == str(cli.ROOT / "runs" / f"09_dreamer_pixels_{task}" / "seed0")
+        assert job.command[1:] == ["--seed", "0", "--task", task, "--resume"]
+    assert (job.env_id, job.threshold) == ("CartPole-v1", 475)
 
 
 def test_one_that_fails_is_told_by_table_and_exit_status(monkeypatch, capsys):

@@ -8,7 +8,8 @@ The pole is pushed 50 times a second. Each push is held for two of these steps, 
 15 choices and the discount reach twice as far. With single steps the threshold was reached later,
 and lost again by one run, whose cart drifted off the track (docs/tuning.md).
 
-The loop below is the one that `train` runs in the scripts that follow (dreamer/training.py). You
+The loop below is the one that `train` runs in the scripts that follow (dreamer/training.py); what
+acts and counts in it is dreamer/run.py. You
 will see a figure of the return against environment steps, between the random policy's and the
 threshold, with the losses and how good the dreams are below it. What was measured (return, seeds,
 steps, minutes, CPU) is in the README's table, made from assets/results/cartpole.json.
@@ -23,6 +24,7 @@ from dreamer.resume import start
 from dreamer.training import Session
 
 ENV, THRESHOLD = "CartPole-v1", 475  # the environment's own reward_threshold
+# eval_cost: steps are cheap here, so the curve may cost 50 of them for each one of training.
 CONFIG = Config(steps=6_000, train_ratio=96, action_repeat=2, eval_cost=50)
 
 
@@ -48,7 +50,8 @@ def main(args: cli.Args) -> None:
             if run.step >= args.config.steps:
                 break
 
-            # Act: filter the real observation, let the actor choose, keep what comes of it.
+            # Act: filter the real observation, let the actor choose, or chance (always in the first
+            # 1,000 steps, later in a twentieth), and keep what comes of it.
             action, state = run.choose()
             run.take(action, state)  # one row for the replay
             session.pause()

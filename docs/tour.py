@@ -29,7 +29,7 @@ if "google.colab" in sys.modules:
     source = "https://github.com/DrunkJin/dreamer-from-scratch.git"
     subprocess.run(["git", "clone", "--quiet", "--depth", "1", source], check=True)
     os.chdir("dreamer-from-scratch")
-    # Colab has its own PyTorch, which does.
+    # Colab's own PyTorch is good enough.
     needed = ["gymnasium[classic-control]", "tqdm"]
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *needed], check=True)
 while not Path("dreamer").is_dir() and Path.cwd() != Path.cwd().parent:  # up to the clone
@@ -59,7 +59,7 @@ plt.rcParams |= {"figure.dpi": 90, "axes.spines.top": False, "axes.spines.right"
 # %% [markdown]
 # ## 1. symlog: one network for numbers of any size
 #
-# Rewards may be 0.01 or 1,000. `symlog(x) = sign(x) ln(1 + |x|)` leaves small numbers nearly as they
+# What is observed may be 0.01 or 1,000. `symlog(x) = sign(x) ln(1 + |x|)` leaves small numbers nearly as they
 # are and squashes large ones, of both signs; `symexp` undoes it.
 
 # %%
@@ -139,8 +139,9 @@ print("lambda_return:", [round(R, 3) for R in lambda_return(*rows, gamma, lam)[0
 # %% [markdown]
 # ## 5. CartPole, learned in dreams
 #
-# A few thousand steps of the real CartPole. After each the agent learns its world model from what it
-# has seen, dreams 15 steps ahead of 64 remembered moments, and learns from these dreams how to act.
+# A few thousand steps of the real CartPole. The first 1,000 are random. From then on, three times in
+# every eight steps, the agent learns its world model from what it has seen, dreams 15 steps ahead of 64
+# remembered moments, and learns from these dreams how to act.
 
 # %%
 STEPS = int(os.environ.get("TOUR_STEPS", 6_000))  # the tests take fewer
@@ -178,7 +179,8 @@ for ax, i, name in zip(axes, (0, 2), ("cart position", "pole angle (rad)"), stri
     ax.set(title=name, xlabel="step (grey: it looks; dotted: 15 dreamed steps)")
 
 # %% [markdown]
-# The latent of the last moment that it saw: what it expected, and what it believed after looking.
+# The latent of the last moment that it saw: what it expected, and what it believed after looking. The
+# dots, in both, are what was drawn then.
 
 # %%
 with torch.inference_mode():

@@ -145,7 +145,7 @@ def check_command(args: argparse.Namespace) -> None:
 
 
 def train_command(args: argparse.Namespace) -> None:
-    """train an agent"""
+    """train an agent (v1, v2: the versions of arXiv 2301.04104; authors: their code)"""
     config = config_of(args)
     name = args.env.rpartition(":")[2].replace("/", "-")
     folder = args.run_dir or Path("runs") / name / f"seed{config.seed}"

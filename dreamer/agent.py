@@ -47,7 +47,8 @@ def model_loss(
 
 def rate_factor(config: Config, updates: int) -> float:
     """What all learning rates are multiplied with after so many updates: from 1 down to 0.3, and
-    over the last quarter of the run to a twentieth, so that it ends with what it had learned."""
+    over the last quarter of the run to a twentieth of that, so that it ends with what it had
+    learned."""
     left = 1 - updates / max(1, config.updates_after(config.steps))
     return max(0.3, 1 / (1 + updates / config.lr_halving)) * min(1.0, max(0.05, 4 * left))
 
@@ -55,8 +56,8 @@ def rate_factor(config: Config, updates: int) -> float:
 def dream_weight(cont: Tensor, gamma: float) -> Tensor:
     """How much a dreamed state counts: the cumulative product of γ·continue (the authors' code).
 
-    cont (N, H): c_0..c_{H-1}, as the continue head sees them. Returns (N, H). What lies after an
-    imagined end counts for nothing.
+    cont (N, H): c_0..c_{H-1}, as the continue head sees them. Returns (N, H), the first γ c_0: a
+    dream that starts at an end, and what lies after an imagined one, count for nothing.
     """
     return (gamma * cont).cumprod(1)
 

@@ -23,7 +23,7 @@ class Config:
     """
 
     # The run
-    steps: int = number(10_000, 1, 10**9)  # environment steps, prefill included: actions x repeat
+    steps: int = number(10_000, 1, 10**9)  # environment steps in all: action_repeat for each action
     train_ratio: float = number(128, 0, 10**6)  # replayed rows per environment step
     action_repeat: int = number(1, 1, 1000)  # environment steps that an action is held (Atari: 4)
     max_episode_steps: int = number(100_000, 1, 10**9)  # episodes are cut there, as by a time limit
@@ -62,14 +62,14 @@ class Config:
 
     # Actor and critic
     actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
-    ent_coef: float = number(3e-4, 0, 100)  # η, weight of the policy's entropy (v2)
+    ent_coef: float = number(3e-3, 0, 100)  # η, weight of the policy's entropy (v2: 3e-4)
     actor_lr: float = number(1e-3, 0, 1)  # Adam's first rate
     critic_lr: float = number(2e-3, 0, 1)  # Adam's first rate
     slow_rate: float = number(0.1, 0, 1)  # step of the slow critic per update (v1 and v2: 0.02)
-    slow_weight: float = number(1, 0, 100)  # of the loss that holds it near the slow one (v2)
-    replay_value_weight: float = number(0.3, 0, 100)  # of the critic's loss on real returns (v2)
+    slow_weight: float = number(1, 0, 100)  # of the loss that keeps the critic near it (v2)
+    replay_value_weight: float = number(0.3, 0, 100)  # of the critic's loss on real rewards (v2)
     grad_clip: float = number(100, 1e-6, 1e9)  # largest gradient norm of model, actor and critic
-    lr_halving: int = number(2_000, 1, 10**9)  # rates fall with 1 / (1 + updates / lr_halving)
+    lr_halving: int = number(2_000, 1, 10**9)  # updates until rates are halved (rate_factor)
 
     # Reports
     evals: int = number(20, 0, 10**6)  # greedy evaluations, evenly spread over the run

@@ -2,7 +2,7 @@
 
 The time diagram that the whole package relies on:
 
-    step t      0          1          2        row t holds what arrived with obs_t,
+    row t       0          1          2        row t holds what arrived with obs_t,
     obs        x_0        x_1        x_2       plus the action chosen on seeing it
     reward      0         r_1        r_2       r_t: received on arriving at x_t
     action     a_0        a_1         -        deter_t is computed from a_{t-1}
@@ -14,7 +14,7 @@ The time diagram that the whole package relies on:
 
                        R_t = r_{t+1} + γ c_{t+1} [(1 - λ) v_{t+1} + λ R_{t+1}]
 
-A step t is one choice of an action, `action_repeat` steps of the environment. The final observation
+A row is one choice of an action, `action_repeat` steps of the environment. The final observation
 of an episode has a row of its own, whose action is zeros and is never used. The continue
 target c_t is `1 - is_terminal_t`: a time limit (truncation) ends the episode but not the task, and
 what would follow it still has value. The next row is the first of the next episode. A window may

@@ -31,7 +31,8 @@ class State(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """A filtered window: deter (B, T, D); stoch, post_logits and prior_logits (B, T, S, K)."""
+    """A filtered window: deter (B, T, D); stoch, and the log-probabilities post_logits and
+    prior_logits (B, T, S, K)."""
 
     deter: Tensor
     stoch: Tensor
@@ -221,7 +222,7 @@ def kl_losses(post_logits: Tensor, prior_logits: Tensor, free_nats: float) -> tu
 
     Both are KL[q || p], summed over the categoricals *before* the free nats are taken as a floor:
     dyn = max(free, KL[sg(q) || p]) trains the prior, rep = max(free, KL[q || sg(p)]) the posterior.
-    post_logits and prior_logits: (B, T, S, K).
+    post_logits and prior_logits: (B, T, S, K), normalised here if they are not.
     """
     post, prior = post_logits.log_softmax(-1), prior_logits.log_softmax(-1)
 

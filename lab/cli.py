@@ -120,7 +120,7 @@ def parse(
     args, unknown = tyro.cli(
         kind,
         prog=path.name,
-        description=description,
+        description=f"{description}\nv1, v2: the versions of arXiv 2301.04104; authors: their code",
         args=words,
         default=kind(**dataclasses.asdict(config), script=path),
         return_unknown_args=True,

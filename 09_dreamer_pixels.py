@@ -1,7 +1,7 @@
 """Pixels: the same agent, and all that it gets to see is a picture.
 
-Pendulum or CartPole, as they draw themselves, 64 x 64 pixels in three colours (lab/pixels.py). An
-observation was three or four numbers before and is 12,288 now, and none of them is a velocity: in
+Pendulum or CartPole, as they draw themselves, cut to where anything happens, 64 x 64 pixels in
+three colours (lab/pixels.py). An observation was three or four numbers before and is 12,288 now, and none of them is a velocity: in
 one frame nothing moves. The memory of the world model has to supply it. Encoder and decoder are
 convolutions, chosen by the observation space; everything else, and every number of `Config` but
 the first three, is as it was.
@@ -28,7 +28,7 @@ TASKS = {
     "pendulum": ("lab.pixels:PixelPendulum-v0", "Pendulum-v1", -200),
     "cartpole": ("lab.pixels:PixelCartPole-v0", "CartPole-v1", 475),
 }
-CONFIG = Config(steps=20_000, train_ratio=64, action_repeat=2)
+CONFIG = Config(steps=20_000, train_ratio=64, action_repeat=2, eval_cost=1)
 
 
 @dataclass(frozen=True)

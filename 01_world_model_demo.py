@@ -32,6 +32,7 @@ from dreamer.utils import derive_seed
 ENV = "CartPole-v1"
 CONFIG = Config(
     steps=5_000,  # of random actions: all that the model ever sees
+    prefill=0,  # all of them are learned from
     train_ratio=64,
     explore_hold=1,  # plain random actions: episodes last longest
 )
@@ -69,7 +70,7 @@ def learn(agent: DreamerAgent, replay: ReplayBuffer) -> list[dict[str, float]]:
     """The world model's half of `DreamerAgent.update`, again and again. Returns rows of metrics,
     about 200, as a run's log would hold them."""
     c, reports = agent.config, []
-    updates = max(1, c.updates_after(c.warm_up + c.steps))
+    updates = max(1, c.updates_after(c.steps))
     params = agent.optimizer.param_groups[0]["params"]  # of the world model
     rng = np.random.default_rng(derive_seed(c.seed, TRAINING))
     for done in (bar := tqdm(range(1, updates + 1), unit="update")):

@@ -1,10 +1,10 @@
 """Pixels: the same agent, and all that it gets to see is a picture.
 
 Pendulum or CartPole, as they draw themselves, cut to where anything happens, 64 x 64 pixels in
-three colours (lab/pixels.py). An observation was three or four numbers before and is 12,288 now, and none of them is a velocity: in
-one frame nothing moves. The memory of the world model has to supply it. Encoder and decoder are
-convolutions, chosen by the observation space; everything else, and every number of `Config` but
-the first three, is as it was.
+three colours (lab/pixels.py). An observation was three or four numbers before and is 12,288 now,
+and none of them is a velocity: in one frame nothing moves. The memory of the world model has to
+supply it. Encoder and decoder are convolutions, chosen by the observation space; everything else,
+and every number of `Config` but the first three, is as it was.
 
 You will see the return against environment steps; then a filmstrip: real frames, the same frames
 as the model's state has them, and a dream that has seen five frames and goes on for fifty with the

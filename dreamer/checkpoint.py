@@ -3,7 +3,7 @@
 A checkpoint is plain data (tensors, numbers, strings, lists, dictionaries): one line of text that
 says what it is and carries a checksum, then the data as `torch.save` writes it.
 
-    dreamer-from-scratch checkpoint, format 6, sha256 3f7a...
+    dreamer-from-scratch checkpoint, format 8, sha256 3f7a...
 
 The checksum is verified before anything is read, and reading executes nothing that a file says.
 """
@@ -25,7 +25,7 @@ import torch
 if sys.platform != "win32":
     import fcntl
 
-FORMAT = 7  # of checkpoints; raised when their content changes
+FORMAT = 8  # of checkpoints; raised when their content changes
 TITLE = "dreamer-from-scratch checkpoint, format {}, sha256 "
 REMEDY = "put a good copy in its place, or delete it and train anew"
 NOTHING = hashlib.sha256().hexdigest()

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamer.networks import MLP, Norm, init_linear
@@ -70,11 +69,11 @@ class RSSM(nn.Module):
         # The GRU reads what three layers make of memory, latent and action (the authors' code).
         self.in_deter = MLP(deter, hidden, 1)
         self.in_stoch = MLP(latent, hidden, 1)
-        self.in_action = MLP(action_size + 1, hidden, 1)
+        self.in_action = MLP(action_size, hidden, 1)
         self.gru = init_linear(nn.Linear(3 * hidden, 3 * deter))
         # A layer on a concatenation, as a sum: the observation's part is computed outside the loop.
         self.post_deter = init_linear(nn.Linear(deter, hidden, bias=False))
-        self.post_embed = init_linear(nn.Linear(embed_size, hidden, bias=False))
+        self.post_embed = init_linear(nn.Linear(embed_size, hidden))
         self.post_norm = Norm(hidden)
         self.post_out = init_linear(nn.Linear(hidden, latent))
         self.prior_mlp = MLP(deter, hidden, 1, latent)
@@ -99,10 +98,10 @@ class RSSM(nn.Module):
         """The action's part of the GRU input, (..., A) -> (..., hidden).
 
         An action outside [-1, 1] acts as the clipped one that the environment gets: it is divided
-        by max(1, |a|), a constant, so that a gradient still reaches it. (The 1: see `Encoder`.)
+        by max(1, |a|), a constant, so that a gradient still reaches it.
         """
         action = action / action.detach().abs().clamp(min=1.0)
-        return self.in_action(F.pad(action, (0, 1), value=1.0))
+        return self.in_action(action)
 
     def sequence_step(self, deter: Tensor, stoch: Tensor, action_part: Tensor) -> Tensor:
         """h_t from h_{t-1}, z_{t-1} and the embedded a_{t-1}: a GRU (..., D)."""

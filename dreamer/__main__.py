@@ -196,23 +196,23 @@ def evaluate_command(args: argparse.Namespace) -> None:
 
 
 def watch_command(args: argparse.Namespace) -> None:
-    """whole episodes in a window, or in a GIF where there is no display"""
+    """whole episodes in a window, or in a GIF where none opens"""
     tune_cpu()
     agent, env = load_agent(args.agent, "cpu"), args.env or agent_env(args.agent)
-    window = sys.platform in ("win32", "darwin") or any(
+    display = sys.platform in ("win32", "darwin") or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     )
+    window = display and need_pictures(env, "human")
     gif, pictures = args.agent.with_suffix(".gif"), []
     if not window:
         try:
             from PIL import Image
         except ImportError:
-            raise ValueError("no display here, and a GIF needs `pip install pillow`") from None
+            raise ValueError("no window here, and a GIF needs `pip install pillow`") from None
         quiet = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}  # SDL finds no devices
         os.environ.update({"XDG_RUNTIME_DIR": tempfile.gettempdir(), **quiet, **os.environ})
-    need_pictures(env, "human" if window else "rgb_array")
-    if not window:
-        print(f"no display here: the episodes are filmed into {gif}", flush=True)
+        need_pictures(env, "rgb_array")
+        print(f"no window here: the episodes are filmed into {gif}", flush=True)
     for seed in range(args.seed, args.seed + args.episodes):
         if window:
             (ret,) = evaluate(agent, env, 1, seed, render_mode="human")

@@ -272,7 +272,6 @@ class AgentEnv:
         if self.mask is None and not self.pixels:
             return obs
         mask = () if self.mask is None else self.mask
-        pixels = self._number("image", pixels, (self.pixels,))
         return np.concatenate([obs, mask, pixels], dtype=np.float32)
 
     def _flag(self, what: str, value: Any) -> bool:

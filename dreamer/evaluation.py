@@ -238,8 +238,9 @@ def film(agent: DreamerAgent, env: EnvSpec, seed: int) -> tuple[float, list[np.n
     return float(episode["reward"].sum()), frames
 
 
-def need_pictures(env: EnvSpec, mode: str) -> None:
-    """Raises ValueError for an environment that cannot draw itself."""
+def need_pictures(env: EnvSpec, mode: str) -> bool:
+    """Whether the environment draws itself in this mode. Raises ValueError for one that cannot draw
+    itself at all."""
     with contextlib.closing(AgentEnv(env)) as plain:  # what fails here has nothing to do with it
         name, modes = plain.name, plain.env.metadata.get("render_modes") or ()
     try:
@@ -251,6 +252,7 @@ def need_pictures(env: EnvSpec, mode: str) -> None:
                     made.reset(seed=0)
                     if np.ndim(made.render()) != 3:
                         raise ValueError("no picture")
+                return made.render_mode in (mode, None)  # None: it does not say
     except gym.error.Error:
         raise
     except Exception as error:

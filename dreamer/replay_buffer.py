@@ -77,13 +77,13 @@ class ReplayBuffer:
             row["pixels"] = np.zeros(pixels, np.uint8)
         need = capacity * sum(x.nbytes for x in row.values())
         try:
-            if need > memory_of_this_machine():
+            if 3 * need > memory_of_this_machine():  # a checkpoint makes two copies
                 raise MemoryError
             self.rows = {name: np.zeros((capacity, *x.shape), x.dtype) for name, x in row.items()}
         except MemoryError:
             raise ValueError(
-                f"a replay of {capacity:,} rows needs {need / 1e9:.1f} GB, more than this machine "
-                "has: lower Config.capacity"
+                f"a replay of {capacity:,} rows needs {need / 1e9:.1f} GB, and three times that "
+                "while it is saved, more than this machine has: lower Config.capacity"
             ) from None
 
     def __len__(self) -> int:

@@ -80,12 +80,15 @@ def bounds(space: Any) -> tuple[float, float]:
 
 def pixels(space: spaces.Box, image: Any) -> np.ndarray:
     """An image in whole numbers from 0, at its space's lower bound, to 255, at its upper one, as
-    float32 (H*W*C): channels last, row by row."""
+    float32 (H*W*C): channels last, row by row. Raises ValueError for pixels beyond these bounds."""
     low, high = bounds(space)
     image = np.asarray(image, np.float32)
     if (low, high) != (0, 255):
         image = 255 * (image - low) / (high - low)
-    image = np.rint(image).clip(0, 255)
+    image = np.rint(image)
+    if not ((image >= -1) & (image <= 256)).all():
+        raise ValueError("pixels beyond the bounds of their space")
+    image = image.clip(0, 255)
     first = len(space.shape) == 3 and space.shape[0] < space.shape[2]
     return (np.moveaxis(image, 0, -1) if first else image).ravel()
 

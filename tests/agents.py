@@ -44,7 +44,7 @@ def make_batch(config: Config, discrete: bool = True, seed: int = 0) -> dict[str
         "is_first": is_first,
         "is_last": is_last,
         "is_terminal": is_last & (rng.random(shape) < 0.5),
-        **make_start(config, action[:, 0], rng),
+        **make_start(config, np.roll(action[:, 0], 1, 0), rng),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import functools
 import os
 import re
 import shlex
@@ -132,6 +133,15 @@ def test_it_shows_each_episode_and_prints_its_return(watch, windows, agent, caps
     assert capsys.readouterr().out.splitlines() == expected
 
 
+def test_what_opens_no_window_is_filmed(watch, agent, monkeypatch, capsys):
+    """Such as an environment that draws the pictures that it shows to the agent."""
+    make = functools.partial(gym.make, render_mode="rgb_array")
+    monkeypatch.setattr(gym, "make", lambda name, **_: make(name))
+    watch(agent, "--env", "CartPole-v1", "--episodes", 1)
+    assert capsys.readouterr().out.startswith("no window here: the episodes are filmed into")
+    assert agent.with_suffix(".gif").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "env", "sentence"),
     [
@@ -183,7 +193,7 @@ def test_all_episodes_are_filmed_into_one_gif(blind, agent, capsys):
     blind(agent, "--env", "CartPole-v1", "--episodes", 2, "--seed", 7)
     first, *rest = capsys.readouterr().out.splitlines()
     gif = agent.with_suffix(".gif")
-    assert first == f"no display here: the episodes are filmed into {gif}"
+    assert first == f"no window here: the episodes are filmed into {gif}"
     trained = load_agent(agent, "cpu")
     returns = [evaluate(trained, "CartPole-v1", 1, seed)[0] for seed in (7, 8)]
     assert rest == [f"episode {7 + i}: return {ret:.1f}" for i, ret in enumerate(returns)]

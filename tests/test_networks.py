@@ -47,14 +47,14 @@ def test_mlp_is_linear_norm_silu_as_numpy_computes_it(rng):
     mlp = stir(MLP(3, 5, 2, out_size=4), rng)
     x = torch.randn(7, 3, generator=rng)
     weights = [p.detach().double().numpy() for p in mlp.parameters()]
-    assert [w.shape for w in weights] == [(5, 3), (5,), (5,), (5, 5), (5,), (5,), (4, 5), (4,)]
+    assert [w.shape for w in weights] == [(5, 3), *[(5,)] * 3, (5, 5), *[(5,)] * 3, (4, 5), (4,)]
     y = x.double().numpy()
-    for linear, scale, shift in (weights[0:3], weights[3:6]):
-        y = y @ linear.T
+    for linear, bias, scale, shift in (weights[0:4], weights[4:8]):
+        y = y @ linear.T + bias
         y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-4)
         y = scale * y + shift
         y = y / (1 + np.exp(-y))
-    y = y @ weights[6].T + weights[7]
+    y = y @ weights[8].T + weights[9]
     np.testing.assert_allclose(mlp(x).detach().numpy(), y, rtol=1e-4, atol=1e-5)
 
 
@@ -67,8 +67,10 @@ def test_fresh_weights_have_variance_of_one_over_fan_in_and_no_tails(rng, scale)
     assert weight.abs().max().item() <= 2 * std / 0.8796  # cut at two of the uncut normal's std
 
 
-def test_fresh_biases_are_zero():
-    assert init_linear(nn.Linear(4, 3)).bias.eq(0).all()
+def test_fresh_biases_vary_as_fresh_weights_do():
+    bias = init_linear(nn.Linear(4, 3000)).bias
+    assert bias.std().item() == pytest.approx(0.5, rel=0.05) and bias.abs().max() < 1.14
+    assert init_linear(nn.Linear(4, 3), 0.0).bias.eq(0).all()
 
 
 # ---------------------------------------------------------------- observations
@@ -131,7 +133,6 @@ def test_encoder_sees_normalised_observations(rng):
     encoder.norm.update(obs)
     x = symlog64(obs)
     x = (x - x.mean((0, 1))) / x.std((0, 1))
-    x = np.concatenate([x, np.ones((5, 6, 1))], -1)
     assert encoder(obs).shape == (5, 6, 16)
     expected = encoder.mlp(torch.from_numpy(x).float())
     torch.testing.assert_close(encoder(obs), expected, rtol=1e-3, atol=1e-3)
@@ -151,12 +152,12 @@ def test_flags_stay_as_they_are_however_rare():
 
 
 def test_encoder_tells_an_observation_from_twice_that_observation(rng):
-    """Without its constant 1 it cannot: its first layer's norm divides the size away."""
+    """Without biases it cannot: its first layer's norm divides the size away."""
     encoder = Encoder([0] * 4, 16, 2)
     x = symlog(torch.randn(50, 4, generator=rng))
     once, twice = encoder(symexp(x)), encoder(symexp(2 * x))
     assert ((once - twice).abs().amax(-1) > 0.1).all()
-    encoder.mlp[0].weight.data[:, -1] = 0  # what reads the 1
+    encoder.mlp[0].bias.data.zero_()
     torch.testing.assert_close(encoder(symexp(x)), encoder(symexp(2 * x)), rtol=0, atol=0.05)
 
 

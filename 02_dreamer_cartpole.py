@@ -6,7 +6,7 @@ world model from what it lives through and improves its policy in dreams alone.
 
 The pole is pushed 50 times a second. Each push is held for two of these steps, so that a dream of
 15 choices and the discount reach twice as far. With single steps the threshold was reached later,
-and lost again by one run, whose cart drifted off the track (docs/tuning.md).
+and lost again by one run, whose cart drifted off the track (docs/tuning_first_version.md).
 
 The loop below is the one that `train` runs in the scripts that follow (dreamer/training.py); what
 acts and counts in it is dreamer/run.py. You

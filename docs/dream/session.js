@@ -121,13 +121,11 @@ class Session {
     this.dream.before = this.dream.obs;
     if (this.asleep) {
       this.age++;
-      this.state = model.imagine(this.state, action, this.draws());
+      const dreams = [this, ...this.ghosts];
+      const states = dreams.map(({ state }) => state);
+      const next = model.imagine(states, action, dreams.map(() => this.draws()));
+      dreams.forEach((dream, i) => (dream.state = next[i]));
       if (goesOn) this.watching = model.observe(this.watching, this.taken, this.real.obs, this.draws());
-      for (const ghost of this.ghosts) {
-        ghost.state = model.imagine(ghost.state, action, this.draws());
-        ghost.before = ghost.obs;
-        ghost.obs = model.decode(ghost.state).obs;
-      }
     } else {
       this.state = model.observe(this.state, action, this.real.obs, this.draws());
     }
@@ -149,8 +147,9 @@ class Session {
   /** What the model says of its present state. */
   think() {
     const { model, state } = this;
-    const { guess, obs } = model.decode(state);
+    const [{ guess, obs }, ...others] = model.decode([this, ...this.ghosts].map((x) => x.state));
     this.dream.obs = obs;
+    this.ghosts.forEach((ghost, i) => ([ghost.before, ghost.obs] = [ghost.obs, others[i].obs]));
     this.heads = model.heads(state);
     this.policy = model.policy(state);
     this.kl = state.post && klNats(state.post, state.prior);

@@ -1,7 +1,7 @@
 "use strict";
 /* Pictures of observations, real or dreamed, with the same few lines for both.
 
-A picture is drawn in a look: the colours ink, accent, faint, force and paper, alpha, and dashed, the
+A picture is drawn in a look: the colours ink, accent, faint, force and card, alpha, and dashed, the
 width of a dashed outline where that alone is wanted. ctx is scaled to the scene's units, with the
 origin in the middle; points are [x, y], with y upwards. */
 
@@ -183,7 +183,7 @@ const LANDER = {
       line(ctx, [hip, foot], look.dashed || 0.14, look.ink);
       const touches = obs[6 + i] > 0.5; // a leg that stands has a full foot
       disc(ctx, foot, 0.32, { ...look, dashed: !touches && look.dashed });
-      if (!touches && !look.dashed) disc(ctx, foot, 0.18, { ...look, ink: look.paper });
+      if (!touches && !look.dashed) disc(ctx, foot, 0.18, { ...look, ink: look.card });
     });
   },
   force(ctx, obs, action, look) {

@@ -114,13 +114,13 @@ function paintAll(now) {
   const { scene } = task;
 
   const figure = byId("real");
-  let look = { ...colours(figure), paper: colours(figure).card };
+  let look = colours(figure);
   let ctx = prepare(figure.querySelector("canvas"), scene);
   scene.scenery(ctx, look);
   drawThing(ctx, scene, shown, look);
   if (!real.over && session.taken) scene.force(ctx, shown, session.taken, look);
 
-  look = { ...colours(byId("dream")), paper: colours(byId("dream")).card };
+  look = colours(byId("dream"));
   ctx = prepare(byId("dream").querySelector("canvas"), scene);
   scene.scenery(ctx, look);
   for (const ghost of ghosts) {

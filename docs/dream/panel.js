@@ -2,14 +2,23 @@
 /* The panel below the pictures: grids, curves, bars and numbers of what the model thinks. */
 
 const STEPS = 120; // that a curve shows
+const GUTTER = 42; // pixels to the left of a curve, for the ends of its range
 
 const byId = (id) => document.getElementById(id);
 
+const looks = new Map(); // what `colours` has found
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => looks.clear());
+
 /** The colours of an element, from the style sheet. */
 function colours(element) {
-  const style = getComputedStyle(element);
-  const names = ["ink", "accent", "faint", "line", "soft", "dream", "force", "shade", "card"];
-  return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  const key = `${element.id} ${element.className}`;
+  if (!looks.has(key)) {
+    const style = getComputedStyle(element);
+    const names = ["ink", "accent", "faint", "line", "soft", "dream", "force", "shade", "card"];
+    const found = names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]);
+    looks.set(key, Object.fromEntries(found));
+  }
+  return looks.get(key);
 }
 
 /** A canvas, cleared, with one unit to a pixel of the page: its context, width and height. */
@@ -77,7 +86,7 @@ class Curve {
     const known = this.points.flatMap((p) => [p.value, p.real]).filter((v) => v !== null);
     const low = Math.min(this.low, ...known);
     const high = Math.max(this.high, ...known);
-    const x = (i) => ((i + 0.5) / STEPS) * width;
+    const x = (i) => GUTTER + ((i + 0.5) / STEPS) * (width - GUTTER);
     const y = (value) => height - 3 - ((value - low) / (high - low)) * (height - 6);
 
     ctx.fillStyle = look.shade;
@@ -87,8 +96,14 @@ class Curve {
     });
     ctx.strokeStyle = look.line;
     ctx.lineWidth = 1;
-    ctx.strokeRect(0.5, 0.5, width - 1, height - 1);
-    if (low < 0 && high > 0) this.stroke(ctx, [[0, y(0)], [width, y(0)]], look.line);
+    ctx.strokeRect(GUTTER + 0.5, 0.5, width - GUTTER - 1, height - 1);
+    if (low < 0 && high > 0) this.stroke(ctx, [[GUTTER, y(0)], [width, y(0)]], look.faint);
+    ctx.fillStyle = look.soft;
+    ctx.font = "11px system-ui, sans-serif";
+    ctx.textAlign = "right";
+    const digits = high - low < 3 ? 2 : 1;
+    ctx.fillText(short(high, digits), GUTTER - 5, 10);
+    ctx.fillText(short(low, digits), GUTTER - 5, height - 2);
     ctx.setLineDash([3, 3]);
     this.points.forEach((p, i) => {
       if (p.age === horizon) this.stroke(ctx, [[x(i), 0], [x(i), height]], look.ink);

@@ -8,6 +8,8 @@ let task = null; // the entry of TASKS that is shown
 let session = null; // none while an agent is loading
 let horizon = 15;
 let held = []; // controls that are pressed, the last one counts
+let touched = null; // the control that went down since the last step, however briefly
+let news = ""; // why there is a new episode
 let afterimage = null; // where the dream was when it woke up: { obs, since }
 let clock = { last: 0, due: 0, rest: 0 }; // milliseconds; due: of a step; rest: after an end
 
@@ -35,17 +37,18 @@ async function choose(name) {
   document.querySelector(".stage").dataset.task = name;
   session = null;
   held = [];
-  afterimage = null;
+  touched = afterimage = null;
+  news = "";
   byId("goal").textContent = task.goal;
   byId("try").textContent = task.try;
   buildSteering();
-  note("real", "Loading …");
-  note("dream", "");
+  say("real-note", "Loading …");
+  say("dream-note", "");
   let packed;
   try {
     packed = await load(name);
   } catch (error) {
-    note("real", `${error.message}: run python -m lab.dream_page`);
+    say("real-note", `${error.message}: run python -m lab.dream_page`);
     return;
   }
   if (task !== TASKS[name]) return; // another one was chosen meanwhile
@@ -56,6 +59,8 @@ async function choose(name) {
   session = new Session(new Model(packed), world, !WORLDS[name]);
   session.showGhosts(settings.ghosts);
   byId("horizon").textContent = horizon;
+  const { repeat } = packed;
+  byId("repeat").textContent = repeat > 1 ? `, held for ${repeat} frames of the game` : "";
   document.querySelector("[data-driver=recording]").hidden = !session.recorded;
   setDriver(session.recorded ? "recording" : "greedy");
   setSpeed(task.speed);
@@ -99,6 +104,8 @@ function step() {
 }
 
 function begin() {
+  const looks = session.asleep ? `: ${CONTEXT} steps awake, then asleep again` : "";
+  news = `${whyFinished()} New episode${looks}. `;
   session.begin();
   clock.due = clock.rest = 0;
   panel.add(session);
@@ -109,7 +116,7 @@ function begin() {
 
 function paintAll(now) {
   const share = session.finished(settings.driver) ? 1 : Math.min(1, clock.due / stepTime());
-  const { real, dream, ghosts, asleep } = session;
+  const { real, dream, ghosts, asleep, comparable } = session;
   const shown = blend(real.before, real.obs, real.over ? 1 : share);
   const { scene } = task;
 
@@ -130,7 +137,7 @@ function paintAll(now) {
   const dreamed = blend(dream.before, dream.obs, share);
   drawThing(ctx, scene, dreamed, look);
   scene.force(ctx, dreamed, session.action, look);
-  if (settings.outline && asleep && !real.over) {
+  if (settings.outline && asleep && comparable) {
     drawThing(ctx, scene, shown, { ...look, dashed: scene.width / 270, alpha: 0.9 });
   }
 }
@@ -144,34 +151,44 @@ function drawAfterimage(ctx, now, look) {
 
 // ------------------------------------------------------------ words
 
-function note(side, text) {
-  const element = byId(`${side}-note`);
+function say(id, text) {
+  const element = byId(id);
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** How reality has ended, in words; nothing where it goes on. */
+function realEnd() {
+  const { over } = session.real;
+  return over === "time" ? "Time is up." : over ? task.ended(session.real) : "";
+}
+
+/** Why nothing goes on any more, if so. */
+function whyFinished() {
+  if (!session.finished(settings.driver)) return "";
+  if (!session.dream.over) return realEnd();
+  return session.real.over ? "Reality ended, then the dream." : "The dream ended before reality did.";
+}
+
+function status() {
+  const now = `${news}The model is ${session.asleep ? "asleep" : "awake"}.`;
+  return whyFinished() || (session.real.over ? `${realEnd()} The dream goes on.` : now);
+}
+
 function show() {
-  const { real, dream, asleep, age, sleepAgain } = session;
+  const { real, dream, asleep, age } = session;
   byId("dream").classList.toggle("asleep", asleep);
   byId("sleep-text").textContent = asleep ? "Wake up" : "Fall asleep";
-  const spoken = asleep ? "The model is asleep." : "The model is awake.";
-  if (byId("spoken").textContent !== spoken) byId("spoken").textContent = spoken;
-  const count = session.world.steps;
-  byId("real-state").textContent = `step ${count} · return ${short(real.total, 0)}`;
+  byId("real-state").textContent = `step ${real.steps} · return ${short(real.total, 0)}`;
   const awake = settings.ghosts ? "awake, no ghosts yet" : "awake, sees reality";
   byId("dream-state").textContent = asleep ? `asleep for ${age} step${age === 1 ? "" : "s"}` : awake;
   byId("dream-return").textContent = asleep ? ` · return ${short(dream.total, 0)}` : "";
-  const end = real.over === "time" ? `${session.world.steps} steps: time is up.` : task.ended(real);
-  if (!real.over) note("real", "");
-  else if (asleep && !session.finished(settings.driver)) note("real", `${end} The dream goes on.`);
-  else note("real", end);
+  say("status", status());
+  say("real-note", realEnd());
   const { cont, reward } = session.heads;
-  if (dream.over) note("dream", `The dream ends: P(continue) ${percent(cont)}, reward ${short(reward, 0)}.`);
-  else if (asleep && real.over) note("dream", "Wake up to begin anew.");
-  else if (sleepAgain) note("dream", `It looks for ${CONTEXT} steps, then sleeps again.`);
-  else note("dream", "");
-  const other = session.recorded && asleep && settings.driver !== "recording";
-  byId("error-note").textContent = other
-    ? "The recording took other actions than this dream: they part for that reason alone."
+  const end = `The dream ends: P(continue) ${percent(cont)}, reward ${short(reward, 0)}.`;
+  say("dream-note", dream.over ? end : asleep && real.over ? "Wake up to begin anew." : "");
+  byId("error-note").textContent = asleep && session.apart
+    ? "The recording took other actions than this dream: nothing can be compared."
     : "Between the decoded and the real observation, in standard deviations of what it has seen.";
   panel.show(session, task, horizon);
 }
@@ -204,6 +221,7 @@ function toggleSleep() {
   if (!session) return;
   if (session.asleep) {
     afterimage = { obs: session.dream.obs, since: clock.last };
+    news = session.real.over ? "Reality had ended: new episode. " : "";
     session.wake();
     if (session.recorded) setDriver("recording"); // which cannot be steered
     byId("dream").classList.remove("snap");
@@ -212,6 +230,7 @@ function toggleSleep() {
     clock.rest = 0;
     panel.add(session);
   } else {
+    news = "";
     session.sleep();
   }
   show();

@@ -218,8 +218,8 @@ class Panel {
   }
 
   /** Take in a step of the session. */
-  add({ asleep, age, kl, error, heads, real }) {
-    const paid = real.over && asleep ? null : real.reward;
+  add({ asleep, age, kl, error, heads, real, comparable }) {
+    const paid = comparable ? real.reward : null;
     this.curves.kl.add(kl, asleep, age);
     this.curves.error.add(error, asleep, age);
     this.curves.reward.add(heads.reward, asleep, age, paid);
@@ -228,7 +228,7 @@ class Panel {
   }
 
   show(session, task, horizon) {
-    const { model, state, heads, kl, error, age, real, asleep } = session;
+    const { model, state, heads, kl, error, age, real, asleep, comparable } = session;
     const look = colours(document.body);
     const { categoricals, classes } = model;
     drawGrid(byId("prior"), state.prior, asleep && state.stoch, categoricals, classes, look);
@@ -236,7 +236,7 @@ class Panel {
     for (const curve of Object.values(this.curves)) curve.draw(horizon, look);
     drawAge(byId("age-bar"), age, horizon, look);
     showPolicy(byId("policy"), policyRows(session.policy, task.actions));
-    const paid = real.over && asleep ? "" : ` · real ${short(real.reward)}`;
+    const paid = comparable ? ` · real ${short(real.reward)}` : "";
     byId("kl").textContent = short(kl, 1);
     byId("error").textContent = short(error);
     byId("age").textContent = asleep ? age : "awake";

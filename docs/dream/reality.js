@@ -165,10 +165,6 @@ class Recorded {
     return onehot;
   }
 
-  get steps() {
-    return this.row * this.repeat;
-  }
-
   reset() {
     this.number = (this.number + 1) % this.episodes.length;
     this.row = 0;

@@ -30,9 +30,9 @@ class Session {
     const obs = this.world.reset(this.random);
     this.asleep = false;
     this.age = 0; // of the dream, in steps
-    this.steps = 0; // of the agent
+    this.steps = 0; // of reality, or of the dream that goes on after it
     this.ghosts = [];
-    this.real = { obs, before: obs, reward: 0, total: 0, over: null };
+    this.real = { obs, before: obs, reward: 0, total: 0, steps: 0, over: null };
     const { model } = this;
     const nothing = new Float32Array(model.action);
     this.action = nothing;
@@ -45,6 +45,11 @@ class Session {
 
   draws() {
     return uniforms(this.random, this.model.categoricals);
+  }
+
+  /** Whether reality goes on, and the dream takes the same actions. */
+  get comparable() {
+    return !this.asleep || !(this.real.over || this.apart);
   }
 
   /** Whether nothing goes on any more: time for another episode. */
@@ -60,6 +65,7 @@ class Session {
     this.asleep = true;
     this.sleepAgain = false;
     this.age = 0;
+    this.apart = false; // it took other actions than the recording
     this.watching = this.state; // goes on looking, for the time when it wakes
     this.dream.total = 0; // of the rewards that it dreams
     if (this.ghostsOn) this.spawn();
@@ -113,6 +119,7 @@ class Session {
     const action = this.choose(driver, chosen);
     this.action = action;
     this.steps++;
+    this.apart ||= this.asleep && this.recorded && driver !== "recording";
     const goesOn = !this.real.over;
     this.taken = !goesOn ? null : this.recorded ? this.world.action : action;
     if (goesOn) this.act(action);
@@ -141,6 +148,7 @@ class Session {
     const { real } = this;
     [real.before, real.obs, real.reward] = [real.obs, obs, reward];
     real.total += reward;
+    real.steps++;
     real.over = terminated ? "ended" : truncated ? "time" : null;
   }
 
@@ -157,7 +165,7 @@ class Session {
     // Root mean square of the error, in standard deviations of what the agent has seen.
     const truth = model.normalise(this.real.obs);
     const squares = guess.map((x, i) => (x - truth[i]) ** 2);
-    this.error = this.real.over && this.asleep ? null : Math.sqrt(mean(squares));
+    this.error = this.comparable ? Math.sqrt(mean(squares)) : null;
   }
 }
 

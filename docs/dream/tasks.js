@@ -9,7 +9,6 @@ const WORLDS = { cartpole: CartPole, pendulum: Pendulum, acrobot: Acrobot }; // 
 
 const TASKS = {
   cartpole: {
-    title: "CartPole",
     goal: "Push the cart left or right so that the pole stays up. At 12° it has fallen, and between the two marks the track ends.",
     scene: CART,
     limit: 500, // steps of the world
@@ -25,7 +24,6 @@ const TASKS = {
     try: "Let the agent balance, then put it to sleep. It now steers by its dream alone. How long does the real pole stand, and what becomes of the dreamed one? Wake it up in time.",
   },
   pendulum: {
-    title: "Pendulum",
     goal: "The motor is too weak to lift the pendulum in one go: swing it up, and hold it there.",
     scene: PENDULUM,
     limit: 200,
@@ -40,7 +38,6 @@ const TASKS = {
     try: "Put it to sleep while the pendulum swings up. Does the dream arrive at the top when the real one does? Switch the ghosts on: where do they part?",
   },
   acrobot: {
-    title: "Acrobot",
     goal: "Only the middle joint has a motor. Swing the tip above the dotted line.",
     scene: ACROBOT,
     limit: 500,
@@ -56,10 +53,8 @@ const TASKS = {
     try: "Take over, put it to sleep, and swing up inside the dream. The real one gets the same torques: does it get there too?",
   },
   lunar_lander: {
-    title: "LunarLander",
     goal: "Land between the flags. Left is a recording of a real flight; your keys fly the dream.",
     scene: LANDER,
-    limit: 1000,
     seconds: 0.02,
     speed: 0.5,
     controls: [

@@ -3,7 +3,8 @@
 
 const agents = {}; // task -> what its file gave
 const panel = new Panel();
-const settings = { driver: "greedy", speed: 1, paused: false, ghosts: false, outline: true };
+const settings = { driver: "greedy", speed: 1, paused: false };
+Object.assign(settings, { ghosts: false, outline: true, letters: true });
 let task = null; // the entry of TASKS that is shown
 let session = null; // none while an agent is loading
 let horizon = 15;
@@ -97,7 +98,8 @@ function advance(passed) {
 }
 
 function step() {
-  const control = held.length ? held[held.length - 1] : null;
+  const control = held.at(-1) ?? touched;
+  touched = null;
   session.step(settings.driver, actionOf(task, control, session.steps, session.model.action));
   panel.add(session);
   show();
@@ -248,6 +250,7 @@ function takeOver(driver) {
 function grab(control) {
   if (!session) return;
   held = [...held.filter((other) => other !== control), control];
+  touched = control;
   takeOver("visitor");
   showHeld();
 }
@@ -274,9 +277,11 @@ function buildSteering() {
         button.setPointerCapture(event.pointerId);
         grab(control);
       });
-      const isHold = (event) => event.key === " " || event.key === "Enter";
-      button.addEventListener("keydown", (event) => isHold(event) && !event.repeat && grab(control));
-      button.addEventListener("keyup", (event) => isHold(event) && release(control));
+      button.addEventListener("click", (event) => {
+        if (event.detail) return; // of a pointer, which has been down
+        grab(control); // the key Enter, or a tool that presses buttons: for one step
+        release(control);
+      });
       for (const end of ["pointerup", "pointercancel", "lostpointercapture", "blur"]) {
         button.addEventListener(end, () => release(control));
       }
@@ -286,32 +291,20 @@ function buildSteering() {
   );
 }
 
-/** A finger on a picture: its left or right part, and the middle where there are three controls. */
+/** The mouse on a picture: its left or right part, and the middle where there are three controls. A
+ * finger scrolls the page there. */
 function steerOn(canvas) {
-  const fingers = new Map(); // pointer -> control
-  const at = (event) => {
-    const { controls } = task;
-    const share = event.offsetX / canvas.clientWidth;
-    return controls[clip(Math.floor(share * controls.length), 0, controls.length - 1)];
-  };
-  const end = (event) => {
-    if (fingers.has(event.pointerId)) release(fingers.get(event.pointerId));
-    fingers.delete(event.pointerId);
-  };
+  let control = null;
   canvas.addEventListener("pointerdown", (event) => {
-    if (event.button) return; // not the main one
+    if (event.button || event.pointerType === "touch") return; // not the main one
     canvas.setPointerCapture(event.pointerId);
-    fingers.set(event.pointerId, at(event));
-    grab(at(event));
+    const { controls } = task;
+    const share = clip(event.offsetX / canvas.clientWidth, 0, 0.99);
+    control = controls[Math.floor(share * controls.length)];
+    grab(control);
   });
-  canvas.addEventListener("pointermove", (event) => {
-    if (!fingers.has(event.pointerId) || fingers.get(event.pointerId) === at(event)) return;
-    end(event);
-    fingers.set(event.pointerId, at(event));
-    grab(at(event));
-  });
-  for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) {
-    canvas.addEventListener(name, end);
+  for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
+    canvas.addEventListener(end, () => release(control));
   }
 }
 
@@ -335,6 +328,7 @@ function controlOf(event) {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key.length === 1 && !settings.letters) return;
   const control = controlOf(event);
   const onButton = event.target.closest("button, a"); // which the space bar presses
   const shortcut = event.key === " " && !onButton ? toggleSleep : SHORTCUTS[event.key.toLowerCase()];
@@ -369,6 +363,7 @@ onClick("#paused", () => toggle("paused"));
 onClick("#again", () => session && begin());
 onClick("#ghosts", toggleGhosts);
 onClick("#outline", () => toggle("outline"));
+onClick("#letters", () => toggle("letters"));
 for (const canvas of document.querySelectorAll(".view canvas")) steerOn(canvas);
 if (matchMedia("(prefers-reduced-motion: reduce)").matches) toggle("paused", true);
 

@@ -7,10 +7,13 @@ origin in the middle; points are [x, y], with y upwards. */
 
 const TAU = 2 * Math.PI;
 
+/** A width of a line, but at least 1.5 pixels of the page: a finer one has no contrast. */
+const visible = (ctx, width) => Math.max(width, (1.5 * devicePixelRatio) / ctx.getTransform().a);
+
 function line(ctx, points, width, color) {
   ctx.beginPath();
   points.forEach(([x, y], i) => (i ? ctx.lineTo(x, -y) : ctx.moveTo(x, -y)));
-  ctx.lineWidth = width;
+  ctx.lineWidth = visible(ctx, width);
   ctx.strokeStyle = color;
   ctx.lineCap = ctx.lineJoin = "round";
   ctx.stroke();
@@ -107,7 +110,7 @@ const PENDULUM = {
     ctx.setLineDash([0.03, 0.07]);
     ctx.beginPath();
     ctx.arc(0, 0, 1.12, 0, TAU);
-    ctx.lineWidth = 0.015;
+    ctx.lineWidth = visible(ctx, 0.015);
     ctx.strokeStyle = look.faint;
     ctx.stroke();
     ctx.setLineDash([]);

@@ -133,7 +133,7 @@ function paintAll(now) {
   ctx = prepare(byId("dream").querySelector("canvas"), scene);
   scene.scenery(ctx, look);
   for (const ghost of ghosts) {
-    drawThing(ctx, scene, blend(ghost.before, ghost.obs, share), { ...look, alpha: 0.22 });
+    drawThing(ctx, scene, blend(ghost.before, ghost.obs, share), { ...look, alpha: 0.5 });
   }
   if (afterimage) drawAfterimage(ctx, now, look);
   const dreamed = blend(dream.before, dream.obs, share);

@@ -192,6 +192,7 @@ class Model {
     const tensors = {};
     for (const name in packed.tensors) tensors[name] = unpack(packed.tensors[name]);
     const mlp = (name) => new MLP(tensors, name);
+    const layer = (name) => ({ weight: tensors[`${name}.weight`], bias: tensors[`${name}.bias`] });
     Object.assign(this, packed.sizes); // deter, categoricals, classes, action, discrete, mix, limit
     this.mean = tensors["encoder.norm.mean"].data;
     this.std = tensors["encoder.norm.std"].data;
@@ -199,14 +200,11 @@ class Model {
     this.inDeter = mlp("rssm.in_deter");
     this.inStoch = mlp("rssm.in_stoch");
     this.inAction = mlp("rssm.in_action");
-    this.gru = { weight: tensors["rssm.gru.weight"], bias: tensors["rssm.gru.bias"] };
-    this.postDeter = { weight: tensors["rssm.post_deter.weight"] };
-    this.postEmbed = { weight: tensors["rssm.post_embed.weight"] };
-    this.postNorm = {
-      weight: tensors["rssm.post_norm.weight"],
-      bias: tensors["rssm.post_norm.bias"],
-    };
-    this.postOut = { weight: tensors["rssm.post_out.weight"], bias: tensors["rssm.post_out.bias"] };
+    this.gru = layer("rssm.gru");
+    this.postDeter = layer("rssm.post_deter");
+    this.postEmbed = layer("rssm.post_embed");
+    this.postNorm = layer("rssm.post_norm");
+    this.postOut = layer("rssm.post_out");
     this.priorMlp = mlp("rssm.prior_mlp");
     this.decoder = mlp("decoder.mlp");
     this.rewardHead = mlp("reward.mlp");
@@ -237,7 +235,7 @@ class Model {
   /** h_t = GRU(h_{t-1}, z_{t-1}, a_{t-1}), with the same action for all states. */
   sequenceStep(states, action) {
     const within = Float32Array.from(action).map((a) => a / Math.max(1, Math.abs(a)));
-    const [inAction] = this.inAction.run([concat(within, [1])]);
+    const [inAction] = this.inAction.run([within]);
     const inDeter = this.inDeter.run(states.map(({ deter }) => deter));
     const inStoch = this.inStoch.run(states.map(({ stoch }) => stoch));
     const all = linear(this.gru, states.map((_, n) => concat(inDeter[n], inStoch[n], inAction)));
@@ -258,7 +256,7 @@ class Model {
 
   /** q(z | h, x): what it believes after looking. */
   posterior(deter, obs) {
-    const embed = this.encoder.run([concat(this.normalise(obs), [1])]);
+    const embed = this.encoder.run([this.normalise(obs)]);
     const [hidden] = linear(this.postDeter, [deter]);
     linear(this.postEmbed, embed)[0].forEach((value, i) => (hidden[i] += value));
     const [out] = linear(this.postOut, [normSilu(this.postNorm, hidden)]);

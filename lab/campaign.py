@@ -29,7 +29,7 @@ OfKey = Callable[[str, str, int, bool], dict[str, Any]]  # of task, variant, see
 LATER = {"max_episode_steps": 100_000, "eval_cost": 50.0, "depth": 8}
 # Fields in which the committed runs of 08 differ from today's `Config`, being older. They count as
 # complete all the same, and docs/ablations.md says what has changed since.
-CHANGED = ("beta_dyn", "beta_rep")
+CHANGED = ("beta_dyn", "beta_rep", "ent_coef")
 
 
 def parse_flags(script: str, text: str, what: str, planned: Pairs, smoke: Pairs) -> Namespace:

@@ -231,7 +231,7 @@ def test_it_is_said_what_ended_and_why_there_is_a_new_episode(visit):
     page = visit("cartpole")
     stand_still(page)
     status = page.locator("#status")
-    expect(status).to_have_text("New episode. The model is awake.", use_inner_text=True)
+    expect(status).to_contain_text("New episode. The model is awake.")
     page.keyboard.press("z")
     expect(status).to_have_text("The model is asleep.")
     page.evaluate("session.model.contHead.out.bias.data[0] = -50")

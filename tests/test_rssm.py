@@ -67,7 +67,7 @@ def test_shapes_and_one_hot_latents(rssm, rng):
 
 def test_deter_is_the_gru_that_numpy_computes(rssm, rng):
     """tanh(reset * cand), an update gate shifted by -1; state, latent and action go through a layer
-    each, the action with a 1 beside it."""
+    each."""
     with torch.no_grad():
         rssm.gru.bias.copy_(torch.linspace(-1, 1, 3 * D))
     embed, action, is_first = window(rng)
@@ -81,14 +81,11 @@ def test_deter_is_the_gru_that_numpy_computes(rssm, rng):
         return 1 / (1 + np.exp(-x))
 
     deter, stoch, prev_action = (x.flatten(1).double().numpy() for x in state)
-    one = np.ones((len(deter), 1))
     read = []
-    for layer, x in (
-        (rssm.in_deter, deter),
-        (rssm.in_stoch, stoch),
-        (rssm.in_action, np.concatenate([prev_action, one], 1)),
-    ):
-        x = norm(x @ layer[0].weight.detach().double().numpy().T)
+    layers = rssm.in_deter, rssm.in_stoch, rssm.in_action
+    for layer, x in zip(layers, (deter, stoch, prev_action), strict=True):
+        weight, bias = (p.detach().double().numpy() for p in layer[0].parameters())
+        x = norm(x @ weight.T + bias)
         read.append(x * sigmoid(x))  # SiLU
     gru = rssm.gru.weight.detach().double().numpy(), rssm.gru.bias.detach().double().numpy()
     gates = np.concatenate(read, 1) @ gru[0].T + gru[1]

@@ -253,7 +253,7 @@ def test_windows_begin_where_acting_was(kind, tmp_path):
         post, *_ = run.agent.learn_world(as_tensors(window))
     kept = run.replay.rows["deter"][window["index"][:, 0]].astype(np.float32)
     acted = ~window["is_last"][:, 0]  # the final row has no action, and nobody begins there
-    assert window["is_first"][acted, 0].any() and kept[acted].std(0).min() > 0.02
+    assert window["is_first"][acted, 0].any() and kept[acted].std(0).min() > 0.01
     np.testing.assert_allclose(post.deter[acted, 0], kept[acted], atol=1e-3)
     assert (run.replay.rows["stoch"][: len(run.replay)].min(1) >= 0).sum() == 30  # the others: -1
 

@@ -289,7 +289,7 @@ def test_the_demos_replay_holds_whole_episodes():
 
 
 def test_the_demo_learns_the_world_and_nothing_else():
-    agent = make_agent(steps=60, train_ratio=16.0, batch_size=4, seq_len=8)
+    agent = make_agent(steps=60, prefill=0, train_ratio=16.0, batch_size=4, seq_len=8)
     before = {name: value.clone() for name, value in agent.state_dict().items()}
     reports = demo.learn(agent, demo.fill_replay(agent.config, agent))
     assert [row["step"] for row in reports] == list(range(1, 31))  # 60 * 16 / (4 * 8)

@@ -9,10 +9,10 @@ The pole is pushed 50 times a second. Each push is held for two of these steps, 
 and lost again by one run, whose cart drifted off the track (docs/tuning_first_version.md).
 
 The loop below is the one that `train` runs in the scripts that follow (dreamer/training.py); what
-acts and counts in it is dreamer/run.py. You
-will see a figure of the return against environment steps, between the random policy's and the
-threshold, with the losses and how good the dreams are below it. What was measured (return, seeds,
-steps, minutes, CPU) is in the README's table, made from assets/results/cartpole.json.
+acts and counts in it is dreamer/run.py. You will see a figure of the return against environment
+steps, between the random policy's and the threshold, with the losses and how good the dreams are
+below it. What was measured (return, seeds, steps, minutes, CPU) is in the README's table, made from
+assets/results/cartpole.json.
 
     python 02_dreamer_cartpole.py
 """

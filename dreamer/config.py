@@ -66,7 +66,7 @@ class Config:
     actor_lr: float = number(1e-3, 0, 1)  # Adam's first rate
     critic_lr: float = number(2e-3, 0, 1)  # Adam's first rate
     slow_rate: float = number(0.1, 0, 1)  # step of the slow critic per update (v1 and v2: 0.02)
-    slow_weight: float = number(1, 0, 100)  # of the loss that keeps the critic near it (v2)
+    slow_weight: float = number(1, 0, 100)  # of what keeps the critic near its slow copy (v2)
     replay_value_weight: float = number(0.3, 0, 100)  # of the critic's loss on real rewards (v2)
     grad_clip: float = number(100, 1e-6, 1e9)  # largest gradient norm of model, actor and critic
     lr_halving: int = number(2_000, 1, 10**9)  # updates until rates are halved (rate_factor)

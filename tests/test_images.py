@@ -363,9 +363,20 @@ def test_rendered_pixels_by_gymnasiums_own_wrappers():
     assert agent.images == ((32, 32, 3),) and agent.obs_size == 32 * 32 * 3
 
 
+def breakout():
+    """Atari's, as docs/environments.md has it."""
+    gym.register_envs(pytest.importorskip("ale_py"))
+    env = gym.make("ALE/Breakout-v5", frameskip=1)
+    return wrappers.AtariPreprocessing(env, screen_size=64, grayscale_obs=False)
+
+
 @pytest.mark.parametrize(
     ("env", "package", "image"),
-    [("MinAtar/Breakout-v1", "minatar.gym", (10, 10, 4)), ("CarRacing-v3", "Box2D", (96, 96, 3))],
+    [
+        ("MinAtar/Breakout-v1", "minatar.gym", (10, 10, 4)),
+        ("CarRacing-v3", "Box2D", (96, 96, 3)),
+        (breakout, "ale_py", (64, 64, 3)),
+    ],
 )
 def test_environments_of_others(env, package, image):
     module = pytest.importorskip(package)

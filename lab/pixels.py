@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import animations
-from lab.style import DREAM, REAL, STYLE, WIDTH, save
+from lab.style import BEFORE, DREAM, HARM, REAL, STYLE, WIDTH, save
 import gymnasium as gym
 import matplotlib
 import numpy as np
@@ -74,23 +74,25 @@ def watched(agent: DreamerAgent, env: Any, seed: int) -> tuple[Episode, dict[str
 
 @matplotlib.rc_context(STYLE)
 def filmstrip(pictures: dict[str, np.ndarray], title: str, path: Path | str) -> None:
-    """Three rows: real frames, the same as the agent's state has them, and the dream."""
+    """Four rows: real frames, the same as the agent's state has them, the dream, and where the
+    dream differs from the real frame."""
     shown = [t for t in SHOWN if t < len(pictures["real"])]
-    fig = Figure(figsize=(WIDTH, 2.6), layout="constrained")
-    axes = fig.subplots(3, len(shown), squeeze=False)
-    rows = {"real": ("real", 0), "seen": ("seen", 0), "dream": ("dreamed", CONTEXT)}
-    for line, (key, (label, first)) in zip(axes, rows.items(), strict=True):
+    fig = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axes = fig.subplots(4, len(shown), squeeze=False)
+    away = np.abs(pictures["dream"].astype(int) - pictures["real"][CONTEXT:]).max(-1)
+    rows = {"real": (REAL, pictures["real"]), "seen": (REAL, pictures["seen"])}
+    rows |= {"dreamed": (DREAM, pictures["dream"]), "differs": (HARM, 255 - away)}
+    for line, (label, (color, frames)) in zip(axes, rows.items(), strict=True):
+        first = len(pictures["real"]) - len(frames)
         for ax, t in zip(line, shown, strict=True):
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
+            ax.spines[:].set(visible=t >= first, color=BEFORE)
             if t >= first:
-                ax.imshow(pictures[key][t - first])
-            else:
-                ax.axis("off")
-            if key == "real":
-                ax.set_title(str(t))
-        line[0].axis("on")
-        line[0].set_ylabel(label, color=DREAM if key == "dream" else REAL)
+                ax.imshow(frames[t - first], cmap="gray", vmin=0, vmax=255)
+        line[0].set_ylabel(label, color=color)
+    for ax, t in zip(axes[0], shown, strict=True):
+        ax.set_title(str(t))
     fig.suptitle(title)
     fig.supxlabel(f"frame; the dream has seen the first {CONTEXT} and the actions, nothing else")
     save(fig, path)
@@ -103,18 +105,19 @@ def real_beside_dreamed(
     ours = np.concatenate([pictures["seen"][:CONTEXT], pictures["dream"]])
     frames, captions = [], []
     for t, (real, own) in enumerate(zip(pictures["real"], ours, strict=True)):
-        bar = np.full((real.shape[0], 2, 3), 255, np.uint8)
+        bar = np.full((real.shape[0], 1, 3), 128, np.uint8)
         both = np.concatenate([real, bar, own], 1)
         frames.append(both.repeat(scale, 0).repeat(scale, 1))
-        what = "seeing" if t < CONTEXT else f"dreaming, {t - CONTEXT + 1} frames from the last seen"
-        captions.append(f"real | {what}")
+        what = "what it sees" if t < CONTEXT else f"its dream, frame {t - CONTEXT + 1}"
+        captions.append(f"left: real, right: {what}")
     return animations.write_gif(frames, captions, title, path, milliseconds=100, cut=False)
 
 
 def draw_all(agent: DreamerAgent, env: Any, seed: int, folder: Path, stem: str) -> list[Path]:
     """Filmstrip and GIF of one episode, below `folder`."""
     episode, pictures = watched(agent, env, seed)
-    title = f"{stem}: one episode, return {episode['reward'].sum():.0f}"
+    name = stem.partition("_")[2].replace("_", " ")
+    title = f"{name}: one greedy episode, return {episode['reward'].sum():.0f}"
     paths = [folder / f"{stem}_filmstrip.png", folder / f"{stem}_dream.gif"]
     filmstrip(pictures, title, paths[0])
     real_beside_dreamed(pictures, title, paths[1])

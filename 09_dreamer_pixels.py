@@ -56,10 +56,11 @@ def main(args: Args) -> None:
     for path in pixels.draw_all(run.agent, env, args.seed, args.run_dir, f"09_{task}"):
         print(f"Picture:   {cli.short(path)}")
     found = pixels.linear_probe(run.agent, env)
-    print(f"Probe:     R² of a linear map to the true state {[round(x, 3) for x in found['r2']]}")
+    print(f"Probe:     R² of a linear map to the true state {found['r2']}")
 
     # Keep the numbers, draw them over those of the committed seeds, say what came of it.
-    results.finish(args, task, original, threshold, run, returns, after="04_visualize.py")
+    after = "04_visualize.py"
+    results.finish(args, task, original, threshold, run, returns, after, probe=found)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,8 @@ def linear_probe(
     x, new_x = (np.pad(part, ((0, 0), (0, 1)), constant_values=1) for part in (x, new_x))
     weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ ((y - mean) / spread))
     error = np.square(new_x @ weights * spread + mean - new_y).mean(0)
-    return {"r2": (1 - error / new_y.var(0)).tolist(), "rmse": np.sqrt(error).tolist()}
+    found = {"r2": 1 - error / new_y.var(0), "rmse": np.sqrt(error)}
+    return {name: values.round(4).tolist() for name, values in found.items()}
 
 
 def true_state(world: AgentEnv) -> np.ndarray:

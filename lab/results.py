@@ -10,7 +10,7 @@ A file of assets/results holds `env_id`, `threshold`, `random_return` (mean of 1
 `cpu_minutes`, `cpu`, `curve` (mean return of each greedy evaluation during training),
 `train_returns` (step and return of each training episode), `final_returns` (greedy episodes after
 training) and `diagnostics` (evaluation rows and every few report rows of the log, enough to draw
-the training figure).
+the training figure). 09's have `probe` too, what lab.pixels.linear_probe found.
 """
 
 import contextlib
@@ -50,14 +50,21 @@ REPORT_ROWS = 50  # of a run's report rows, kept in its entry
 
 
 def finish(
-    args: Args, task: str, env_id: str, threshold: float, run: Run, returns: np.ndarray, after: str
+    args: Args,
+    task: str,
+    env_id: str,
+    threshold: float,
+    run: Run,
+    returns: np.ndarray,
+    after: str,
+    **more: Any,
 ) -> None:
     """Record a finished run, draw it over the committed seeds, and say what came of it.
 
-    returns: of the greedy evaluation after training; after: the script to run next. All files go
-    to the run's folder.
+    returns: of the greedy evaluation after training; after: the script to run next; more: what its
+    entry holds besides. All files go to the run's folder.
     """
-    entry, minutes = run_entry(run, returns), run.minutes
+    entry, minutes = run_entry(run, returns) | more, run.minutes
     mean, worst = float(returns.mean()), float(returns.min())
     found = {"return": mean, "worst_episode": worst, "threshold": threshold, "minutes": minutes}
     write_json(args.run_dir / "result.json", found | {"config": entry["config"], "entry": entry})

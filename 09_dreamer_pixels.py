@@ -23,10 +23,9 @@ from lab import cli, pixels, results
 
 from dreamer import Config, evaluate, train
 
-# Task -> the environment, the one whose pictures they are, the threshold (-200 is ours).
-TASKS = {
-    "pendulum": ("lab.pixels:PixelPendulum-v0", "Pendulum-v1", -200),
-    "cartpole": ("lab.pixels:PixelCartPole-v0", "CartPole-v1", 475),
+TASKS = {  # id and threshold of the environment (-200 is ours)
+    "pendulum": ("lab.pixels:PixelPendulum-v0", -200),
+    "cartpole": ("lab.pixels:PixelCartPole-v0", 475),
 }
 CONFIG = Config(steps=20_000, train_ratio=64, action_repeat=2, eval_cost=1)
 
@@ -41,7 +40,7 @@ class Args(cli.Args):
 
 
 def main(args: Args) -> None:
-    env, original, threshold = TASKS[args.task]
+    env, threshold = TASKS[args.task]
 
     # Learn: a little from the real environment, most of it in dreams.
     run = train(
@@ -60,7 +59,7 @@ def main(args: Args) -> None:
 
     # Keep the numbers, draw them over those of the committed seeds, say what came of it.
     after = "04_visualize.py"
-    results.finish(args, task, original, threshold, run, returns, after, probe=found)
+    results.finish(args, task, env, threshold, run, returns, after, probe=found)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def make_job(path: Path, name: str, seed: int, flags: argparse.Namespace) -> Scr
     args = cli.parse(path, None, module.CONFIG, argv, getattr(module, "Args", cli.Args))
     env_id, threshold = getattr(module, "ENV", ""), getattr(module, "THRESHOLD", 0)
     if task:
-        _, env_id, threshold = module.TASKS[task]
+        env_id, threshold = module.TASKS[task]
     return ScriptJob(
         name=name,
         seed=seed,

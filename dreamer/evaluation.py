@@ -167,8 +167,8 @@ def random_returns(env: EnvSpec, episodes: int = 100, seed: int = 0) -> np.ndarr
     """Returns (episodes,) of uniformly random actions, one a step: what learning must beat."""
     with contextlib.closing(AgentEnv(env)) as world:
         choose = chance_chooses(world, 1, derive_seed(seed, EXPLORATION))
-        played = [play(world, choose, derive_seed(seed, EVALUATION, i)) for i in range(episodes)]
-    return np.array([episode["reward"].sum(dtype=float) for episode in played])
+        seeds = [derive_seed(seed, EVALUATION, i) for i in range(episodes)]
+        return np.array([play(world, choose, s)["reward"].sum(dtype=float) for s in seeds])
 
 
 # ---------------------------------------------------------------- real episodes

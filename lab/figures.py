@@ -87,7 +87,9 @@ def training_figure(
         bounded = "entropy" in lines and max_entropy is not None and panel.has_data()
         if bounded:
             panel.axhline(max_entropy, color=RANDOM, ls="--", label="uniform policy")
-        if panel.has_data() and lines is not LOSSES:
+        if lines is IMAGE_ERRORS:
+            panel.set_yscale("log")
+        elif panel.has_data() and lines is not LOSSES:
             panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
         finish(panel, name, "environment steps", unit, legend=bounded or "dream" in name)
     draw_calibration(ax[5], groups)

@@ -94,7 +94,8 @@ def draw(
     """The training figure of runs, over those of before in grey."""
     space = gym.make(env_id).action_space
     uniform = math.log(space.n) if isinstance(space, gym.spaces.Discrete) else None  # nats
-    figures.training_figure(env_id, runs, threshold, chance, figure, before, uniform)
+    title = env_id.rpartition(":")[2]  # without the module that registers it
+    figures.training_figure(title, runs, threshold, chance, figure, before, uniform)
 
 
 def run_entry(run: Run, returns: np.ndarray) -> dict[str, Any]:

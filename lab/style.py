@@ -109,8 +109,9 @@ def draw_logged(ax: Axes, groups: tuple, kind: str, lines: dict[str, tuple[str, 
             curves = []
             for run in group:
                 rows = [r for r in run.get("diagnostics", []) if r["kind"] == kind and key in r]
-                if rows:
-                    steps, values = np.array([[r["step"], r[key]] for r in rows]).T
+                drawn = rows if lines is not LOSSES else [r for r in rows if r[key]]  # log: no 0
+                if drawn:
+                    steps, values = np.array([[r["step"], r[key]] for r in drawn]).T
                     curves.append((steps, smooth(values, 5 if kind == "report" else 1)))
             if curves:
                 draw_seeds(ax, curves, shade, label=label, zorder=2 if label else 1.5)

@@ -86,7 +86,7 @@ def test_a_job_is_known_by_the_folder_and_config_of_its_script(started, monkeypa
     for job, task in zip(started[6], ("pendulum", "cartpole"), strict=True):
         assert job.folder == str(cli.ROOT / "runs" / f"09_dreamer_pixels_{task}" / "seed0")
         assert job.command[1:] == ["--seed", "0", "--task", task, "--resume"]
-    assert (job.env_id, job.threshold) == ("CartPole-v1", 475)
+    assert (job.env_id, job.threshold) == ("lab.pixels:PixelCartPole-v0", 475)
 
 
 def test_one_that_fails_is_told_by_table_and_exit_status(monkeypatch, capsys):

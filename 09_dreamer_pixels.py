@@ -8,9 +8,9 @@ and every number of `Config` but the first three, is as it was.
 
 You will see the return against environment steps; then a filmstrip: real frames, the same frames
 as the model's state has them, and a dream that has seen five frames and goes on for fifty with the
-actions alone; and the same as a GIF.
-
-How well it learns has not been measured yet.
+actions alone; and the same as a GIF. At last a linear map reads the true state, velocities too,
+from the model's. A run takes half an hour on one core. What was measured is in the README's table,
+made from assets/results/pixel_pendulum.json and pixel_cartpole.json.
 
     python 09_dreamer_pixels.py            Pendulum
     python 09_dreamer_pixels.py --task cartpole

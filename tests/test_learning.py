@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from lab import spaces
 import pytest
 from conftest import quiet_train
 
@@ -30,3 +33,11 @@ def test_it_learns_cartpole():
     agent = quiet_train("CartPole-v1", config).agent
     returns = evaluate(agent, "CartPole-v1", 20, seed=1)
     assert returns.mean() > 150, returns
+
+
+def test_it_remembers():
+    """A cue, and a question 8 rows later. (By chance half of the answers are right. One or two
+    minutes.)"""
+    env, threshold, config = spaces.TASKS["recall_8"]
+    agent = quiet_train(env, replace(config, steps=7_000, evals=0)).agent
+    assert evaluate(agent, env, 100, seed=1).mean() >= threshold

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "assets" / "results"
 TASKS = ("cartpole", "pendulum", "acrobot", "lunar_lander")
+PIXELS = ("pixel_pendulum", "pixel_cartpole")
 BASELINES = {"cartpole": "ppo dqn", "pendulum": "ppo sac"} | dict.fromkeys(TASKS[2:], "ppo dqn")
 T_975 = 2.776  # Student's t, 97.5%, 4 degrees of freedom: five paired seeds
 
@@ -29,6 +30,11 @@ def table(name: str, first: str) -> list[list[str]]:
     """The cells below the head of the table of a page whose first line begins with `first`."""
     (rows,) = re.findall(rf"^{re.escape(first)}.*\n\|[-| ]+\n((?:\|.*\n)+)", page(name), re.M)
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.splitlines()]
+
+
+def name(data: dict) -> str:
+    """The environment's, without the module that registers it."""
+    return data["env_id"].rpartition(":")[2]
 
 
 def means(data: dict) -> np.ndarray:
@@ -65,19 +71,18 @@ def solved(data: dict) -> tuple[float, float, int, str]:
 
 def test_the_readme_is_short_and_starts_quickly():
     lines = page("README.md").splitlines()
-    assert len(lines) <= 205
+    assert len(lines) <= 200
     assert len(page("README.md").split()) <= 2_600
     assert lines.index("## Quick start") < 40
 
 
 def test_the_readmes_table_agrees_with_the_committed_results():
-    rows = table("README.md", "| Task | Steps | Return, mean of 5 seeds |")
+    rows = table("README.md", "| Task | Steps | Return, mean of seeds |")
     expected = []
-    for data in map(load, TASKS):
+    for data in map(load, TASKS + PIXELS):
         returns = means(data)
-        assert len(returns) == 5
         values = f"{returns.mean():.1f}", f"{returns.min():.1f}", f"{data['threshold']:g}"
-        expected.append([data["env_id"], steps(data), *values, minutes(data, "cpu_minutes")])
+        expected.append([name(data), steps(data), *values, minutes(data, "cpu_minutes")])
     assert rows == expected
 
 
@@ -118,19 +123,41 @@ def test_the_tree_shows_every_module_and_script():
 def test_the_tables_of_results_agree_with_the_committed_runs():
     numbers = table("docs/results.md", "| Task | Steps | Mean of seeds |")
     seeds = table("docs/results.md", "| Task | Seed 20 |")
+    seeds += table("docs/results.md", "| Task | Seed 0 |")
     made = table("docs/results.md", "| Task | `train_ratio` |")
-    for row, by_seed, how, data in zip(numbers, seeds, made, map(load, TASKS), strict=True):
+    tasks = map(load, TASKS + PIXELS)
+    for row, by_seed, how, data in zip(numbers, seeds, made, tasks, strict=True):
         returns, config = means(data), data["runs"][0]["config"]
         step, minute, _, later = solved(data)
         values = returns.mean(), returns.std(ddof=1), returns.min(), data["random_return"]
         mean, std, worst, chance = (f"{value:.1f}" for value in values)
-        run = [data["env_id"], steps(data), mean, std, worst, f"{data['threshold']:g}", chance]
+        run = [name(data), steps(data), mean, std, worst, f"{data['threshold']:g}", chance]
         times = [minutes(data), minutes(data, "cpu_minutes")]
         assert row == [*run, *times, f"step {step:,}, {minute:.1f} minutes", later]
-        assert by_seed == [data["env_id"], *(f"{value:.1f}" for value in returns)]
+        assert by_seed == [name(data), *(f"{value:.1f}" for value in returns)]
         settings = f"{config['train_ratio']:g}", str(config["action_repeat"]), data["cpu"]
-        assert how[:4] == [data["env_id"], *settings]
+        assert how[:4] == [name(data), *settings]
         assert (ROOT / how[4].split()[1]).exists()
+
+
+def test_what_the_probe_reads_is_what_was_found():
+    lowest = []
+    for data in map(load, PIXELS):
+        lowest += np.min([run["probe"]["r2"] for run in data["runs"]], axis=0).tolist()
+    shown = table("docs/results.md", "| Read from the model's state |")
+    assert [row[1] for row in shown] == [f"{value:.3f}" for value in lowest]
+
+
+def test_what_is_remembered_is_what_was_found():
+    rows = []
+    for delay in ("8", "16", "32"):
+        data = load(f"spaces/recall_{delay}")
+        config = data["runs"][0]["config"]
+        right = ", ".join(f"{mean:.0%}" for mean in means(data))
+        row = [delay, str(config["seq_len"]), f"{config['train_ratio']:g}", right]
+        rows.append([*row, f"{solved(data)[0]:,}"])
+        assert len(data["runs"]) == 3 and config["categoricals"] == 4
+    assert table("docs/environments.md", "| Rows between |") == rows
 
 
 def test_the_comparison_agrees_with_the_committed_runs():

@@ -51,8 +51,19 @@ def test_what_is_shipped_was_made_with_the_script_s_config(task):
     assert dataclasses.asdict(load_agent(path, "cpu").config) in configs
 
 
+@pytest.mark.parametrize("task", ["pendulum", "cartpole"])
+def test_what_is_shipped_of_09_was_made_with_its_config(task):
+    script = importlib.import_module("09_dreamer_pixels")
+    data = results.load(results.RESULTS / f"pixel_{task}.json")
+    assert (data["env_id"], data["threshold"]) == script.TASKS[task]
+    configs = [dataclasses.asdict(script.CONFIG) | {"seed": seed} for seed in range(3)]
+    assert [run["config"] for run in data["runs"]] == configs
+    agent = load_agent(ROOT / "assets" / "agents" / f"pixel_{task}.pt", "cpu")
+    assert dataclasses.asdict(agent.config) in configs and agent.images == ((64, 64, 3),)
+
+
 @pytest.mark.scripts
-@pytest.mark.parametrize("task", TASKS.values())
+@pytest.mark.parametrize("task", results.SCRIPTS)
 def test_the_shipped_agents_do_their_task(task):
     data = results.load(results.RESULTS / f"{task}.json")
     agent = load_agent(ROOT / "assets" / "agents" / f"{task}.pt", "cpu")

@@ -1,6 +1,6 @@
 """Environments whose spaces are no vectors, or that ask for memory, learned from the first step on.
 
-    python -m lab.spaces              trains three seeds of each, over an hour on one core
+    python -m lab.spaces              trains three seeds of each, some two hours on one core
     python -m lab.spaces --plot-only  draws assets/spaces.png anew from assets/results/spaces
 
 It also registers them with Gymnasium, so that `--env lab.spaces:TwoJoints-v0` works.

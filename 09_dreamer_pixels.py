@@ -3,14 +3,15 @@
 Pendulum or CartPole, as they draw themselves, cut to where anything happens, 64 x 64 pixels in
 three colours (lab/pixels.py). An observation was three or four numbers before and is 12,288 now,
 and none of them is a velocity: in one frame nothing moves. The memory of the world model has to
-supply it. Encoder and decoder are convolutions, chosen by the observation space; everything else,
-and every number of `Config` but the first three, is as it was.
+supply it. Encoder and decoder are convolutions, chosen by the observation space, and a pixel's
+error has weight 1. All else is as it was, and so is every number of `Config` but the four below, of
+which `eval_cost` says only how often the agent is judged.
 
 You will see the return against environment steps; then a filmstrip: real frames, the same frames
 as the model's state has them, and a dream that has seen five frames and goes on for fifty with the
 actions alone; and the same as a GIF. At last a linear map reads the true state, velocities too,
-from the model's. A run takes half an hour on one core. What was measured is in the README's table,
-made from assets/results/pixel_pendulum.json and pixel_cartpole.json.
+from the model's. A run takes 30 to 40 minutes on one core. What was measured is in the README's
+table, made from assets/results/pixel_pendulum.json and pixel_cartpole.json.
 
     python 09_dreamer_pixels.py            Pendulum
     python 09_dreamer_pixels.py --task cartpole
@@ -58,8 +59,7 @@ def main(args: Args) -> None:
     print(f"Probe:     R² of a linear map to the true state {found['r2']}")
 
     # Keep the numbers, draw them over those of the committed seeds, say what came of it.
-    after = "04_visualize.py"
-    results.finish(args, task, env, threshold, run, returns, after, probe=found)
+    results.finish(args, task, env, threshold, run, returns, after="", probe=found)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Registered with Gymnasium: `lab.pixels:PixelPendulum-v0` and `lab.pixels:PixelCartPole-v0`. Each
 frame is the environment's own drawing, made small by Gymnasium's own wrappers. Before that the
 part is cut out in which anything ever happens: the sky above the cart and the ground under it,
-and the margin that the pendulum cannot reach, are empty. ResizeObservation needs OpenCV.
+and the margin that the pendulum cannot reach, are empty. The pendulum's curved arrow is the last
+torque. ResizeObservation needs OpenCV.
 """
 
 import contextlib
@@ -60,14 +61,16 @@ def images_of(agent: DreamerAgent, obs: np.ndarray) -> np.ndarray:
 
 def watched(agent: DreamerAgent, env: Any, seed: int) -> tuple[Episode, dict[str, np.ndarray]]:
     """One greedy episode, and its pictures (T, H, W, 3): `real`, `seen`, what the agent's state
-    says of a frame that it has just seen, and `dream`, from frame CONTEXT on without seeing one."""
+    says of a frame that it has just seen, and `dream`, from frame CONTEXT on (in a short episode
+    its last frame) without seeing one."""
     c = agent.config
     with contextlib.closing(AgentEnv(env, c.action_repeat, c.max_episode_steps)) as world:
         episode = play(world, agent_chooses(agent, seed), seed)
     part = {name: rows[: CONTEXT + LENGTH] for name, rows in episode.items()}
     with torch.inference_mode():
         seen = agent.decoder.predict(filter_episode(agent, part, seed)).cpu().numpy()
-    dream = open_loop(agent, part["obs"][None], part["action"][None], CONTEXT, seed)["obs"][0]
+    context = min(CONTEXT, len(part["obs"]) - 1)
+    dream = open_loop(agent, part["obs"][None], part["action"][None], context, seed)["obs"][0]
     found = {"real": part["obs"], "seen": seen, "dream": dream}
     return episode, {name: images_of(agent, obs) for name, obs in found.items()}
 
@@ -79,7 +82,8 @@ def filmstrip(pictures: dict[str, np.ndarray], title: str, path: Path | str) -> 
     shown = [t for t in SHOWN if t < len(pictures["real"])]
     fig = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = fig.subplots(4, len(shown), squeeze=False)
-    away = np.abs(pictures["dream"].astype(int) - pictures["real"][CONTEXT:]).max(-1)
+    context = len(pictures["real"]) - len(pictures["dream"])
+    away = np.abs(pictures["dream"].astype(int) - pictures["real"][context:]).max(-1)
     rows = {"real": (REAL, pictures["real"]), "seen": (REAL, pictures["seen"])}
     rows |= {"dreamed": (DREAM, pictures["dream"]), "differs": (HARM, 255 - away)}
     for line, (label, (color, frames)) in zip(axes, rows.items(), strict=True):
@@ -94,7 +98,7 @@ def filmstrip(pictures: dict[str, np.ndarray], title: str, path: Path | str) -> 
     for ax, t in zip(axes[0], shown, strict=True):
         ax.set_title(str(t))
     fig.suptitle(title)
-    fig.supxlabel(f"frame; the dream has seen the first {CONTEXT} and the actions, nothing else")
+    fig.supxlabel(f"frame; the dream has seen the first {context} and the actions, nothing else")
     save(fig, path)
 
 
@@ -102,13 +106,14 @@ def real_beside_dreamed(
     pictures: dict[str, np.ndarray], title: str, path: Path | str, scale: int = 4
 ) -> int:
     """A GIF: the real frame at the left, the agent's own beside it. Returns its size in bytes."""
-    ours = np.concatenate([pictures["seen"][:CONTEXT], pictures["dream"]])
+    context = len(pictures["real"]) - len(pictures["dream"])
+    ours = np.concatenate([pictures["seen"][:context], pictures["dream"]])
     frames, captions = [], []
     for t, (real, own) in enumerate(zip(pictures["real"], ours, strict=True)):
         bar = np.full((real.shape[0], 1, 3), 128, np.uint8)
         both = np.concatenate([real, bar, own], 1)
         frames.append(both.repeat(scale, 0).repeat(scale, 1))
-        what = "what it sees" if t < CONTEXT else f"its dream, frame {t - CONTEXT + 1}"
+        what = "what it sees" if t < context else f"its dream, frame {t - context + 1}"
         captions.append(f"left: real, right: {what}")
     return animations.write_gif(frames, captions, title, path, milliseconds=100, cut=False)
 

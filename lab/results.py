@@ -61,8 +61,8 @@ def finish(
 ) -> None:
     """Record a finished run, draw it over the committed seeds, and say what came of it.
 
-    returns: of the greedy evaluation after training; after: the script to run next; more: what its
-    entry holds besides. All files go to the run's folder.
+    returns: of the greedy evaluation after training; after: the script to run next, or ""; more:
+    what its entry holds besides. All files go to the run's folder.
     """
     entry, minutes = run_entry(run, returns) | more, run.minutes
     mean, worst = float(returns.mean()), float(returns.min())
@@ -75,6 +75,7 @@ def finish(
     agent = short(args.run_dir / "agent.pt")
     where = ["--seed", str(args.seed)] if args.seed else []
     where += [] if args.base == ROOT / "runs" else ["--out", str(short(args.base))]
+    where = where if after else ["--agent", str(agent)]
     pictures = shlex.join(["python", str(short(ROOT / "04_visualize.py")), *where])
     grey = ", the committed seeds in grey" if ours else ""
     print(
@@ -84,7 +85,7 @@ def finish(
         f"Figure:    {short(figure)} (this run in blue{grey})\n"
         f"Agent:     {agent}\n"
         f"Watch it:  python -m dreamer watch {shlex.quote(str(agent))} --env {run.env.spec_name}\n"
-        f"Next:      python {after}, or {pictures} to see what this one dreams"
+        f"Next:      {f'python {after}, or ' * bool(after)}{pictures} to see what this one dreams"
     )
 
 

@@ -403,8 +403,10 @@ def test_the_films_rows_and_frames(tmp_path):
         "dream": (rows - pixels.CONTEXT, 16, 12, 3),
     }
     np.testing.assert_array_equal(pictures["real"][3].ravel(), episode["obs"][3])
-    paths = pixels.draw_all(agent, TASKS["colour"], 0, tmp_path, "slide")
-    assert Image.open(paths[1]).n_frames == rows and Image.open(paths[0]).width > 800
+    short = lambda: wrappers.TimeLimit(TASKS["colour"](), 2)  # noqa: E731
+    for env, frames in (TASKS["colour"], rows), (short, 3):
+        paths = pixels.draw_all(agent, env, 0, tmp_path, "slide")
+        assert Image.open(paths[1]).n_frames == frames and Image.open(paths[0]).width > 800
 
 
 def test_the_probe_reads_what_is_there(monkeypatch):

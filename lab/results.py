@@ -73,10 +73,8 @@ def finish(
     figure = args.run_dir / f"{args.script.stem[:2]}_{task}_training.png"
     draw(env_id, [entry], threshold, chance, figure, ours["runs"] if ours else [])
     agent = short(args.run_dir / "agent.pt")
-    where = ["--seed", str(args.seed)] if args.seed else []
-    where += [] if args.base == ROOT / "runs" else ["--out", str(short(args.base))]
-    where = where if after else ["--agent", str(agent)]
-    pictures = shlex.join(["python", str(short(ROOT / "04_visualize.py")), *where])
+    script = str(short(ROOT / "04_visualize.py"))
+    pictures = shlex.join(["python", script, "--agent", str(agent)])
     grey = ", the committed seeds in grey" if ours else ""
     print(
         f"{env_id}, seed {args.seed}: mean return {mean:.1f} over {len(returns)} greedy episodes "

@@ -106,12 +106,17 @@ def measured(monkeypatch):
     return calls
 
 
-def finish(folder, returns, task="cartpole", seed=7):
+def finish(folder, returns, task="cartpole", seed=7, after="03_next.py"):
     script = cli.ROOT / "02_dreamer_cartpole.py"
     args = cli.parse(script, None, Config(), ["--seed", str(seed), "--out", str(folder)])
     returns = np.array(returns)
-    results.finish(args, task, "CartPole-v1", 475, make_run(seed), returns, "03_next.py")
+    results.finish(args, task, "CartPole-v1", 475, make_run(seed), returns, after)
     return args.run_dir
+
+
+def test_the_last_script_has_no_next_one(tmp_path, capsys, drawn):
+    finish(tmp_path, [1], after="")
+    assert capsys.readouterr().out.splitlines()[4].split()[:2] == ["Next:", "python"]
 
 
 @pytest.mark.parametrize(("mean", "verdict"), [(474.9, "NOT reached"), (475.0, "475 reached")])
@@ -127,7 +132,9 @@ def test_finish_tells_the_truth(tmp_path, monkeypatch, capsys, drawn, mean, verd
     assert os.path.join(folder, "02_cartpole_training.png") in lines[1] and agent in lines[2]
     watch = ["-m", "dreamer", "watch", agent, "--env", "CartPole-v1"]
     assert shlex.split(lines[3].split(":", 1)[1])[1:] == watch
-    assert "03_next.py" in lines[4] and "04_visualize.py" in lines[4]
+    following, look = lines[4].split(", or ")
+    assert following.split() == ["Next:", "python", "03_next.py"]
+    assert shlex.split(look)[2:4] == ["--agent", agent] and "04_visualize.py" in look
 
     result = json.loads((run_dir / "result.json").read_text())
     expected = ["return", "worst_episode", "threshold", "minutes", "config", "entry"]

@@ -11,7 +11,7 @@ and lost again by one run, whose cart drifted off the track (docs/tuning_first_v
 The loop below is the one that `train` runs in the scripts that follow (dreamer/training.py); what
 acts and counts in it is dreamer/run.py. You will see a figure of the return against environment
 steps, between the random policy's and the threshold, with the losses and how good the dreams are
-below it. What was measured (return, seeds, steps, minutes, CPU) is in the README's table, made from
+below it. What was measured (return, seeds, steps, minutes, CPU) is in docs/results.md, made from
 assets/results/cartpole.json.
 
     python 02_dreamer_cartpole.py
@@ -39,8 +39,8 @@ def main(args: cli.Args) -> None:
             # first, random ones.
             while run.updates < run.updates_due():
                 batch = run.sample()  # windows of replayed rows, (B, T) of each field
-                # The world model, then dreams, then actor and critic. `states`: what the model now
-                # makes of these rows; the windows that start in the next ones begin from there.
+                # The world model, then dreams, then actor and critic. `states`: the model's new
+                # states of these rows. They replace the stored ones, from which windows begin.
                 metrics, states = agent.update(batch)
                 run.learned(batch["index"], metrics, states)
                 session.pause()  # here the run may be saved, or stopped by Ctrl-C

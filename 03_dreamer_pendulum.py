@@ -6,7 +6,7 @@ normal distribution instead of a categorical one; the rest of the algorithm, and
 speed and torque, and the environment names no threshold: -200 is ours.
 
 You will see a figure of the return against environment steps, with the losses and how good the
-dreams are. What was measured (return, seeds, steps, minutes, CPU) is in the README's table, made
+dreams are. What was measured (return, seeds, steps, minutes, CPU) is in docs/results.md, made
 from assets/results/pendulum.json.
 
     python 03_dreamer_pendulum.py

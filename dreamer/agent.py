@@ -46,9 +46,9 @@ def model_loss(
 
 
 def rate_factor(config: Config, updates: int) -> float:
-    """What all learning rates are multiplied with after so many updates: from 1 down to 0.3, and
-    over the last quarter of the run to a twentieth of that, so that it ends with what it had
-    learned."""
+    """Factor of all learning rates after so many updates: 1 / (1 + updates / lr_halving), but at
+    least 0.3; over the last quarter of the run, times what falls from 1 to 0.05, so that nothing is
+    unlearned at the end."""
     left = 1 - updates / max(1, config.updates_after(config.steps))
     return max(0.3, 1 / (1 + updates / config.lr_halving)) * min(1.0, max(0.05, 4 * left))
 
@@ -63,12 +63,12 @@ def dream_weight(cont: Tensor, gamma: float) -> Tensor:
 
 
 def reinforce_loss(log_prob: Tensor, adv: Tensor, entropy: Tensor, weight: Tensor, ent_coef: float):
-    """`-E[weight (sg(A) ln π(a|s) + η H[π])]` (v2, eq. 6); all (N, H), a scalar comes out."""
+    """`-E[weight (sg(A) ln π(a|s) + η entropy)]` (v2, eq. 6); all (N, H), a scalar comes out."""
     return -(weight * (adv.detach() * log_prob + ent_coef * entropy)).mean()
 
 
 def pathwise_loss(ret: Tensor, ret_scale: Tensor, entropy: Tensor, weight: Tensor, ent_coef: float):
-    """`-E[weight (R / S + η H[π])]`, R differentiable in the actions through the world model
+    """`-E[weight (R / S + η entropy)]`, R differentiable in the actions through the world model
     (v1, "Actor learning", for continuous actions); all (N, H), a scalar comes out."""
     return -(weight * (ret / ret_scale + ent_coef * entropy)).mean()
 
@@ -166,8 +166,9 @@ class DreamerAgent(nn.Module):
         """Filter one observation per environment and choose actions.
 
         obs (N, O), is_first (N,) bool; state: what the last call returned (None at first). Returns
-        actions (N, A), one-hot or in about [-1, 1], and the state for the next call. `greedy`
-        takes the policy's mode. rng: the source of randomness, the agent's own if None.
+        actions (N, A), one-hot, or normal samples not yet clipped to [-1, 1], and the state for the
+        next call. `greedy` takes the policy's mode. rng: the source of
+        randomness, the agent's own if None.
         """
         rng = self.rng if rng is None else rng
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.device)[:, None]

@@ -15,7 +15,7 @@ def number(default: float, low: float, high: float) -> Any:
 
 @dataclass(frozen=True)
 class Config:
-    """The numbers of the algorithm, the same for all tasks; scripts set the first three.
+    """The numbers of the algorithm. Tasks differ in the first three, and in `eval_cost`.
 
     v1 and v2 are the two versions of arXiv 2301.04104, "authors" is their code. Each field reads
     `number(default, smallest, largest)`.
@@ -41,11 +41,11 @@ class Config:
     # Networks
     deter: int = number(128, 1, 10**4)  # D, size of the GRU state: larger is slower
     hidden: int = number(128, 1, 10**4)  # width of every MLP
-    layers: int = number(2, 1, 20)  # blocks of every MLP
+    layers: int = number(2, 1, 20)  # blocks of every MLP but the RSSM's, which have 1
     depth: int = number(8, 1, 1024)  # channels of the first of an image's stages (authors: 4 to 64)
     categoricals: int = number(16, 1, 1000)  # S, number of categoricals in a latent
     classes: int = number(16, 2, 1000)  # K, classes of each
-    unimix: float = number(0.01, 0, 0.5)  # uniform share in latents (v2) and discrete policy (v1)
+    unimix: float = number(0.01, 0, 0.5)  # uniform share in latents and discrete policy (v1 and v2)
 
     # World model
     beta_obs: float = number(3, 0, 10**6)  # weight of the squared error (v2: 1/2 in these units)

@@ -1,4 +1,4 @@
-"""Gymnasium environments as the agent sees them: flat float32 in, scaled or one-hot actions out."""
+"""Gymnasium environments as the agent sees them: flat actions in, flat float32 observations out."""
 
 import contextlib
 import itertools
@@ -35,7 +35,7 @@ class EnvFault(ValueError):
 
 
 class AgentEnv:
-    """One Gymnasium environment (not a batch of them) with float32 vectors in and flat actions.
+    """One Gymnasium environment (not a batch): flat actions in, flat float32 observations out.
 
     Observations of any space of numbers are flattened, categories become one-hot vectors
     (`gymnasium.spaces.flatten`). Actions go in as the agent makes them: for `Box` in [-1, 1]
@@ -82,7 +82,7 @@ class AgentEnv:
             raise
 
     def _look(self) -> None:
-        """What goes in and out."""
+        """Sizes and parts of observations and actions."""
         try:
             self.obs_space: Any = self.env.observation_space
             self.action_space: Any = self.env.action_space

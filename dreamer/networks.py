@@ -155,11 +155,11 @@ class ObsNorm(nn.Module):
 
     Symlog alone leaves an angle of ±0.1 rad so small that the decoder's squared error hardly
     notices it. Running averages over replayed batches, debiased, and none before the first; a
-    (nearly) constant dimension is not blown up. The bound is for what seldom happens, such as a
-    contact: it would outweigh all else when it does.
+    (nearly) constant dimension is not blown up. The bound is for rare extremes, such as a
+    contact: one would outweigh all else.
 
     parts: what the O entries are, in order: 0 for a number, 1 for a flag, K for a one-hot vector of
-    K entries. Flags and one-hot vectors stay as they are.
+    K entries; pixels are not among them. Flags and one-hot vectors stay as they are.
     """
 
     numbers: Tensor  # (O,) bool: neither flags nor in a one-hot vector
@@ -325,7 +325,8 @@ class Critic(TwoHotHead):
 
 
 class ContinueHead(nn.Module):
-    """Probability that the episode goes on after the state, as one logit (v2, eq. 1)."""
+    """Probability that the task is not over at the state, as one logit: a time limit does not end
+    it (v2, eq. 1)."""
 
     def __init__(self, feat_size: int, hidden: int, layers: int):
         super().__init__()
@@ -404,8 +405,8 @@ Policy = DiscretePolicy | ContinuousPolicy
 
 class Actor(nn.Module):
     """Policy π(a | feat): categorical with unimix, or a normal with `mean = tanh(m)` and
-    `std = 0.1 + 0.9 sigmoid(s + 2)` (the authors' code). The output layer starts small, so that
-    a fresh policy is close to uniform.
+    `std = 0.1 + 0.9 sigmoid(s + 2)` (the authors' code). The output layer starts small: a fresh
+    policy is close to uniform, or a normal of mean 0 and std 0.9.
 
     segments: sizes of the one-hot vectors that make up an action, none for continuous actions.
     """

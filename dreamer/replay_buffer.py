@@ -10,7 +10,7 @@ The time diagram that the whole package relies on:
     is_last                          True      the episode ends here, for whatever reason
     is_terminal                      True      ... because the task ended (not a time limit)
     deter, stoch  s_0    s_1          -        the model's state after x_t: a window that starts in
-                                               row t+1 begins from s_t, and puts new states here
+                                               row t+1 begins from it; replaying row t renews it
 
                        R_t = r_{t+1} + γ c_{t+1} [(1 - λ) v_{t+1} + λ R_{t+1}]
 
@@ -20,8 +20,8 @@ target c_t is `1 - is_terminal_t`: a time limit (truncation) ends the episode bu
 what would follow it still has value. The next row is the first of the next episode. A window may
 start in mid-episode and may cross episodes: no padding, no masks.
 
-The states are those that acting had, and once the row is replayed those that the update found
-(the authors' replay context).
+Acting stores its states. Each update that replays a row overwrites the row's state with the new
+model's (v2, "Experience replay"; the authors' replay context).
 """
 
 import math

@@ -160,9 +160,9 @@ class Run:
         self.obs, self.episode_actions = None, []
 
     def random_is_due(self) -> bool:
-        """Whether this row's action is random: all are in the prefill, a share `explore` of them
-        later on, less what an episode's end cuts off. Then the policy goes on from wherever such a
-        push has led, and the data shows what lies beside its path, and what it has given up trying
+        """Whether this row's action is random: all are in the warm-up, later a share `explore`,
+        slightly less as an episode's end cuts holds short. After a hold the policy goes on from
+        where it led, so the replay also covers what is off its path, and what it no longer tries
         (temporally extended ε-greedy; Dabney et al., arXiv 2006.01782).
         """
         c = self.config

@@ -5,7 +5,8 @@ Equation numbers are those of arXiv 2301.04104v2 (the Nature 2025 text) unless v
 
 Shape letters, used in the whole package:
 B batch, T time steps of a replayed window, N imagined trajectories, H imagination horizon,
-S categoricals of a latent, K classes of each, D size of the GRU state, A size of an action.
+S categoricals of a latent, K classes of each, D size of the GRU state, A size of an action,
+O of an observation, E of its embedding, F = D + S K of `feat`, which the heads read.
 """
 
 import contextlib
@@ -96,7 +97,7 @@ def unimix(logits: Tensor, mix: float = 0.01) -> Tensor:
     """Log-probabilities of `(1 - mix) softmax(logits) + mix / K` over the last dimension.
 
     The floor of `mix / K` keeps every class possible: no infinite KL, no frozen policy
-    (v2, "Robust predictions": 1% uniform).
+    (v2, "World model learning" and "Distributions": 1% uniform).
     """
     if mix == 0.0:
         return logits.log_softmax(-1)
@@ -166,7 +167,8 @@ def lambda_return(
 
 
 class PercentileScale(nn.Module):
-    """Scale of the returns, `S = max(1, P95 - P5)`, averaged over updates (v2, eq. 7).
+    """Scale of the returns, `S = max(1, P95 - P5)`. Both percentiles are running averages over
+    updates (v2, eq. 7; the floor of 1 is in eq. 6).
 
     Dividing advantages by S makes one entropy bonus fit every task; the floor of 1 keeps small
     returns from being blown up to noise. The averages are debiased, as Adam's are, so that the

@@ -231,16 +231,16 @@ class DreamerAgent(nn.Module):
         feat = self.rssm.get_feat(post)  # (B, T, F)
         reward, cont = batch["reward"], 1 - batch["is_terminal"].float()
         dyn, rep = kl_losses(post.post_logits, post.prior_logits, c.free_nats)
-        guess = self.decoder(feat)  # (B, T, O)
+        recon = self.decoder(feat)  # (B, T, O)
         parts = {
-            "obs_loss": self.decoder.loss(guess, batch["obs"]),
+            "obs_loss": self.decoder.loss(recon, batch["obs"]),
             "reward_loss": self.reward.loss(self.reward(feat), reward),
             "cont_loss": self.cont.loss(self.cont(feat), cont),
             "dyn_loss": dyn,
             "rep_loss": rep,
         }
         if self.images:
-            parts["image_loss"] = self.decoder.image_loss(guess, batch["obs"])
+            parts["image_loss"] = self.decoder.image_loss(recon, batch["obs"])
         loss, metrics = model_loss(parts, c.beta_obs, c.beta_dyn, c.beta_rep)
         return post, feat, loss, metrics
 

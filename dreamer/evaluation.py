@@ -358,18 +358,18 @@ def open_loop_error(
     rng = make_rng(agent.device, seed, PROBE)
     before = State(*(batch[f"prev_{name}"] for name in State._fields))
     feat = dream_on(agent, batch["obs"], batch["action"], batch["is_first"], context, rng, before)
-    real, guess = agent.encoder.norm(batch["obs"]), agent.decoder.mean(agent.decoder(feat))
+    real, recon = agent.encoder.norm(batch["obs"]), agent.decoder.mean(agent.decoder(feat))
     alive = (~batch["is_last"][:, context - 1 : -1]).cumprod(1).float()
     errors = {
         "dream_reward_error": (agent.reward.predict(feat) - batch["reward"][:, context:]).abs(),
     }
     if agent.obs_parts:
-        numbers, last = agent.decoder.split(guess)[0], real[:, context - 1 : context]
+        numbers, last = agent.decoder.split(recon)[0], real[:, context - 1 : context]
         errors["dream_obs_error"] = (numbers - real[:, context:]).abs().mean(-1)
         errors["naive_obs_error"] = (last - real[:, context:]).abs().mean(-1)
     if agent.images:
         later, last = batch["obs"][:, context:], batch["obs"][:, context - 1 : context]
-        errors["dream_image_error"] = agent.decoder.image_loss(guess, later)
+        errors["dream_image_error"] = agent.decoder.image_loss(recon, later)
         errors["naive_image_error"] = agent.decoder.image_loss(last / 255, later)
     total = alive.sum().clamp(min=1)
     return {name: float((error * alive).sum() / total) for name, error in errors.items()}

@@ -257,12 +257,12 @@ class Decoder(nn.Module):
         numbers = [] if self.mlp is None else [self.mlp(feat)]
         return side_by_side(numbers + [image(feat) for image in self.images])
 
-    def mean(self, guess: Tensor) -> Tensor:
+    def mean(self, recon: Tensor) -> Tensor:
         """`self(feat)` with probabilities in the place of logits."""
-        guess = guess.clone()
+        recon = recon.clone()
         for part in self.one_hots:
-            guess[..., part] = guess[..., part].softmax(-1)
-        return guess
+            recon[..., part] = recon[..., part].softmax(-1)
+        return recon
 
     def predict(self, feat: Tensor) -> Tensor:
         """Predicted observation in the environment's own units; probabilities of categories."""
@@ -273,17 +273,17 @@ class Decoder(nn.Module):
         """Numbers and pixels."""
         return obs[..., : self.numbers], obs[..., self.numbers :]
 
-    def image_loss(self, guess: Tensor, obs: Tensor) -> Tensor:
+    def image_loss(self, recon: Tensor, obs: Tensor) -> Tensor:
         """Squared error of `self(feat)`, summed over pixels and channels (v2, eq. 2): (...)."""
-        return (self.split(guess)[1] - self.split(obs)[1] / 255).square().sum(-1)
+        return (self.split(recon)[1] - self.split(obs)[1] / 255).square().sum(-1)
 
-    def loss(self, guess: Tensor, obs: Tensor) -> Tensor:
+    def loss(self, recon: Tensor, obs: Tensor) -> Tensor:
         """Of `self(feat)`, summed over all but pixels: (...). Squared error against the normalised
         symlog of numbers (v2, eq. 8, without its ½), cross-entropy of one-hot vectors, in nats."""
-        target, guess = self.norm(obs), self.split(guess)[0]
-        loss = ((guess - target).square() * self.plain).sum(-1)
+        target, recon = self.norm(obs), self.split(recon)[0]
+        loss = ((recon - target).square() * self.plain).sum(-1)
         for part in self.one_hots:
-            loss = loss - (guess[..., part].log_softmax(-1) * target[..., part]).sum(-1)
+            loss = loss - (recon[..., part].log_softmax(-1) * target[..., part]).sum(-1)
         return loss
 
 

@@ -110,7 +110,7 @@ class ReplayBuffer:
                 raise ValueError(f"{name} must have shape {expected}, got {value.shape}")
             if not np.isfinite(value).all():
                 raise ValueError(f"{name} must be finite (float32), got {values[name]}")
-        values["action"] = self.keep(np.asarray(action))
+        values["action"] = self.encode_action(np.asarray(action))
         if "pixels" in self.rows:
             values["obs"], values["pixels"] = np.split(np.asarray(obs), [self.numbers])
         for name, value in values.items():
@@ -121,7 +121,7 @@ class ReplayBuffer:
         self.head = (self.head + 1) % self.capacity
         self.size = min(self.size + 1, self.capacity)
 
-    def keep(self, action: np.ndarray) -> np.ndarray:
+    def encode_action(self, action: np.ndarray) -> np.ndarray:
         """An action (A,) as a row holds it: of one-hot parts the classes (G,), -1 for all zeros."""
         if not self.segments:
             return action
@@ -131,7 +131,7 @@ class ReplayBuffer:
         hot[np.searchsorted(offsets, index, "right") - 1] = index
         return np.where(hot >= 0, hot - offsets, -1)
 
-    def unkeep(self, action: np.ndarray) -> np.ndarray:
+    def decode_action(self, action: np.ndarray) -> np.ndarray:
         """Kept actions (..., G) or (..., A) -> float32 (..., A)."""
         return one_hot(action, self.segments) if self.segments else action
 
@@ -157,7 +157,7 @@ class ReplayBuffer:
         index = (start[:, None] + np.arange(seq_len)) % self.capacity
         before, known = (start - 1) % self.capacity, (start > self.head - self.size)[:, None]
         batch = {name: self.rows[name][index] for name in FIELDS}
-        batch["action"] = self.unkeep(batch["action"])
+        batch["action"] = self.decode_action(batch["action"])
         if "pixels" in self.rows:
             seen = batch["obs"], self.rows["pixels"][index]
             batch["obs"] = np.concatenate(seen, -1, dtype=np.float32)
@@ -166,7 +166,7 @@ class ReplayBuffer:
             **batch,
             "prev_deter": self.rows["deter"][before].astype(np.float32) * known,
             "prev_stoch": one_hot(stoch[..., None], [self.classes]),
-            "prev_action": self.unkeep(self.rows["action"][before]) * known,
+            "prev_action": self.decode_action(self.rows["action"][before]) * known,
             "index": index,
         }
 

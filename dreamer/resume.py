@@ -387,7 +387,7 @@ def repeat(run: Run, actions: np.ndarray, obs: np.ndarray, reward: float) -> boo
     """Take the present episode's actions again; whether that leads to `obs` and `reward`."""
     run.start_episode()
     for kept in actions:
-        run.obs, run.reward, terminated, truncated = run.env.step(run.replay.unkeep(kept))
+        run.obs, run.reward, terminated, truncated = run.env.step(run.replay.decode_action(kept))
         run.episode_actions.append(kept)
         if terminated or truncated:
             return False

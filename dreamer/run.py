@@ -137,7 +137,7 @@ class Run:
         self.replay.add(self.obs, action, self.reward, self.is_first, False, False, state)
         self.state, self.chosen = state, None
         self.obs, self.reward, self.is_first = obs, reward, False
-        self.episode_actions.append(self.replay.keep(action))
+        self.episode_actions.append(self.replay.encode_action(action))
         self.ret += reward
         self.step += self.config.action_repeat
         if terminated or truncated:

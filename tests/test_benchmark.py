@@ -18,7 +18,7 @@ def test_the_replay_is_full_of_whole_episodes():
     assert replay.rows["is_first"].nonzero()[0].tolist() == [0, 200, 400, 600, 800]
     for name in ("is_last", "is_terminal"):
         assert replay.rows[name].nonzero()[0].tolist() == [199, 399, 599, 799, 999]
-    actions = replay.unkeep(replay.rows["action"])
+    actions = replay.decode_action(replay.rows["action"])
     assert actions.shape == (1000, 2) and (actions.sum(1) == 1).all()
     assert actions.any(0).all() and replay.rows["obs"].std() > 0.9
 

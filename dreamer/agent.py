@@ -69,7 +69,8 @@ def reinforce_loss(log_prob: Tensor, adv: Tensor, entropy: Tensor, weight: Tenso
 
 def pathwise_loss(ret: Tensor, ret_scale: Tensor, entropy: Tensor, weight: Tensor, ent_coef: float):
     """`-E[weight (R / S + η entropy)]`, R differentiable in the actions through the world model
-    (v1, "Actor learning", for continuous actions); all (N, H), a scalar comes out."""
+    (v1, "Actor learning", for continuous actions); ret_scale is a scalar, all else (N, H), and a
+    scalar comes out."""
     return -(weight * (ret / ret_scale + ent_coef * entropy)).mean()
 
 
@@ -268,13 +269,17 @@ class DreamerAgent(nn.Module):
         with frozen(*self.model_parts), torch.set_grad_enabled(pathwise):
             return self.rssm.imagine(start, policy, horizon, self.rng)
 
-    def dreamed_policy(self, feat: Tensor) -> Policy:
-        """π(a | feat (..., F)), of actions that the decoder takes for valid where not all are."""
+    def dreamed_policy(self, feat: Tensor, taken: Tensor | None = None) -> Policy:
+        """π(a | feat (..., F)), of actions that the decoder takes for valid where not all are.
+
+        taken (..., A): actions chosen so before, valid even if the mask now rounds otherwise.
+        """
         policy = self.actor(feat)
         if not self.masked:
             return policy
         assert self.decoder.mlp is not None  # the mask stands among the numbers; no image is made
-        return policy.masked(self.decoder.mlp(feat)[..., -self.action_size :].detach())
+        valid = self.decoder.mlp(feat)[..., -self.action_size :].detach()
+        return policy.masked(valid if taken is None else valid.maximum(taken))
 
     def learn_behaviour(self, dream: Dream) -> tuple[Tensor, Tensor, Metrics]:
         """Actor and critic loss of dreams: (loss, returns (N, H), metrics)."""
@@ -296,7 +301,7 @@ class DreamerAgent(nn.Module):
             adv = (ret - value[:, :-1]) / ret_scale
 
         # The actor raises the return of what it did, and keeps some entropy.
-        policy = self.dreamed_policy(feat[:, :-1].detach())
+        policy = self.dreamed_policy(feat[:, :-1].detach(), dream.action)
         entropy = policy.entropy()
         if pathwise:
             loss_actor = pathwise_loss(ret, ret_scale, entropy, weight, c.ent_coef)

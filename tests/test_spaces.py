@@ -275,6 +275,11 @@ def test_dreams_keep_to_the_actions_that_the_model_takes_for_valid():
     assert all(g.isfinite().all() for g in grads) and any(g.abs().sum() > 0 for g in grads)
     assert grads[-1][[0, 2]].abs().max() < 1e-7  # what is not valid is not learned
 
+    with torch.no_grad():  # other products, other rounding: what was taken is not impossible now
+        agent.decoder.mlp[-1].bias[3] = 0.5 - 1e-7
+        agent.reward.mlp[-1].weight.normal_()
+    assert agent.learn_behaviour(dream)[0].abs() < 1e3
+
 
 # ---------------------------------------------------------------- extreme boxes
 

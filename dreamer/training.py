@@ -64,6 +64,8 @@ def train(
         raise ValueError(f"threads must be a whole number from 1 on, got {threads!r}")
     if run_dir is not None and not str(run_dir):
         raise ValueError("run_dir is empty: name a folder, or None to keep no files")
+    if resume and run_dir is None:
+        raise ValueError("resume needs run_dir, the folder of the run to go on with")
     config = Config() if config is None else config
     folder = tempfile.TemporaryDirectory() if run_dir is None else contextlib.nullcontext(run_dir)
     with folder as path:

@@ -418,5 +418,7 @@ def test_an_environment_is_known_by_its_id_however_it_was_asked_for(tmp_path):
     quiet("CartPole-v1", run_dir=tmp_path)
     for spec in ("CartPole", lambda **options: gym.make("CartPole-v1", **options)):
         assert quiet(spec, run_dir=tmp_path, resume=True).step == 60
+    with pytest.raises(ValueError, match="resume needs run_dir"):
+        quiet(spec, resume=True)
     with pytest.raises(ValueError, match="run_dir is empty"):
         quiet("CartPole-v1", run_dir="")

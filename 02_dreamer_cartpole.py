@@ -51,7 +51,7 @@ def main(args: cli.Args) -> None:
                 break
 
             # Act: filter the real observation, let the actor choose, or chance (always in the first
-            # 1,000 steps, later in a twentieth), and keep what comes of it.
+            # 1,000 steps, later now and then), and keep what comes of it.
             action, state = run.choose()
             run.take(action, state)  # one row for the replay
             session.pause()

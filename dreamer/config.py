@@ -32,7 +32,7 @@ class Config:
     # Experience
     capacity: int = number(200_000, 2, 10**8)  # replay rows
     prefill: int = number(1_000, 0, 10**9)  # first environment steps: random (at most half of all)
-    explore: float = number(0.05, 0, 0.9)  # share of later steps with random actions
+    explore: float = number(0.05, 0, 0.9)  # later, up to this share of the steps is random
     explore_hold: int = number(256, 1, 10**4)  # a random action is held for up to this many rows
     batch_size: int = number(16, 1, 10**4)  # B, windows per update (authors: 16)
     seq_len: int = number(16, 2, 10**4)  # T, rows per window (authors: 64)
@@ -42,13 +42,13 @@ class Config:
     deter: int = number(128, 1, 10**4)  # D, size of the GRU state: larger is slower
     hidden: int = number(128, 1, 10**4)  # width of every MLP
     layers: int = number(2, 1, 20)  # blocks of every MLP but the RSSM's, which have 1
-    depth: int = number(8, 1, 1024)  # channels of the first of an image's stages (authors: 4 to 64)
+    depth: int = number(8, 1, 1024)  # channels of an image's first stage (authors: 8 to 192)
     categoricals: int = number(16, 1, 1000)  # S, number of categoricals in a latent
     classes: int = number(16, 2, 1000)  # K, classes of each
     unimix: float = number(0.01, 0, 0.5)  # uniform share in latents and discrete policy (v1 and v2)
 
     # World model
-    beta_obs: float = number(3, 0, 10**6)  # weight of the squared error (v2: 1/2 in these units)
+    beta_obs: float = number(3, 0, 10**6)  # weight of the squared error (v2: 1/2, of plain symlog)
     free_nats: float = number(1, 0, 1000)  # a KL below this is not reduced further, nats (v2)
     beta_dyn: float = number(1, 0, 100)  # β_dyn (v2: 1; v1: 0.5)
     beta_rep: float = number(0.1, 0, 100)  # β_rep (v1 and v2)

@@ -47,8 +47,8 @@ class AgentEnv:
     Each action is held for `action_repeat` steps of the environment, and an episode that does not
     end is cut after `max_episode_steps`, as by a time limit.
 
-    `steps` counts `action_repeat` for each action, also for one that an end cuts short (as the
-    authors do); `episode_steps` counts what the environment has really taken. `success` is its last
+    `steps` counts `action_repeat` for each action, also for one that an end cuts short;
+    `episode_steps` counts what the environment has really taken. `success` is its last
     `info["is_success"]`, or None.
 
     An environment that says which actions are valid, by `info["action_mask"]` from the first reset

@@ -191,6 +191,7 @@ class ObsNorm(nn.Module):
         self.std.copy_(torch.where(self.numbers, std, 1.0))
 
     def forward(self, obs: Tensor) -> Tensor:
+        """obs (..., O and pixels) -> (..., O)."""
         return ((self.symlog(obs) - self.mean) / self.std).clamp(-self.limit, self.limit)
 
     def symlog(self, obs: Tensor) -> Tensor:
@@ -198,7 +199,7 @@ class ObsNorm(nn.Module):
         return torch.where(self.numbers, symlog(obs), obs)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Back to the environment's own units."""
+        """(..., O) back to the environment's own units."""
         x = x * self.std + self.mean
         return torch.where(self.numbers, symexp(x), x)
 
@@ -274,7 +275,7 @@ class Decoder(nn.Module):
         return obs[..., : self.numbers], obs[..., self.numbers :]
 
     def image_loss(self, recon: Tensor, obs: Tensor) -> Tensor:
-        """Squared error of `self(feat)`, summed over pixels and channels (v2, eq. 2): (...)."""
+        """Squared error of `self(feat)`, summed over pixels and channels (v2, eq. 3): (...)."""
         return (self.split(recon)[1] - self.split(obs)[1] / 255).square().sum(-1)
 
     def loss(self, recon: Tensor, obs: Tensor) -> Tensor:
@@ -358,6 +359,7 @@ class DiscretePolicy:
         return torch.cat([sample_onehot(log_probs, uniform) for log_probs, uniform in parts], -1)
 
     def mode(self) -> Tensor:
+        """The likeliest action (..., A)."""
         return torch.cat([mode_onehot(log_probs) for log_probs in self.log_probs], -1)
 
     def log_prob(self, action: Tensor) -> Tensor:
@@ -389,6 +391,7 @@ class ContinuousPolicy:
         return self.mean + self.std * noise
 
     def mode(self) -> Tensor:
+        """The likeliest action (..., A), the mean."""
         return self.mean
 
     def log_prob(self, action: Tensor) -> Tensor:
@@ -397,6 +400,7 @@ class ContinuousPolicy:
         return (-0.5 * error.square() - self.std.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self) -> Tensor:
+        """(...), nats, summed over action dimensions."""
         return (0.5 + 0.5 * math.log(2 * math.pi) + self.std.log()).sum(-1)
 
 
@@ -426,6 +430,7 @@ class Actor(nn.Module):
         self.mlp = MLP(feat_size, hidden, layers, out_size, out_scale=0.01)
 
     def forward(self, feat: Tensor) -> Policy:
+        """feat (..., F) -> the policy of each."""
         out = self.mlp(feat)
         if self.segments:
             return DiscretePolicy([unimix(part, self.mix) for part in out.split(self.segments, -1)])

@@ -216,6 +216,21 @@ def test_the_ablations_agree_with_the_committed_runs():
             assert cell == f"{np.mean(ends):.0f} ({min(ends):.0f})"
 
 
+def test_the_tuning_log_agrees_with_the_committed_runs():
+    """Means of all evaluations and of the last four, with the seed in brackets."""
+    runs = {
+        (r["run"], r["task"], r["seed"]): r["curve"]["return"] for r in load("departures")["runs"]
+    }
+    checked = 0
+    for run, _, *cells in table("docs/tuning.md", "| Run | What is different | CartPole |"):
+        for task, cell in zip(("CartPole-v1", "Pendulum-v1", "LunarLander-v3"), cells, strict=True):
+            for *shown, seed in re.findall(r"(-?\d+) / (-?\d+) \((\d+)\)", cell):
+                curve = runs[run, task, int(seed)]
+                assert shown == [f"{np.mean(part):.0f}" for part in (curve, curve[-4:])]
+                checked += 1
+    assert checked > 30
+
+
 def test_speed_on_a_gpu_is_that_of_the_committed_file():
     shapes = [shape["updates_per_s"] for shape in load("gpu")["shapes"]]
     names = list(shapes[0])[:2] + ["one CUDA graph, bfloat16 convolutions", "compiled"]

@@ -10,8 +10,9 @@ which `eval_cost` says only how often the agent is judged.
 You will see the return against environment steps; then a filmstrip: real frames, the same frames
 as the model's state has them, and a dream that has seen five frames and goes on for fifty with the
 actions alone; and the same as a GIF. At last a linear map reads the true state, velocities too,
-from the model's. A run takes 30 to 40 minutes on one core. What was measured is in
-docs/results.md, made from assets/results/pixel_pendulum.json and pixel_cartpole.json.
+from the model's. A run takes 30 to 40 minutes on one core, 8 on a large GPU. What was
+measured is in docs/results.md, made from assets/results/pixel_pendulum.json and
+pixel_cartpole.json.
 
     python 09_dreamer_pixels.py            Pendulum
     python 09_dreamer_pixels.py --task cartpole

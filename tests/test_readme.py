@@ -235,8 +235,15 @@ def test_speed_on_a_gpu_is_that_of_the_committed_file():
     shapes = [shape["updates_per_s"] for shape in load("gpu")["shapes"]]
     names = list(shapes[0])[:2] + ["one CUDA graph, bfloat16 convolutions", "compiled"]
     rows = table("docs/speed.md", "| Updates per second |")
-    for name, row in zip(names, rows, strict=True):
-        assert row[1:] == [str(shape.get(name, "")) for shape in shapes]
+    for label, row in zip(names, rows, strict=True):
+        assert row[1:] == [str(shape.get(label, "")) for shape in shapes]
+    pixels = table("docs/speed.md", "| Task | Solved at | Solved after |")
+    for run, row in zip(load("gpu")["pixels"]["runs"], pixels, strict=True):
+        data, curve = load(run["task"]), run["curve"]
+        good = np.array(curve["return"]) >= data["threshold"]
+        first = int((good[:-1] & good[1:]).argmax())
+        known = [f"step {curve['env_steps'][first]:,}", f"{curve['minutes'][first]:.1f}"]
+        assert row == [name(data), *known, f"{curve['minutes'][-1]:.1f}", minutes(data)]
 
 
 def test_faults_and_dreams_are_those_of_the_committed_files():

@@ -1,4 +1,4 @@
-"""A world model alone: what can be learned of CartPole from random actions, and dreamed of it.
+"""A world model alone: what it learns of CartPole from random actions, and how well it dreams.
 
 No actor, no critic: encoder, RSSM, decoder, reward and continue head are fitted to episodes of
 random actions, in about a minute. Then they are tested on episodes that they never saw. After 5
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from dreamer import AgentEnv, Config, DreamerAgent
 from dreamer.checkpoint import write_json
-from dreamer.evaluation import Episode, chance_chooses, filter_episode, open_loop, play
+from dreamer.evaluation import Episode, filter_episode, open_loop, play, random_policy
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.run import pick_device, tune_cpu
 from dreamer.utils import derive_seed
@@ -45,7 +45,7 @@ TRAINING, TESTING = 30, 31  # streams of random numbers
 def random_episodes(seed: int, stream: int, hold: int) -> Iterator[Episode]:
     """Endless CartPole with random actions."""
     env, number = AgentEnv(ENV), 0
-    choose = chance_chooses(env, hold, derive_seed(seed, stream))
+    choose = random_policy(env, hold, derive_seed(seed, stream))
     while True:
         yield play(env, choose, derive_seed(seed, stream, number))
         number += 1

@@ -5,13 +5,13 @@ two actions, a reward of 1 for every step that the pole stays up, 500 at most. T
 world model from what it lives through and improves its policy in dreams alone.
 
 The pole is pushed 50 times a second. Each push is held for two of these steps, so that a dream of
-15 choices and the discount reach twice as far. With single steps the threshold was reached later,
-and lost again by one run, whose cart drifted off the track (docs/tuning_first_version.md).
+15 choices and the discount reach twice as far. In the first version, single steps reached the
+threshold later, and one run lost it again (docs/paper_and_code.md).
 
 The loop below is the one that `train` runs in the scripts that follow (dreamer/training.py); what
 acts and counts in it is dreamer/run.py. You will see a figure of the return against environment
 steps, between the random policy's and the threshold, with the losses and how good the dreams are
-below it. What was measured (return, seeds, steps, minutes, CPU) is in docs/results.md, made from
+below it. What was measured (return, seeds, steps, minutes, CPU) is in docs/results.md and
 assets/results/cartpole.json.
 
     python 02_dreamer_cartpole.py
@@ -50,8 +50,8 @@ def main(args: cli.Args) -> None:
             if run.step >= args.config.steps:
                 break
 
-            # Act: filter the real observation, let the actor choose, or chance (always in the first
-            # 1,000 steps, later now and then), and keep what comes of it.
+            # Act: filter the real observation, sample the actor, or act at random (always in the
+            # first 1,000 steps, later now and then), and store what comes of it.
             action, state = run.choose()
             run.take(action, state)  # one row for the replay
             session.pause()

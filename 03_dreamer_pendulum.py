@@ -1,13 +1,13 @@
 """Pendulum: the same agent, with a continuous action.
 
-A torque too weak to lift the pendulum in one go, so it must be swung up. The policy is now a
+The torque is too weak to lift the pendulum in one go, so it must be swung up. The policy is now a
 normal distribution instead of a categorical one; the rest of the algorithm, and every number of
 `Config` but the first three, is as it was for CartPole. The reward is negative, a cost of angle,
 speed and torque, and the environment names no threshold: -200 is ours.
 
 You will see a figure of the return against environment steps, with the losses and how good the
-dreams are. What was measured (return, seeds, steps, minutes, CPU) is in docs/results.md, made
-from assets/results/pendulum.json.
+dreams are. What was measured (return, seeds, steps, minutes, CPU) is in docs/results.md and
+assets/results/pendulum.json.
 
     python 03_dreamer_pendulum.py
 """

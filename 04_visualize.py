@@ -42,12 +42,12 @@ from dreamer.checkpoint import write_json
 from dreamer.envs import EnvFault
 from dreamer.evaluation import (
     Episode,
-    agent_chooses,
-    chance_chooses,
     check_fit,
     filter_episode,
+    greedy_policy,
     open_loop,
     play,
+    random_policy,
     states_before,
 )
 from dreamer.resume import agent_env
@@ -139,7 +139,7 @@ def watch(agent: DreamerAgent, task: Task, seed: int, steps: int) -> tuple[list[
     for kind, episodes in enumerate(groups):
         while sum(len(episode["reward"]) - 1 for episode in episodes) < steps:
             stream = episode_seed(seed, kind, len(episodes))
-            choose = chance_chooses(env, 8, stream) if kind else agent_chooses(agent, stream)
+            choose = random_policy(env, 8, stream) if kind else greedy_policy(agent, stream)
             episodes.append(play(env, choose, stream))
     env.close()
     return groups

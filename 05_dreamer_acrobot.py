@@ -6,8 +6,8 @@ random actions, each held for a while, before learning begins and now and then l
 policy that has settled on nothing still gets to see a success.
 
 You will see a figure of the return against environment steps, with the losses and how good the
-dreams are. What was measured (return, seeds, steps, minutes, CPU) is in docs/results.md, made
-from assets/results/acrobot.json.
+dreams are. What was measured (return, seeds, steps, minutes, CPU) is in docs/results.md and
+assets/results/acrobot.json.
 
     python 05_dreamer_acrobot.py
 """

@@ -9,8 +9,8 @@ a model of single steps dreams no better than "nothing changes". So each action 
 steps, as the authors do on Atari; a dream of 15 choices then reaches over more than a second.
 
 You will see a figure of the return against environment steps, with the losses and how good the
-dreams are. What was measured (return, seeds, steps, minutes, CPU) is in docs/results.md, made
-from assets/results/lunar_lander.json.
+dreams are. What was measured (return, seeds, steps, minutes, CPU) is in docs/results.md and
+assets/results/lunar_lander.json.
 
     python 06_dreamer_lunar_lander.py
 """

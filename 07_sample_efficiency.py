@@ -1,8 +1,8 @@
 """Sample efficiency: against what a user would pick instead.
 
-PPO and DQN (PPO and SAC on Pendulum) from Stable-Baselines3, with the hyperparameters and steps
-that RL Baselines3 Zoo found for each task, over five seeds, against our own committed runs of one
-configuration. All are judged alike: greedy episodes on fresh environments and seeds.
+PPO and DQN (PPO and SAC on Pendulum) from Stable-Baselines3, with the hyperparameters and
+training lengths of RL Baselines3 Zoo for each task, over five seeds, against our own committed runs
+of one configuration. All are judged alike: greedy episodes on fresh environments and seeds.
 
 You will see runs/07_sample_efficiency/07_sample_efficiency.png, return against environment steps
 on a logarithmic axis, and a table of where we win and where we lose. Steps are what a robot or a

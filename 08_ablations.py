@@ -37,7 +37,7 @@ from gymnasium.wrappers import TransformObservation, TransformReward
 
 from dreamer import AgentEnv, Config, train
 from dreamer.checkpoint import read_log
-from dreamer.evaluation import chance_chooses, open_loop, play, random_returns
+from dreamer.evaluation import open_loop, play, random_policy, random_returns
 from dreamer.run import PREFILL_HOLD
 from dreamer.utils import derive_seed
 
@@ -134,7 +134,7 @@ def unseen_windows() -> tuple[np.ndarray, np.ndarray]:
     """obs (N, T, O) and action (N, T, A) of episodes of random actions, each held for 1 to
     PREFILL_HOLD steps. The same for all variants and seeds; no run ever trains on them."""
     env = AgentEnv(TASKS[DREAMS].env)
-    choose = chance_chooses(env, PREFILL_HOLD, derive_seed(HELD_OUT))
+    choose = random_policy(env, PREFILL_HOLD, derive_seed(HELD_OUT))
     episodes = [play(env, choose, derive_seed(HELD_OUT, i)) for i in range(WINDOWS)]
     length = CONTEXT + HORIZON
     return tuple(np.stack([e[name][:length] for e in episodes]) for name in ("obs", "action"))

@@ -1,4 +1,4 @@
-"""Pixels: the same agent, and all that it gets to see is a picture.
+"""Pixels: the same agent, which sees nothing but an image.
 
 Pendulum or CartPole, as they draw themselves, cut to where anything happens, 64 x 64 pixels in
 three colours (lab/pixels.py). An observation was three or four numbers before and is 12,288 now,
@@ -7,18 +7,18 @@ supply it. Encoder and decoder are convolutions, chosen by the observation space
 error has weight 1. All else is as it was, and so is every number of `Config` but the four below, of
 which `eval_cost` says only how often the agent is judged.
 
-You will see the return against environment steps; then a filmstrip: real frames, the same frames
-as the model's state has them, and a dream that has seen five frames and goes on for fifty with the
-actions alone; and the same as a GIF. At last a linear map reads the true state, velocities too,
-from the model's. A run takes 30 to 40 minutes on one core, 8 on a large GPU. What was
-measured is in docs/results.md, made from assets/results/pixel_pendulum.json and
-pixel_cartpole.json.
+You will see the return against environment steps; then a filmstrip: real frames, their
+reconstructions, and a dream that has seen five frames and goes on for fifty with the actions alone;
+and the same as a GIF. Finally a linear probe reads the true state, velocities too, from the
+model's. A run takes 30 to 40 minutes on one core, 8 on a large GPU. What was measured is in
+docs/results.md, assets/results/pixel_pendulum.json and pixel_cartpole.json.
 
     python 09_dreamer_pixels.py            Pendulum
     python 09_dreamer_pixels.py --task cartpole
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from lab import cli, pixels, results
@@ -37,7 +37,7 @@ class Args(cli.Args):
     task: Literal["pendulum", "cartpole"] = "pendulum"
 
     @property
-    def run_dir(self):
+    def run_dir(self) -> Path:
         return self.base / f"{self.script.stem}_{self.task}" / f"seed{self.seed}"
 
 
@@ -56,11 +56,11 @@ def main(args: Args) -> None:
     task = f"pixel_{args.task}"
     for path in pixels.draw_all(run.agent, env, args.seed, args.run_dir, f"09_{task}"):
         print(f"Picture:   {cli.short(path)}")
-    found = pixels.linear_probe(run.agent, env)
-    print(f"Probe:     R² of a linear map to the true state {found['r2']}")
+    probe = pixels.linear_probe(run.agent, env)
+    print(f"Probe:     R² of a linear map to the true state {probe['r2']}")
 
     # Keep the numbers, draw them over those of the committed seeds, say what came of it.
-    results.finish(args, task, env, threshold, run, returns, after="", probe=found)
+    results.finish(args, task, env, threshold, run, returns, after="", probe=probe)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python train_all.py                                      everything in order, seed 0
     python train_all.py --only 02 05                         two of the scripts
     python train_all.py --seeds 0 1 2 3 4 --jobs 2           five seeds, two runs at a time
-    python train_all.py --seeds 0 1 2 3 4 --jobs 2 --publish ... and what is in assets/ anew
+    python train_all.py --seeds 0 1 2 3 4 --jobs 2 --publish ... and update assets/
 
 What is complete is skipped and what was begun goes on from its checkpoint, so the same command
 again finishes what a crash or Ctrl-C left; --fresh begins anew. Each job is a process of its own

@@ -42,7 +42,7 @@ import numpy as np
 import torch
 
 from dreamer import AgentEnv, Config, DreamerAgent, evaluate, train
-from dreamer.evaluation import agent_chooses, open_loop, play
+from dreamer.evaluation import greedy_policy, open_loop, play
 from dreamer.utils import (
     lambda_return,
     symexp,
@@ -164,7 +164,7 @@ print(f"{evaluate(agent, 'CartPole-v1', episodes, seed=1).mean():.1f} on {episod
 
 # %%
 env = AgentEnv("CartPole-v1", config.action_repeat)
-episode = play(env, agent_chooses(agent, seed=7), seed=7)
+episode = play(env, greedy_policy(agent, seed=7), seed=7)
 shown = min(45, len(episode["obs"]))
 context = min(5, shown - 1)
 window = (np.repeat(episode[name][None, :shown], 8, 0) for name in ("obs", "action"))

@@ -159,7 +159,7 @@ def train_command(args: argparse.Namespace) -> None:
         print(f"Stopped. To go on: {again}", file=sys.stderr)
         raise
     except EnvFault as error:
-        if "resume it when the environment is mended" not in str(error):
+        if "resume it when the environment is fixed" not in str(error):
             raise  # there is nothing to go on with
         raise EnvFault(f"{error}: {again}") from error
     agent = run.run_dir / "agent.pt"
@@ -184,13 +184,13 @@ def evaluate_command(args: argparse.Namespace) -> None:
         for world in envs:
             stack.callback(world.close)
         bar = stack.enter_context(tqdm(total=args.episodes, unit="episode", file=sys.stderr))
-        returns, found = evaluate_in(
+        returns, stats = evaluate_in(
             agent, envs, args.episodes, args.seed, progress=lambda done: bar.update(done - bar.n)
         )
-    success = f", success {found['success']:.0%}" if "success" in found else ""
+    success = f", success {stats['success']:.0%}" if "success" in stats else ""
     print(
         f"{env}: return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes "
-        f"(worst {returns.min():.1f}, best {returns.max():.1f}), {found['length']:.0f} steps each"
+        f"(worst {returns.min():.1f}, best {returns.max():.1f}), {stats['length']:.0f} steps each"
         f"{success}"
     )
 

@@ -46,8 +46,8 @@ def model_loss(
 
 
 def rate_factor(config: Config, updates: int) -> float:
-    """Factor of all learning rates after so many updates: 1 / (1 + updates / lr_halving), but at
-    least 0.3; over the last quarter of the run, times what falls from 1 to 0.05, so that nothing is
+    """Multiplier of all learning rates after so many updates: 1 / (1 + updates / lr_halving), at
+    least 0.3, and then decayed linearly to 5% over the last quarter of the run, so that nothing is
     unlearned at the end."""
     left = 1 - updates / max(1, config.updates_after(config.steps))
     return max(0.3, 1 / (1 + updates / config.lr_halving)) * min(1.0, max(0.05, 4 * left))
@@ -62,12 +62,16 @@ def dream_weight(cont: Tensor, gamma: float) -> Tensor:
     return (gamma * cont).cumprod(1)
 
 
-def reinforce_loss(log_prob: Tensor, adv: Tensor, entropy: Tensor, weight: Tensor, ent_coef: float):
+def reinforce_loss(
+    log_prob: Tensor, adv: Tensor, entropy: Tensor, weight: Tensor, ent_coef: float
+) -> Tensor:
     """`-E[weight (sg(A) ln π(a|s) + η entropy)]` (v2, eq. 6); all (N, H), a scalar comes out."""
     return -(weight * (adv.detach() * log_prob + ent_coef * entropy)).mean()
 
 
-def pathwise_loss(ret: Tensor, ret_scale: Tensor, entropy: Tensor, weight: Tensor, ent_coef: float):
+def pathwise_loss(
+    ret: Tensor, ret_scale: Tensor, entropy: Tensor, weight: Tensor, ent_coef: float
+) -> Tensor:
     """`-E[weight (R / S + η entropy)]`, R differentiable in the actions through the world model
     (v1, "Actor learning", for continuous actions); ret_scale is a scalar, all else (N, H), and a
     scalar comes out."""
@@ -100,8 +104,8 @@ class DreamerAgent(nn.Module):
     actions, or the sizes (adding up to A) of several one-hot vectors, one after another.
     images: shapes (H, W, C) of the images at the end of an observation, whose pixels O includes.
     obs_parts: what it is made of before them (`ObsNorm`'s parts), numbers alone if it is empty.
-    masked: the last A entries of these say which actions are valid; no other is ever chosen, in
-    dreams neither.
+    masked: the last A entries of these say which actions are valid; no other is ever chosen,
+    not even in dreams.
     """
 
     def __init__(

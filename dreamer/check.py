@@ -1,4 +1,4 @@
-"""What to know of an environment before an hour is spent on it."""
+"""What to know about an environment before training."""
 
 import contextlib
 import time
@@ -26,7 +26,7 @@ def check(spec: EnvSpec, config: Config) -> Iterator[tuple[str, str]]:
 
 
 def look(env: AgentEnv, config: Config) -> Iterator[tuple[str, str]]:
-    """`check` of an environment that is there; it stays open."""
+    """`check` of an existing environment, which stays open."""
     yield "environment", env.name
     numbers = env.obs_size - env.pixels
     parts = [count(numbers, "number")] * bool(numbers)

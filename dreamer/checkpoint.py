@@ -1,4 +1,4 @@
-"""Files that survive what befalls a long run: atomic writes, sealed checkpoints, the log.
+"""Files that survive a crash: atomic writes, sealed checkpoints, the log.
 
 A checkpoint is plain data (tensors, numbers, strings, lists, dictionaries): one line of text that
 says what it is and carries a checksum, then the data as `torch.save` writes it.
@@ -27,7 +27,7 @@ if sys.platform != "win32":
 
 FORMAT = 8  # of checkpoints; raised when their content changes
 TITLE = "dreamer-from-scratch checkpoint, format {}, sha256 "
-REMEDY = "put a good copy in its place, or delete it and train anew"
+REMEDY = "put a good copy in its place, or delete it and train again"
 NOTHING = hashlib.sha256().hexdigest()
 
 
@@ -113,7 +113,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     if int(found[1]) != FORMAT:
         raise CheckpointError(
             f"{path} is of format {int(found[1])}, but this program reads format {FORMAT}: use the "
-            "version of the program that wrote it, or delete it and train anew"
+            "version of the program that wrote it, or delete it and train again"
         )
     try:
         files = zipfile.ZipFile(io.BytesIO(data)).infolist()
@@ -214,7 +214,7 @@ class Log:
     def __init__(self, path: Path, size: int = 0, sha256: str = NOTHING):
         path.parent.mkdir(parents=True, exist_ok=True)
         found = path.stat().st_size if path.exists() else 0
-        remedy = "put that log in its place, or delete the checkpoint and train anew"
+        remedy = "put that log in its place, or delete the checkpoint and train again"
         if found < size:
             raise CheckpointError(
                 f"{path} has {found} bytes, but the checkpoint beside it was made when it had "

@@ -52,7 +52,7 @@ class Config:
     free_nats: float = number(1, 0, 1000)  # a KL below this is not reduced further, nats (v2)
     beta_dyn: float = number(1, 0, 100)  # β_dyn (v2: 1; v1: 0.5)
     beta_rep: float = number(0.1, 0, 100)  # β_rep (v1 and v2)
-    model_lr: float = number(2e-3, 0, 1)  # Adam's first rate (authors: 4e-5, far larger networks)
+    model_lr: float = number(2e-3, 0, 1)  # Adam's first learning rate (authors: 4e-5, larger nets)
 
     # Dreams
     imag_starts: int = number(64, 1, 10**6)  # N, dreams per update, random starts (authors: all)
@@ -63,13 +63,13 @@ class Config:
     # Actor and critic
     actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
     ent_coef: float = number(3e-3, 0, 100)  # η, weight of the policy's entropy (v2: 3e-4)
-    actor_lr: float = number(1e-3, 0, 1)  # Adam's first rate
-    critic_lr: float = number(2e-3, 0, 1)  # Adam's first rate
+    actor_lr: float = number(1e-3, 0, 1)  # Adam's first learning rate
+    critic_lr: float = number(2e-3, 0, 1)  # Adam's first learning rate
     slow_rate: float = number(0.1, 0, 1)  # step of the slow critic per update (v1 and v2: 0.02)
     slow_weight: float = number(1, 0, 100)  # of what keeps the critic near its slow copy (v2)
     replay_value_weight: float = number(0.3, 0, 100)  # of the critic's loss on real rewards (v2)
     grad_clip: float = number(100, 1e-6, 1e9)  # largest gradient norm of model, actor and critic
-    lr_halving: int = number(2_000, 1, 10**9)  # updates until rates are halved (rate_factor)
+    lr_halving: int = number(2_000, 1, 10**9)  # updates until rates halve (rate_factor)
 
     # Reports
     evals: int = number(20, 0, 10**6)  # greedy evaluations, evenly spread over the run

@@ -159,7 +159,7 @@ class AgentEnv:
         return obs, reward, terminated, truncated
 
     def close(self) -> None:
-        """Close the environment; one that fails at that costs nobody a finished run."""
+        """Close the environment; a failure there does not lose a finished run."""
         try:
             self.env.close()
         except BaseException as error:

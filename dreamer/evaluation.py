@@ -52,11 +52,11 @@ def evaluate(
         raise ValueError(f"evaluate needs at least 1 episode, got {episodes}")
     envs = make_envs(env, min(episodes, SIDE_BY_SIDE), agent.config, **env_options)
     try:
-        returns, found = evaluate_in(agent, envs, episodes, seed, greedy)
+        returns, stats = evaluate_in(agent, envs, episodes, seed, greedy)
     finally:
         for e in envs:
             e.close()
-    return (returns, found) if details else returns
+    return (returns, stats) if details else returns
 
 
 def check_fit(agent: DreamerAgent, env: AgentEnv) -> None:
@@ -81,7 +81,7 @@ def evaluate_in(
     progress: Callable[[int], None] | None = None,
     max_steps: float = math.inf,
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """`evaluate` in environments that are there; they stay open.
+    """`evaluate` in existing environments, which stay open.
 
     progress: called with the number of finished episodes. max_steps: of the environments in all; an
     evaluation that would take more is broken off and returns nothing, as the episodes that have
@@ -130,11 +130,11 @@ def evaluate_in(
             running, worlds = [running[k] for k in keep], [worlds[k] for k in keep]
             obs, is_first = obs[keep], is_first[keep]
             state = State(*(x[keep] for x in state))
-    found = {"episodes": float(episodes), "length": float(lengths.mean())}
+    stats = {"episodes": float(episodes), "length": float(lengths.mean())}
     if all(success is not None for success in successes):
-        found["success"] = float(np.mean([bool(success) for success in successes]))
-    found |= calibration(rewards, values, bootstrap, agent.config.gamma)
-    return np.array([sum(r) for r in rewards]), found
+        stats["success"] = float(np.mean([bool(success) for success in successes]))
+    stats |= calibration(rewards, values, bootstrap, agent.config.gamma)
+    return np.array([sum(r) for r in rewards]), stats
 
 
 def calibration(
@@ -166,7 +166,7 @@ def calibration(
 def random_returns(env: EnvSpec, episodes: int = 100, seed: int = 0) -> np.ndarray:
     """Returns (episodes,) of uniformly random actions, one a step: what learning must beat."""
     with contextlib.closing(AgentEnv(env)) as world:
-        choose = chance_chooses(world, 1, derive_seed(seed, EXPLORATION))
+        choose = random_policy(world, 1, derive_seed(seed, EXPLORATION))
         seeds = [derive_seed(seed, EVALUATION, i) for i in range(episodes)]
         return np.array([play(world, choose, s)["reward"].sum(dtype=float) for s in seeds])
 
@@ -193,7 +193,7 @@ def play(env: AgentEnv, choose: Chooser, seed: int) -> Episode:
     return dict(zip(("obs", "action", "reward", "cont"), columns, strict=True))
 
 
-def agent_chooses(agent: DreamerAgent, seed: int) -> Chooser:
+def greedy_policy(agent: DreamerAgent, seed: int) -> Chooser:
     """For `play`: the greedy agent, filtering what it sees."""
     rng, state = torch.Generator(agent.device).manual_seed(seed), None
 
@@ -205,7 +205,7 @@ def agent_chooses(agent: DreamerAgent, seed: int) -> Chooser:
     return choose
 
 
-def chance_chooses(env: AgentEnv, hold: int, seed: int) -> Chooser:
+def random_policy(env: AgentEnv, hold: int, seed: int) -> Chooser:
     """For `play`: random actions, each chosen for 1 to `hold` rows in turn."""
     rng, left = np.random.default_rng(seed), 0
     action = np.zeros(env.action_size, np.float32)
@@ -224,7 +224,7 @@ def film(agent: DreamerAgent, env: EnvSpec, seed: int) -> tuple[float, list[np.n
     """(return, pictures) of one episode of the greedy agent, the pictures as the environment draws
     them, one for each action."""
     config, options = agent.config, {"render_mode": "rgb_array"}
-    greedy = agent_chooses(agent, derive_seed(seed, EVALUATION))  # as in `evaluate`
+    greedy = greedy_policy(agent, derive_seed(seed, EVALUATION))  # as in `evaluate`
     frames: list[np.ndarray] = []
 
     def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
@@ -331,12 +331,12 @@ def open_loop(
     is_first = torch.zeros(seen.shape[:2], dtype=torch.bool, device=agent.device)
     rng = torch.Generator(agent.device).manual_seed(seed)
     feat = dream_on(agent, seen, actions, is_first, context, rng, before)
-    said = {
+    predicted = {
         "obs": agent.decoder.predict(feat),
         "reward": agent.reward.predict(feat),
         "cont": agent.cont.predict(feat),
     }
-    return {name: value.cpu().numpy() for name, value in said.items()}
+    return {name: value.cpu().numpy() for name, value in predicted.items()}
 
 
 @torch.inference_mode()

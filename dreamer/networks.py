@@ -32,9 +32,9 @@ CUT_STD = 0.87962566  # what is left of a normal's standard deviation 1 when it 
 
 
 def init_layer(layer: Any, fan_in: int, scale: float = 1.0) -> Any:
-    """The layer with weights from a normal cut at two standard deviations, of variance
-    `scale^2 / fan_in` (the authors' code), and so its bias (theirs: 0). With biases of 0 a layer
-    with a norm behind it would not tell a vector from twice that vector."""
+    """The layer with weights and bias from a normal truncated at two standard deviations, of
+    variance `scale^2 / fan_in` (the authors' bias: 0). With zero bias, a linear layer and the norm
+    behind it would map x and 2 x to the same output."""
     std = scale / math.sqrt(fan_in) / CUT_STD
     for values in layer.parameters():
         if scale == 0.0:

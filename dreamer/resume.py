@@ -134,7 +134,7 @@ def refusing(path: Path, what: str) -> Iterator[None]:
         reason = textwrap.shorten(str(error), 200)
         raise CheckpointError(
             f"{path} does not hold {what} ({reason}): use the version of the program that wrote "
-            "it, or train anew"
+            "it, or train again"
         ) from error
 
 
@@ -254,7 +254,7 @@ def load(run: Run) -> dict[str, Any]:
     path, steps, device = run.run_dir / CHECKPOINT, run.config.steps, run.agent.device.type
     saved, length = load_checkpoint(path), path.stat().st_size
     if "replay" not in saved:
-        raise CheckpointError(f"{path} holds no training state: train anew, without resume")
+        raise CheckpointError(f"{path} holds no training state: train again, without resume")
     with refusing(path, CONTINUABLE):
         check([saved["env"], saved["device"], saved["counters"][0]], ["", "", 0], "checkpoint")
         found, own = read_parts(saved, length), read_parts(agent_part(run.agent), length)
@@ -303,7 +303,7 @@ def example(run: Run, saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_values(run: Run, saved: dict[str, Any]) -> None:
-    """Raises ValueError for numbers of the right form to which no run comes."""
+    """Raises ValueError for well-formed values that no run can reach."""
     c, replay, actions = run.config, saved["replay"], saved["episode_actions"]
     step, updates, *others = saved["counters"]
     classes = [actions, replay["action"]] if run.env.segments else []

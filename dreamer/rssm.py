@@ -1,4 +1,4 @@
-"""The recurrent state-space model: a GRU carries what is known, categoricals what is guessed.
+"""The recurrent state-space model: a GRU carries the past, categoricals what it cannot predict.
 
 State of one time step: `deter` h (..., D), the GRU's memory, and `stoch` z (..., S, K), one-hot
 samples. Two distributions over z: the *posterior* q(z | h, x), which sees the observation, and

@@ -44,7 +44,7 @@ class Run:
     """The agent with its environment, its replay, and all that has happened so far.
 
     `train` returns it with the log's rows by kind, `episodes`, `reports` and `evals`, and the
-    minutes of training by the clock on the wall and of the processor.
+    wall-clock and CPU minutes of training.
     """
 
     def __init__(self, env: EnvSpec, config: Config, run_dir: Path, device: torch.device):
@@ -176,7 +176,7 @@ class Run:
 
     def random_action(self) -> np.ndarray:
         """A random action, held for 1 to PREFILL_HOLD or later `explore_hold` rows, log-uniformly:
-        such pushes reach far more of a world than trembling does."""
+        held actions reach far more states than dithering."""
         if self.held_steps == 0 or not self.env.allows(self.held_action):
             self.held_action = self.env.random_action(self.explore_rng)
             longest = PREFILL_HOLD if self.step < self.config.warm_up else self.config.explore_hold

@@ -22,12 +22,9 @@ from tqdm import tqdm
 from dreamer.checkpoint import read_log
 from dreamer.config import Config
 from dreamer.envs import EnvFault, EnvSpec
-from dreamer.evaluation import evaluate
-from dreamer.resume import LOG, load_agent, save, save_agent, start, try_save
+from dreamer.resume import LOG, save, save_agent, start, try_save
 from dreamer.run import Run, fast_cpu
 from dreamer.tensorboard import Board, need_tensorboard
-
-__all__ = ["Session", "evaluate", "load_agent", "save_agent", "train"]
 
 CHECKPOINT_SECONDS = 60.0  # between checkpoints: what a kill can cost
 ALWAYS = (signal.SIGINT, signal.SIGTERM)
@@ -105,7 +102,7 @@ class Session:
             file=Quiet(sys.stderr),
         )
         evals = read_log(run.run_dir / LOG, "eval")
-        self.ret = said(evals[-1]) if evals else "not known yet"
+        self.ret = format_return(evals[-1]) if evals else "not known yet"
         self.bar.set_postfix_str(f"return {self.ret}", refresh=False)
         self.signal: int | None = None  # that asked for the end
         run.say = self.say
@@ -171,7 +168,7 @@ class Session:
             )
         if run.evaluation_due():
             if values := run.evaluate():
-                self.ret = said(values)
+                self.ret = format_return(values)
             self.show(f"return {self.ret}")
             self.bar.refresh()
 
@@ -198,7 +195,7 @@ class Session:
                 if run.kept:
                     raise EnvFault(
                         f"{error}. The run up to step {run.step} is in {run.run_dir}: resume it "
-                        "when the environment is mended"
+                        "when the environment is fixed"
                     ) from error
             elif isinstance(error, KeyboardInterrupt) and not run.kept:
                 warnings.warn(
@@ -219,7 +216,7 @@ class Session:
                 raise self.end()
 
 
-def said(values: dict[str, float]) -> str:
+def format_return(values: dict[str, float]) -> str:
     """Of an evaluation, for the bar."""
     few = {1: " (1 episode)"}.get(int(values["episodes"]), f" ({values['episodes']:.0f} episodes)")
     return f"{values['return']:.1f}" + (few if values["episodes"] < 10 else "")

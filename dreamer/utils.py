@@ -10,6 +10,7 @@ O of an observation, E of its embedding, F = D + S K of `feat`, which the heads 
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -213,7 +214,7 @@ def make_rng(device: torch.device, *seed: int) -> torch.Generator:
 
 
 @contextlib.contextmanager
-def frozen(*modules: nn.Module):
+def frozen(*modules: nn.Module) -> Iterator[None]:
     """Within this block the modules' weights are constants: gradients flow *through* them only."""
     params = [p for m in modules for p in m.parameters() if p.requires_grad]
     for p in params:

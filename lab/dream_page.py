@@ -33,7 +33,7 @@ from torch import Tensor
 
 from dreamer import AgentEnv, DreamerAgent, load_agent
 from dreamer.checkpoint import write_atomic
-from dreamer.evaluation import agent_chooses, check_fit, play
+from dreamer.evaluation import check_fit, greedy_policy, play
 from dreamer.utils import derive_seed
 
 PAGE = ROOT / "docs" / "dream"
@@ -115,7 +115,7 @@ def record(agent: DreamerAgent, task: Task) -> list[dict[str, Any]]:
     env, episodes = AgentEnv(task.env_id, agent.config.action_repeat), []
     for number in range(task.recordings):
         seed = episode_seed(number)
-        rows = play(env, agent_chooses(agent, seed), seed)
+        rows = play(env, greedy_policy(agent, seed), seed)
         episodes.append(
             {
                 "obs": [[round(float(x), 4) for x in row] for row in rows["obs"]],

@@ -22,7 +22,7 @@ from gymnasium.wrappers import AddRenderObservation, ResizeObservation, Transfor
 from matplotlib.figure import Figure
 
 from dreamer import AgentEnv, DreamerAgent
-from dreamer.evaluation import Episode, agent_chooses, filter_episode, open_loop, play
+from dreamer.evaluation import Episode, filter_episode, greedy_policy, open_loop, play
 
 SIDE = 64  # pixels
 CONTEXT, LENGTH = 5, 50  # frames that a dream has seen, and frames that it goes on for
@@ -65,7 +65,7 @@ def watched(agent: DreamerAgent, env: Any, seed: int) -> tuple[Episode, dict[str
     its last frame) without seeing one."""
     c = agent.config
     with contextlib.closing(AgentEnv(env, c.action_repeat, c.max_episode_steps)) as world:
-        episode = play(world, agent_chooses(agent, seed), seed)
+        episode = play(world, greedy_policy(agent, seed), seed)
     part = {name: rows[: CONTEXT + LENGTH] for name, rows in episode.items()}
     with torch.inference_mode():
         seen = agent.decoder.predict(filter_episode(agent, part, seed)).cpu().numpy()
@@ -144,7 +144,7 @@ def linear_probe(
     feats, states = [], []
     with contextlib.closing(AgentEnv(env, agent.config.action_repeat)) as world:
         for i in range(episodes):
-            choose, truth = agent_chooses(agent, seed + i), []
+            choose, truth = greedy_policy(agent, seed + i), []
 
             def look(obs: np.ndarray, is_first: bool, choose=choose, truth=truth) -> np.ndarray:
                 truth.append(true_state(world))

@@ -14,7 +14,7 @@ import torch
 from py_mini_racer import MiniRacer
 
 from dreamer import AgentEnv, Config, DreamerAgent
-from dreamer.evaluation import chance_chooses, play
+from dreamer.evaluation import play, random_policy
 from dreamer.resume import save_agent
 
 REPEATS = {"cartpole": 2, "pendulum": 1, "acrobot": 1, "lunar_lander": 4}
@@ -41,7 +41,7 @@ def experience(task: str) -> dict[str, np.ndarray]:
     """The first rows of an episode of random actions that are held for a while; where episodes are
     short, several of them."""
     env = AgentEnv(dream_page.TASKS[task].env_id, REPEATS[task])
-    choose = chance_chooses(env, 6, seed=3)
+    choose = random_policy(env, 6, seed=3)
     episodes: list[dict[str, np.ndarray]] = []
     while sum(len(episode["obs"]) for episode in episodes) < EPISODE:
         episodes.append(play(env, choose, seed=len(episodes)))

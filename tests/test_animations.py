@@ -13,7 +13,7 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 from lab import animations, style  # noqa: E402
 
 from dreamer import AgentEnv  # noqa: E402
-from dreamer.evaluation import chance_chooses, play  # noqa: E402
+from dreamer.evaluation import play, random_policy  # noqa: E402
 
 ENVS = list(style.OBS_NAMES)
 
@@ -228,7 +228,7 @@ def test_an_episode_is_seen_again_only_if_it_is_the_same(repeats, modes, monkeyp
         Still, "metadata", {"render_modes": ["rgb_array"] if modes else [], "render_fps": 30}
     )
     env = AgentEnv("Still-v0", 2)
-    episode = play(env, chance_chooses(env, 1, seed=0), seed=3)
+    episode = play(env, random_policy(env, 1, seed=0), seed=3)
     pictures = animations.seen_again("Still-v0", 2, episode, 3)
     assert len(pictures) == (len(episode["obs"]) if repeats and modes else 0)
     assert all(picture.shape == (300, 200, 3) for picture in pictures)

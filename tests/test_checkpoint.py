@@ -104,7 +104,7 @@ def test_a_checkpoint_cut_at_every_tenth_is_refused(finished, tmp_path):
     for tenth in range(10):
         path.write_bytes(content[: len(content) * tenth // 10])
         text = refusal(path, lambda: load_checkpoint(path))
-        assert re.search("damaged.*delete it and train anew", text)
+        assert re.search("damaged.*delete it and train again", text)
     path.write_bytes(content)
     assert load_checkpoint(path)["counters"][0] == 60
 

@@ -14,16 +14,16 @@ from dreamer import evaluation
 from dreamer.agent import DreamerAgent
 from dreamer.envs import AgentEnv, make_envs
 from dreamer.evaluation import (
-    agent_chooses,
     calibration,
-    chance_chooses,
     dream_on,
     evaluate,
     evaluate_in,
     filter_episode,
+    greedy_policy,
     open_loop,
     open_loop_error,
     play,
+    random_policy,
     random_returns,
     states_before,
 )
@@ -237,7 +237,7 @@ def agent():
 @pytest.mark.parametrize(("env_id", "terminal"), [("CartPole-v1", True), ("Pendulum-v1", False)])
 def test_played_rows_are_those_of_the_environment(env_id, terminal):
     env = AgentEnv(env_id)
-    episode = play(env, chance_chooses(env, hold=3, seed=5), seed=7)
+    episode = play(env, random_policy(env, hold=3, seed=5), seed=7)
     rows = len(episode["obs"])
     assert all(len(column) == rows for column in episode.values())
     assert episode["reward"][0] == 0 and (episode["action"][-1] == 0).all()
@@ -252,7 +252,7 @@ def test_played_rows_are_those_of_the_environment(env_id, terminal):
 
 def test_chance_holds_its_choices():
     env = AgentEnv(walk("box"))
-    choose = chance_chooses(env, hold=3, seed=5)
+    choose = random_policy(env, hold=3, seed=5)
     actions = [choose(np.zeros(2), False) for _ in range(900)]
     changes = [i for i in range(1, 900) if not np.array_equal(actions[i], actions[i - 1])]
     holds = np.diff(changes)
@@ -262,18 +262,18 @@ def test_chance_holds_its_choices():
 def test_the_same_agent_plays_the_same_again_and_as_evaluate_does(agent):
     env = AgentEnv("CartPole-v1")
     seed = derive_seed(2, evaluation.EVALUATION, 0)  # of evaluate's first episode
-    episode, again = (play(env, agent_chooses(agent, seed=1), seed) for _ in range(2))
+    episode, again = (play(env, greedy_policy(agent, seed=1), seed) for _ in range(2))
     np.testing.assert_array_equal(episode["action"], again["action"])
     with torch.no_grad():  # an actor that is sure, whatever latents are drawn
         agent.actor.mlp[-1].bias[1] += 100
-    episode = play(env, agent_chooses(agent, seed=1), seed)
+    episode = play(env, greedy_policy(agent, seed=1), seed)
     assert [episode["reward"].sum()] == evaluate(agent, "CartPole-v1", 1, seed=2).tolist()
 
 
 def test_an_episode_is_filtered_from_its_first_row_on(agent):
     """Row by row it is what `act` meets, given the same random numbers."""
     env = AgentEnv("CartPole-v1")
-    episode = play(env, chance_chooses(env, hold=3, seed=5), seed=7)
+    episode = play(env, random_policy(env, hold=3, seed=5), seed=7)
     feat = filter_episode(agent, episode, seed=3)
     assert feat.shape == (len(episode["obs"]), 12 + 3 * 4)
     rng, state = torch.Generator().manual_seed(3), None
@@ -286,7 +286,7 @@ def test_an_episode_is_filtered_from_its_first_row_on(agent):
 def test_a_window_in_mid_episode_goes_on_from_the_state_before_it(agent):
     """Filtered from there, its first row has the state that it has in the whole episode."""
     env = AgentEnv("CartPole-v1")
-    episode = play(env, chance_chooses(env, hold=3, seed=5), seed=7)
+    episode = play(env, random_policy(env, hold=3, seed=5), seed=7)
     feat, before = filter_episode(agent, episode, seed=3), states_before(agent, episode, seed=3)
     assert {len(part) for part in before} == {len(feat)}
     for start in (0, 1, 6):

@@ -15,7 +15,7 @@ from gymnasium import wrappers
 from dreamer import AgentEnv, evaluate, load_agent
 from dreamer.agent import DreamerAgent
 from dreamer.check import check
-from dreamer.evaluation import agent_chooses, open_loop, play
+from dreamer.evaluation import greedy_policy, open_loop, play
 from dreamer.networks import Decoder, Encoder, ImageDecoder, ImageEncoder, ObsNorm, image_sizes
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.spaces import image_shape, image_shapes
@@ -302,7 +302,7 @@ def test_every_kind_of_image_trains_and_is_loaded(make, tmp_path):
     loaded = load_agent(tmp_path / "agent.pt", "cpu")
     assert loaded.images == run.env.images
     np.testing.assert_array_equal(evaluate(loaded, make, 2), evaluate(run.agent, make, 2))
-    with_images = play(AgentEnv(make), agent_chooses(loaded, 0), 0)
+    with_images = play(AgentEnv(make), greedy_policy(loaded, 0), 0)
     dream = open_loop(loaded, with_images["obs"][None], with_images["action"][None], 4, 0)
     pixels = dream["obs"][..., -run.env.pixels :]
     assert pixels.shape[:2] == (1, 6) and pixels.min() >= 0 and pixels.max() <= 255

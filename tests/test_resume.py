@@ -200,7 +200,7 @@ def test_a_damaged_checkpoint_is_refused(copied):
     path = copied / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[:-1])
     for call in (lambda: load_agent(path), lambda: resume(copied)):
-        assert re.search("damaged.*delete it and train anew", refusal(path, call))
+        assert re.search("damaged.*delete it and train again", refusal(path, call))
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_touched(copied):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,18 @@ def finished(tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("finished")
     quiet_train(walk(), tiny_config(evals=2), run_dir)
     return run_dir
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Path:
+    """A finished run that may be damaged."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def resume(run_dir: Path, env=None, **changes) -> Run:
+    """Go on with a run like the one in `finished`."""
+    return quiet_train(env or walk(), tiny_config(**{"evals": 2, **changes}), run_dir, resume=True)
 
 
 # ---------------------------------------------------------------- environments

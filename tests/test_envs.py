@@ -170,37 +170,6 @@ def test_observations_of_every_shape_become_vectors_by_hand(space, thing, obs):
 
 # ---------------------------------------------------------------- what is refused
 
-UNSUPPORTED_ACTIONS = [
-    SPACES.Box(-np.inf, np.inf, (2,)),
-    SPACES.Box(np.float32([-1, 0]), np.float32([1, np.inf])),
-    SPACES.Box(-np.inf, np.inf, (2, 2)),
-    SPACES.Tuple([SPACES.Discrete(2)]),
-    SPACES.Dict({"x": SPACES.Discrete(2)}),
-    SPACES.Sequence(SPACES.Discrete(2)),
-]
-UNSUPPORTED_OBSERVATIONS = [
-    SPACES.Box(0, 255, (4, 8, 8, 3), np.uint8),
-    SPACES.Text(5),
-    SPACES.Sequence(SPACES.Box(-1, 1, (2,))),
-    SPACES.Graph(SPACES.Box(-1, 1, (2,)), None),
-]
-
-
-@pytest.mark.parametrize("space", UNSUPPORTED_ACTIONS, ids=str)
-def test_unsupported_action_spaces_are_named(space):
-    with pytest.raises(ValueError) as error:
-        quiet_train(lambda: Walk(space))
-    assert "Walk: action space" in str(error.value) and str(space) in str(error.value)
-
-
-@pytest.mark.parametrize("space", UNSUPPORTED_OBSERVATIONS, ids=str)
-def test_unsupported_observation_spaces_are_named(space):
-    env = Walk(SPACES.Discrete(2))
-    env.observation_space = space
-    with pytest.raises(ValueError) as error:
-        quiet_train(lambda: env)
-    assert "Walk: observation space" in str(error.value) and str(space) in str(error.value)
-
 
 def test_an_environment_in_the_place_of_its_maker_is_refused():
     env = gym.make("CartPole-v1")

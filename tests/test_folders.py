@@ -10,26 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ACTION_SPACES, Walk, quiet_train, tiny_config, walk
+from conftest import ACTION_SPACES, Walk, quiet_train, resume, tiny_config, walk
 from faults import log_rows, refusal, same
 
 from dreamer import load_agent, save_agent
 from dreamer.envs import EnvFault
 from dreamer.resume import agent_env, start
-from dreamer.run import Run
-
-
-def resume(run_dir: Path, env=None, **changes) -> Run:
-    """Go on with a run like the one in `finished`."""
-    return quiet_train(env or walk(), tiny_config(**{"evals": 2, **changes}), run_dir, resume=True)
-
-
-@pytest.fixture
-def copied(finished, tmp_path) -> Path:
-    """A finished run that may be damaged."""
-    shutil.copytree(finished, tmp_path / "run")
-    return tmp_path / "run"
-
 
 # ---------------------------------------------------------------- the earlier run's files
 
@@ -99,26 +85,6 @@ def test_a_mixed_pair_is_found_out(copied, monkeypatch):
     log = copied / "log.jsonl"
     text = refusal(log, lambda: resume(copied, seed=1))
     assert re.search("is not the log that|the checkpoint beside it was made when", text)
-    assert files(copied) == before
-
-
-@pytest.mark.parametrize("change", ["CRLF", "edited", "another run's", "cut"])
-def test_another_log_is_refused_and_nothing_is_touched(copied, change):
-    log = copied / "log.jsonl"
-    rows = log.read_bytes()
-    if change == "another run's":
-        resume(copied.parent / "other", seed=1)
-        rows = (copied.parent / "other" / "log.jsonl").read_bytes() * 2
-    elif change == "CRLF":
-        rows = rows.replace(b"\n", b"\r\n")
-    elif change == "edited":
-        rows = rows.replace(b'"length": 9', b'"length": 8', 1)
-    else:
-        rows = rows[:500] + rows[520:] + rows
-    assert rows != log.read_bytes()
-    log.write_bytes(rows)
-    before = files(copied)
-    assert "is not the log that" in refusal(log, lambda: resume(copied))
     assert files(copied) == before
 
 

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import quiet_train as quiet
 from conftest import tiny_config
 
-from dreamer import evaluate, train
+from dreamer import evaluate
 from dreamer.envs import AgentEnv, EnvFault, share_a_simulator
 from dreamer.run import wrappers_with_memory
 
@@ -60,10 +61,6 @@ class Counted(Walk):
 @pytest.fixture(autouse=True)
 def nothing_counted():
     Counted.made = Counted.open = Counted.most = 0
-
-
-def quiet(env, config=None, run_dir=None, **options):
-    return train(env, config or tiny_config(), run_dir, device="cpu", progress=False, **options)
 
 
 # ---------------------------------------------------------------- how many

@@ -10,9 +10,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import quiet_train as quiet
 from conftest import tiny_config
 
-from dreamer import evaluate, load_agent, train
+from dreamer import evaluate, load_agent
 from dreamer.agent import DreamerAgent
 from dreamer.envs import AgentEnv, EnvFault
 from dreamer.networks import DiscretePolicy
@@ -68,11 +69,8 @@ ACTIONS = {  # space -> sizes of the one-hot vectors, and of the action
     "matrix": (S.Box(-1, 1, (2, 2)), (), 4),
     "0-d": (S.Box(-1, 1, ()), (), 1),
     "integers": (S.Box(-3, 3, (2,), np.int64), (), 2),
+    "float64": (S.Box(-3.0, 1.0, (1,), np.float64), (), 1),
 }
-
-
-def quiet(env, config=None, run_dir=None, **options):
-    return train(env, config or tiny_config(), run_dir, device="cpu", progress=False, **options)
 
 
 @pytest.mark.parametrize(("space", "size"), OBSERVATIONS.values(), ids=OBSERVATIONS)
@@ -119,14 +117,14 @@ def test_other_observation_spaces_get_one_sentence(space, advice):
         ValueError, match="^Sampled: observation space .* not supported: .*"
     ) as error:
         quiet(lambda: Sampled(space, TWO))
-    assert advice in str(error.value)
+    assert advice in str(error.value) and str(space) in str(error.value)
 
 
 @pytest.mark.parametrize(("space", "advice"), REFUSED_ACTIONS.values(), ids=REFUSED_ACTIONS)
 def test_other_action_spaces_get_one_sentence(space, advice):
     with pytest.raises(ValueError, match="^Sampled: action space .* not supported: ") as error:
         quiet(lambda: Sampled(VECTOR, space))
-    assert advice in str(error.value)
+    assert advice in str(error.value) and str(space) in str(error.value)
 
 
 def old_gym_space():

@@ -229,11 +229,9 @@ class AgentEnv:
                 f'{self.name}: info["action_mask"] at step {self.steps} has {flat.size} entries, '
                 f"not {self.action_size}"
             )
-        start = 0
-        for size in self.segments:
-            if not flat[start : start + size].any():
-                flat[start : start + size] = True
-            start += size
+        for part in np.split(flat, np.cumsum(self.segments)[:-1]):  # views
+            if not part.any():
+                part[:] = True
         return flat
 
     # ------------------------------------------------------------ what the environment gives

@@ -125,11 +125,8 @@ class ReplayBuffer:
         """An action (A,) as a row holds it: of one-hot parts the classes (G,), -1 for all zeros."""
         if not self.segments:
             return action
-        offsets = np.cumsum([0, *self.segments])[:-1]  # where each one-hot part begins
-        hot = np.full(len(offsets), -1, np.int32)
-        index = action.nonzero()[0]
-        hot[np.searchsorted(offsets, index, "right") - 1] = index
-        return np.where(hot >= 0, hot - offsets, -1)
+        parts = np.split(action, np.cumsum(self.segments)[:-1])
+        return np.array([part.argmax() if part.any() else -1 for part in parts])
 
     def decode_action(self, action: np.ndarray) -> np.ndarray:
         """Kept actions (..., G) or (..., A) -> float32 (..., A)."""

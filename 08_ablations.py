@@ -220,9 +220,10 @@ Figures: {}/08_ablations.png"""
 
 def show(data: effects.Results, folder: Path) -> None:
     """Draw the figures and print the tables, from the content of the results file."""
-    titles = [task["title"] for task in data["tasks"].values()]
-    path = folder / "08_ablations.png"
-    figures.ablation_figure(list(data["ideas"]), titles, effects.grid(data), path)
+    found = {idea: effects.effects(data, idea) for idea in data["ideas"]}
+    titles = {name: task["title"] for name, task in data["tasks"].items()}
+    scores = {i: {titles[k]: e for k, e in row.items() if k in titles} for i, row in found.items()}
+    figures.ablation_figure(scores, folder / "08_ablations.png")
     plain = {}
     for method in METHODS:  # the plain task's runs are those of 07_sample_efficiency.py
         file = results.load(results.RESULTS / "sample_efficiency" / f"{DREAMS}_{method}.json")

@@ -94,15 +94,6 @@ def effects(data: Results, idea: str) -> dict[str, Effect]:
     return {name: compare(values, full[name]) for name, values in measures(data, idea).items()}
 
 
-def grid(data: Results) -> dict[str, np.ndarray]:
-    """The effects as arrays (ideas, tasks), as `figures.ablation_figure` takes them: NaN, with 0
-    seeds, where there is no result."""
-    rows = [effects(data, idea) for idea in data["ideas"]]
-    cells = [[row.get(task, Effect()) for task in data["tasks"]] for row in rows]
-    names = ("mean", "low", "high", "seeds", "sign")
-    return {n: np.array([[getattr(cell, n) for cell in row] for row in cells]) for n in names}
-
-
 def effects_table(data: Results) -> list[list[str]]:
     """Rows, the head first: the full agent's own numbers, then the effect of each idea. Empty
     where a run is not planned, "?" where there is no result yet."""

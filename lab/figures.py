@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.effects import SEEDS, Effect
 from lab.style import (
     BEFORE,
     DREAM,
@@ -373,36 +374,30 @@ def latents_figure(
 
 
 @matplotlib.rc_context(STYLE)
-def ablation_figure(
-    ideas: Sequence[str], tasks: Sequence[str], grid: dict[str, np.ndarray], path: Path | str
-) -> None:
+def ablation_figure(effects: dict[str, dict[str, Effect]], path: Path | str) -> None:
     """What each idea buys: a line for each task on which it was removed, with the effect and its
-    interval; the idea that is missed most stands first.
+    interval, coloured where that excludes 0; the idea that is missed most stands first.
 
-    grid: `mean`, `low` and `high` (R, C) of the effects, NaN where there is no result; `seeds`
-    (R, C), of how many seeds each is; `sign` (R, C), not 0 where the interval excludes 0, which
-    is coloured.
+    effects: idea -> title of a task -> its effect; of no seeds where there is no result.
     """
-    measured = [i for i in range(len(ideas)) if grid["seeds"][i].any()]
-    lines = np.count_nonzero(grid["seeds"])
-    fig = Figure(figsize=(WIDTH, 1.2 + 0.155 * lines + 0.06 * len(measured)), layout="constrained")
+    rows = {i: [item for item in row.items() if item[1].seeds] for i, row in effects.items()}
+    rows = {i: sorted(row, key=lambda item: item[1].mean) for i, row in rows.items() if row}
+    lines = sum(map(len, rows.values()))
+    fig = Figure(figsize=(WIDTH, 1.2 + 0.155 * lines + 0.06 * len(rows)), layout="constrained")
     ax = fig.subplots()
     y, labels = 0.0, {}
-    for number, i in enumerate(sorted(measured, key=lambda i: np.nanmin(grid["mean"][i]))):
-        row = {name: grid[name][i] for name in ("mean", "low", "high", "seeds", "sign")}
-        columns = sorted(np.flatnonzero(row["seeds"]), key=row["mean"].__getitem__)
-        top, bottom = y - 0.7, y + len(columns) - 0.3
+    for number, idea in enumerate(sorted(rows, key=lambda i: rows[i][0][1].mean)):
+        top, bottom = y - 0.7, y + len(rows[idea]) - 0.3
         if number % 2 == 0:
             look = {"color": "#f0f0f0", "lw": 0, "zorder": 0, "clip_on": False}
             ax.axhspan(top, bottom, xmin=-1, **look).set_in_layout(False)
         at = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "va": "center"}
-        ax.annotate(ideas[i], (0, (top + bottom) / 2), (-250, 0), weight="bold", **at)
-        for j in columns:
-            mean, low, high, seeds, sign = (values[j] for values in row.values())
-            color = (RANDOM, DREAM, HARM)[int(sign)]
-            ax.plot([low, high], [y, y], color=color, alpha=1 if sign else 0.6)
-            ax.plot(mean, y, "o", color=color, ms=4.5, mfc=color if sign else "white")
-            labels[y] = tasks[j] + (f" ({seeds:.0f} seeds)" if seeds < 5 else "")
+        ax.annotate(idea, (0, (top + bottom) / 2), (-250, 0), weight="bold", **at)
+        for title, e in rows[idea]:
+            color = (RANDOM, DREAM, HARM)[e.sign]
+            ax.plot([e.low, e.high], [y, y], color=color, alpha=1 if e.sign else 0.6)
+            ax.plot(e.mean, y, "o", color=color, ms=4.5, mfc=color if e.sign else "white")
+            labels[y] = title + (f" ({e.seeds} seeds)" if e.seeds < SEEDS else "")
             y += 1
         y += 0.4
     ax.axvline(0, color=REAL, lw=0.8)

@@ -135,16 +135,6 @@ def test_dreams_are_compared_at_the_length_that_is_trained():
     assert effects.dream_errors(data, "memory") == {0: by_length}
 
 
-def test_grid_by_hand():
-    grid = effects.grid(make_data())
-    np.testing.assert_allclose(grid["mean"], [[0.02, np.nan], [-0.52, 1.10]], atol=1e-12)
-    assert grid["sign"].tolist() == [[0, 0], [-1, 1]]
-    assert grid["seeds"].tolist() == [[5, 0], [5, 5]]
-    assert (grid["low"][1] < grid["mean"][1]).all() and (grid["mean"][1] < grid["high"][1]).all()
-    empty = effects.grid(make_data(0))
-    assert np.isnan(empty["mean"]).all() and not empty["seeds"].any() and not empty["sign"].any()
-
-
 # ---------------------------------------------------------------- tables
 
 

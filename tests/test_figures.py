@@ -3,6 +3,7 @@
 import math
 
 from lab import figures, style
+from lab.effects import Effect
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -312,23 +313,16 @@ def test_maps_leave_out_what_is_the_same_everywhere(drawn):
 # ---------------------------------------------------------------- ablations
 
 
-def effects_grid(**changes):
-    """Two tasks and three ideas, of which one is not measured at all."""
-    nan = np.nan
-    grid = {
-        "mean": [[-0.1, nan], [0.2, -0.5], [nan, nan]],
-        "low": [[-0.3, nan], [0.1, -0.9], [nan, nan]],
-        "high": [[0.1, nan], [0.3, -0.1], [nan, nan]],
-        "seeds": [[3, 0], [5, 5], [0, 0]],
-        "sign": [[0, 0], [1, -1], [0, 0]],
-        "planned": np.ones((3, 2), bool),
-        "full": [0.7, 0.8],
-    }
-    return {name: np.array(values) for name, values in {**grid, **changes}.items()}
+# Of three ideas one is not measured at all.
+EFFECTS = {
+    "symlog": {"Plain": Effect(-0.1, -0.3, 0.1, 3), "Blind": Effect()},
+    "memory": {"Plain": Effect(0.2, 0.1, 0.3, 5), "Blind": Effect(-0.5, -0.9, -0.1, 5)},
+    "unimix": {"Plain": Effect()},
+}
 
 
 def test_effects_stand_in_order_and_those_that_are_sure_in_colour(drawn):
-    figures.ablation_figure(["symlog", "memory", "unimix"], ["Plain", "Blind"], effects_grid(), "")
+    figures.ablation_figure(EFFECTS, "")
     ax = drawn[0].axes[0]
     assert [text.get_text() for text in ax.texts] == ["memory", "symlog"]  # the worst one first
     labels = [text.get_text() for text in ax.get_yticklabels()]
@@ -343,8 +337,7 @@ def test_effects_stand_in_order_and_those_that_are_sure_in_colour(drawn):
 
 
 def test_a_figure_of_no_effects_is_drawn(drawn):
-    nothing = effects_grid(seeds=np.zeros((3, 2)), mean=np.full((3, 2), np.nan))
-    figures.ablation_figure(["a", "b", "c"], ["Plain", "Blind"], nothing, "")
+    figures.ablation_figure({"a": {"Plain": Effect()}, "b": {}}, "")
     assert not drawn[0].axes[0].texts
 
 
@@ -359,7 +352,7 @@ def test_all_figures_can_be_read_at_830_pixels(drawn):
     figures.dream_figure("Title", style.OBS_NAMES["LunarLander-v3"], 4, real, dreams, "", 5)
     points = np.random.default_rng(0).normal(size=(300, 2))
     figures.latents_figure("Title", points, [("whose", np.repeat(["a", "b"], 150), "")], "")
-    figures.ablation_figure(["symlog", "memory", "unimix"], ["Plain", "Blind"], effects_grid(), "")
+    figures.ablation_figure(EFFECTS, "")
     error = {name: np.ones((9, 3, 4)) for name in ("dream", "naive")}
     cont = {kind: np.ones((9, 5)) for kind in ("real", "filtered", "dreamed")}
     names = style.OBS_NAMES["CartPole-v1"]

@@ -11,10 +11,12 @@ from typing import Any
 from unittest import mock
 
 from lab.effects import FULL
+import numpy as np
 import torch
 from torch import Tensor
 
 from dreamer.networks import MLP, TwoHotHead
+from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import RSSM, Dream, Posterior, State
 from dreamer.utils import PercentileScale, mode_onehot, sample_onehot
 
@@ -34,6 +36,13 @@ class SquaredErrorHead(TwoHotHead):
         """logits (..., 1); target (...), or (..., M) for M losses of each prediction."""
         value = logits if target.ndim == logits.ndim else self.mean(logits)
         return (value - target).square()
+
+
+class ForgetfulReplay(ReplayBuffer):
+    """Keeps no states: every window begins from zeros."""
+
+    def refresh(self, index: np.ndarray, states: State | Posterior) -> None:
+        pass
 
 
 class NoScale(PercentileScale):
@@ -105,6 +114,10 @@ VARIANTS = {
     "memory": Variant(
         "the state is made from the present observation alone",
         names={"dreamer.agent.RSSM": MemorylessRSSM},
+    ),
+    "stored states": Variant(
+        "replayed windows begin from nothing, not from the state that was there",
+        names={"dreamer.run.ReplayBuffer": ForgetfulReplay},
     ),
     "KL balance": Variant(
         "β_dyn and β_rep are equal, their sum as before", {"beta_dyn": 0.55, "beta_rep": 0.55}

@@ -24,13 +24,6 @@ Runs = dict[Key, dict[str, Any]]  # what is kept of each run
 Pairs = list[tuple[str, str]]  # task, variant
 OfKey = Callable[[str, str, int, bool], dict[str, Any]]  # of task, variant, seed, smoke
 
-# Fields of `Config` that committed runs of ours lack, being older: with these values the limits
-# are beyond everything that happened in them, and none of them saw an image.
-LATER = {"max_episode_steps": 100_000, "eval_cost": 50.0, "depth": 8}
-# Fields in which the committed runs of 08 differ from today's `Config`, being older. They count as
-# complete all the same, and docs/ablations.md says what has changed since.
-CHANGED = ("beta_dyn", "beta_rep", "ent_coef")
-
 
 def parse_flags(script: str, text: str, what: str, planned: Pairs, smoke: Pairs) -> Namespace:
     """The command line of a comparison, given its `__file__` and `__doc__`.
@@ -101,9 +94,7 @@ def run(flags: Namespace, settings: OfKey, make: OfKey, committed: Runs) -> tupl
         sys.exit()
     planned = {key: run for key, run in committed.items() if key[:2] in flags.planned}
     known = {
-        key: run
-        for key, run in planned.items()
-        if same_settings(run["config"], settings(*key, flags.smoke))
+        key: run for key, run in planned.items() if run["config"] == settings(*key, flags.smoke)
     }
     good = True
     if not (flags.plot_only or flags.publish):
@@ -115,12 +106,6 @@ def run(flags: Namespace, settings: OfKey, make: OfKey, committed: Runs) -> tupl
     found = {key: result for key, job in jobs.items() if (result := result_of(job))}
     new = {key: {k: v for k, v in run.items() if k != "return"} for key, run in found.items()}
     return known, new, good
-
-
-def same_settings(committed: dict[str, Any], today: dict[str, Any]) -> bool:
-    """Whether a committed run has today's settings, but for those that are LATER or CHANGED."""
-    committed = {k: v for k, v in LATER.items() if k in today} | committed
-    return committed == today | {k: v for k, v in committed.items() if k in CHANGED}
 
 
 def publish(flags: Namespace, results: Path) -> None:

@@ -6,9 +6,8 @@ import json
 import math
 import sys
 
-from lab import campaign, results
+from lab import results
 from lab.variants import VARIANTS
-import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import tiny_config
@@ -48,17 +47,14 @@ def rollout(spec, steps=300, seed=3):
     return obs, reward
 
 
-@pytest.mark.parametrize(
-    ("task", "plain", "seen"),
-    [("cartpole-blind", "CartPole-v1", [0, 2]), ("pendulum-blind", "Pendulum-v1", [0, 1])],
-)
-def test_blind_tasks_hide_the_velocities_and_nothing_else(task, plain, seen):
-    (obs, reward), (all_obs, same_reward) = rollout(script.TASKS[task].env), rollout(plain)
-    np.testing.assert_array_equal(obs, all_obs[:, seen])
+def test_the_blind_task_hides_the_velocities_and_nothing_else():
+    blind = script.TASKS["cartpole-blind"].env
+    (obs, reward), (all_obs, same_reward) = rollout(blind), rollout("CartPole-v1")
+    np.testing.assert_array_equal(obs, all_obs[:, [0, 2]])
     np.testing.assert_array_equal(reward, same_reward)
 
 
-@pytest.mark.parametrize("scale", [0.01, 100.0, 10_000.0])
+@pytest.mark.parametrize("scale", [0.01, 10_000.0])
 def test_scaled_tasks_scale_the_reward_and_nothing_else(scale):
     task = script.TASKS[f"pendulum-x{scale:g}"]
     (obs, reward), (same_obs, plain) = rollout(task.env), rollout("Pendulum-v1")
@@ -87,35 +83,17 @@ def committed():
 def test_settings_are_those_of_the_committed_runs_and_of_the_numbered_scripts():
     runs = committed()["runs"]
     for run in runs:
-        wanted = script.settings(run["task"], run["variant"], run["seed"], False)
-        differs = {k for k, v in run["config"].items() if wanted[k] != v}
-        balance = {"beta_dyn"} if run["variant"] == "KL balance" else set()
-        assert differs == (
-            balance | {"beta_rep", "ent_coef"} if run["variant"] in VARIANTS else set()
-        )
-        later = set(campaign.LATER) if run["variant"] in VARIANTS else set()
-        assert set(wanted) - set(run["config"]) == later
-        assert campaign.same_settings(run["config"], wanted)
+        key = run["task"], run["variant"], run["seed"]
+        assert run["config"] == script.settings(*key, False)
     known = [(run["task"], run["variant"], run["seed"]) for run in runs]
     assert known == [(*pair, seed) for pair in script.PLANNED for seed in range(5)]
     for name, task in script.TASKS.items():
-        own = {"steps": task.steps, "action_repeat": 1, "seed": 3}
+        own = {"steps": task.steps, "seed": 3}
         assert script.config_of(name, "full", 3) == dataclasses.replace(task.script.CONFIG, **own)
         assert set(task.ideas) < set(VARIANTS)
     changed = dataclasses.asdict(script.config_of("pendulum", "free bits", 0))
     full = dataclasses.asdict(script.config_of("pendulum", "full", 0))
     assert {k for k in full if full[k] != changed[k]} == {"free_nats"}
-
-
-def test_the_later_settings_change_nothing_in_the_committed_runs():
-    """No episode is long enough to be cut, and every evaluation can be afforded, were all of its
-    episodes as long as the environment lets them be."""
-    for name, task in script.TASKS.items():
-        config = script.config_of(name, "full", 0)
-        assert {k: getattr(config, k) for k in campaign.LATER} == campaign.LATER
-        longest = gym.spec(task.script.ENV).max_episode_steps
-        assert longest < config.max_episode_steps
-        assert config.evals * config.eval_episodes * longest <= config.eval_cost * config.steps
 
 
 def test_what_a_task_is_measured_with_is_what_is_committed():
@@ -160,7 +138,7 @@ def test_unseen_windows_are_whole_and_from_many_episodes():
 
 
 def test_returns_are_in_the_tasks_own_units():
-    entry = script.entry("pendulum-x100", {500: -123_456.0, 1000: -20_000.0}, minutes=2.0)
+    entry = script.entry("pendulum-x10000", {500: -12_345_600.0, 1000: -2e6}, minutes=2.0)
     assert entry["curve"] == {"env_steps": [500, 1000], "return": [-1235.0, -200.0]}
     assert (entry["return"], entry["minutes"], entry["dream_error"]) == (-200.0, 2.0, None)
     assert script.entry("cartpole", {})["return"] is None
@@ -174,9 +152,9 @@ def test_model_free_methods_get_the_scaled_rewards(monkeypatch):
     def short(*args):
         return {**config, "hyperparameters": {**config["hyperparameters"], "n_timesteps": 50}}
 
-    config = script.settings("pendulum-x100", "sac", 0, smoke=True)
+    config = script.settings("pendulum-x10000", "sac", 0, smoke=True)
     monkeypatch.setattr(script, "settings", short)  # SAC learns from step 100 on
-    scaled, plain = (script.make(task, "sac", 0, True) for task in ("pendulum-x100", "pendulum"))
+    scaled, plain = (script.make(task, "sac", 0, True) for task in ("pendulum-x10000", "pendulum"))
     assert scaled["curve"]["env_steps"] == plain["curve"]["env_steps"] == [50]
     assert scaled["return"] == pytest.approx(plain["return"], rel=1e-3) and plain["return"] < -100
 
@@ -201,7 +179,7 @@ def test_a_run_that_breaks_down_is_a_result(monkeypatch):
 
 def test_runs_are_collected_in_order(monkeypatch):
     monkeypatch.setattr(script, "random_returns", lambda env: np.array([7.0]))
-    keys = [("pendulum-x100", "full", 1), ("cartpole", "memory", 0), ("cartpole", "full", 0)]
+    keys = [("pendulum-x10000", "full", 1), ("cartpole", "memory", 0), ("cartpole", "full", 0)]
     runs = {key: {"curve": {"env_steps": [1], "return": [float(i)]}} for i, key in enumerate(keys)}
     before = {"tasks": {"pendulum": {"random_return": 9.0}}}
     data = script.collect(before, runs)
@@ -209,7 +187,7 @@ def test_runs_are_collected_in_order(monkeypatch):
     assert head == [keys[2], keys[1], keys[0]]
     assert [run["curve"]["return"] for run in data["runs"]] == [[2.0], [1.0], [0.0]]
     chance = {name: info["random_return"] for name, info in data["tasks"].items()}
-    assert (chance["cartpole"], chance["pendulum-x100"]) == (7, 0.07)
+    assert (chance["cartpole"], chance["pendulum-x10000"]) == (7, 0.0007)
     assert chance["pendulum"] == 9  # is not measured again
 
 
@@ -273,8 +251,8 @@ def test_every_stage_in_seconds(tmp_path, monkeypatch, capsys):
     assert [(run["task"], run["variant"], run["seed"]) for run in data["runs"]] == [
         ("pendulum", "full", 0),
         ("pendulum", "memory", 0),
-        ("pendulum-x100", "full", 0),
-        ("pendulum-x100", "sac", 0),
+        ("pendulum-x10000", "full", 0),
+        ("pendulum-x10000", "sac", 0),
     ]
     assert all(run["dream_error"] for run in data["runs"][:2])
     assert [path.name for path in tmp_path.iterdir()] == ["08_ablations"]

@@ -86,20 +86,6 @@ def test_what_is_committed_is_not_made_again_until_its_settings_change(call, cap
     assert call("--smoke", committed=committed)[0] == {} and len(call.begun) == 1
 
 
-def test_settings_that_came_later_count_where_they_could_have_changed_a_run():
-    old = {"steps": 4000}
-    today = old | {"max_episode_steps": 100_000, "eval_cost": 50.0}
-    same = campaign.same_settings
-    assert same(old, today) and same(today, today) and same(old, old)  # a model-free method's
-    assert not same(old, today | {"eval_cost": 1.0})
-    assert not same(today | {"eval_cost": 1.0}, today)
-    assert not same(old, today | {"max_episode_steps": 100})
-    assert not same(old, today | {"steps": 5000}) and not same(old, today | {"gamma": 0.9})
-    assert not same(today, old)
-    weight = {"beta_rep": 0.03}
-    assert same(today | weight, today | {"beta_rep": 0.1})
-
-
 # ---------------------------------------------------------------- runs made
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import tiny_config
 
+from dreamer import run
 from dreamer.agent import DreamerAgent
 from dreamer.evaluation import open_loop
 from dreamer.rssm import State, kl_losses
@@ -91,6 +92,21 @@ def test_every_variant_learns_dreams_and_is_gone_afterwards(variant):
 
 
 # ---------------------------------------------------------------- the world model's ideas
+
+
+@both("stored states")
+def test_without_stored_states_every_window_begins_from_zeros(variant, package):
+    replay = run.ReplayBuffer(4, OBS, ACTION, (), (4, 2, 3))
+    state = State(torch.full((1, 4), 0.5), torch.eye(3)[None, :2], torch.zeros(1, ACTION))
+    for t in range(4):
+        replay.add(np.zeros(OBS), np.ones(ACTION), 0.0, t == 0, False, False, state)
+    replay.refresh(np.array([1]), state)
+    batch = replay.sample(64, 2, np.random.default_rng(0))
+    known = batch["index"][:, 0] > 0
+    assert known.any() and (batch["prev_action"][known] == 1).all()
+    kept = 0.0 if variant == "stored states" else 1.0
+    assert (batch["prev_deter"][known] == 0.5 * kept).all()
+    assert (batch["prev_stoch"][known].sum((1, 2)) == 2 * kept).all()
 
 
 @both("symlog")

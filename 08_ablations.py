@@ -85,7 +85,7 @@ def glitching(env: gym.Env) -> gym.Env:
 CARTPOLE = importlib.import_module("02_dreamer_cartpole")
 PENDULUM = importlib.import_module("03_dreamer_pendulum")
 ACROBOT = importlib.import_module("05_dreamer_acrobot")
-ENV, THRESHOLD, CONFIG = spaces.TASKS["recall"]
+ENV, THRESHOLD, CONFIG = spaces.TASKS["recall_8"]
 RECALL = SimpleNamespace(ENV=ENV, THRESHOLD=THRESHOLD, CONFIG=CONFIG)
 STATE = ("stochastic latent", "memory", "stored states")  # what is not seen must be remembered
 REWARD = ("two-hot", "return scale")  # are to make rewards of every size alike
@@ -96,7 +96,7 @@ TASKS = {
     "pendulum": Task("Pendulum", PENDULUM, PLAIN),
     "acrobot": Task("Acrobot", ACROBOT, SPARSE, steps=5_000),
     "cartpole-blind": Task("CartPole without velocities", CARTPOLE, STATE, seen(0, 2), steps=3_000),
-    "recall": Task("Recall after 8 steps", RECALL, STATE, steps=13_000),
+    "recall": Task("Recall after 8 steps", RECALL, STATE, steps=7_000),
 }
 for x in (0.01, 10_000):
     title = f"Pendulum (rewards x {x:,g})"

@@ -87,6 +87,7 @@ def test_every_action_space_trains_300_steps(space, sizes, total, actor_grad, tm
     config = tiny_config(steps=300, train_ratio=1, actor_grad=actor_grad)
     agent = quiet(lambda: Sampled(VECTOR, space), config, tmp_path).agent
     assert (agent.segments, agent.action_size) == (sizes, total)
+    assert all(p.isfinite().all() for p in agent.parameters())
     loaded = load_agent(tmp_path / "agent.pt", "cpu")
     make = lambda: Sampled(VECTOR, space)  # noqa: E731
     np.testing.assert_array_equal(evaluate(loaded, make, 2), evaluate(agent, make, 2))
@@ -95,6 +96,7 @@ def test_every_action_space_trains_300_steps(space, sizes, total, actor_grad, tm
 REFUSED_OBSERVATIONS = {
     "text": (S.Text(5), "wrapper"),
     "a small image": (S.Box(0, 255, (7, 7, 3), np.uint8), "at least 8 pixels long"),
+    "frames": (S.Box(0, 255, (4, 8, 8, 3), np.uint8), "two or three axes"),
     "frames within": (S.Dict({"x": S.Box(0, 1, (4, 8, 8, 3))}), "two or three axes"),
     "a graph": (S.Graph(VECTOR, None), "Box, Discrete"),
     "a sequence": (S.Sequence(VECTOR), "Box, Discrete"),
@@ -102,6 +104,8 @@ REFUSED_OBSERVATIONS = {
 }
 REFUSED_ACTIONS = {
     "unbounded": (S.Box(np.float32([-1, 0]), np.float32([1, np.inf])), "dimension 1 has no bounds"),
+    "all unbounded": (S.Box(-np.inf, np.inf, (2, 2)), "dimension 0 has no bounds"),
+    "a sequence": (S.Sequence(TWO), "Discrete, MultiDiscrete"),
     "hybrid": (S.Dict({"go": TWO, "how": VECTOR}), "join its parts in a wrapper"),
     "tuple": (S.Tuple([TWO]), "join its parts in a wrapper"),
     "text": (S.Text(5), "Discrete, MultiDiscrete"),

@@ -207,6 +207,15 @@ def test_the_ablations_agree_with_the_committed_runs():
     assert [row[0] for row in shown[1:]] == list(data["ideas"])
     assert f"{len(data['runs'])} runs" in page("docs/ablations.md")
 
+    # What the pages say of CartPole and Recall, seed by seed.
+    bare, cold = scores("cartpole", "two-hot"), scores("cartpole", "stored states")
+    assert (bare > scores("cartpole", "full")).all() and (cold > scores("cartpole", "full")).all()
+    ends = {key: curve[-1] for key, curve in curves.items()}
+    assert {ends["cartpole", "two-hot", seed] for seed in range(5)} == {500}
+    assert max(ends["cartpole", "full", seed] for seed in range(5)) < 475
+    learned = [sum(ends["recall", v, k] == 1 for k in range(5)) for v in ("full", "stored states")]
+    assert learned == [4, 2]
+
     plain = {name: means(load(f"sample_efficiency/pendulum_{name}")) for name in ("ppo", "sac")}
     variants = ("full", "two-hot", "ppo", "sac")
     scaled = table("docs/ablations.md", "| Rewards |")

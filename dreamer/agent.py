@@ -172,8 +172,8 @@ class DreamerAgent(nn.Module):
 
         obs (N, O), is_first (N,) bool; state: what the last call returned (None at first). Returns
         actions (N, A), one-hot, or normal samples not yet clipped to [-1, 1], and the state for the
-        next call. `greedy` takes the policy's mode. rng: the source of
-        randomness, the agent's own if None.
+        next call. `greedy` takes the policy's mode. rng: the source of randomness, the agent's own
+        if None.
         """
         rng = self.rng if rng is None else rng
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.device)[:, None]

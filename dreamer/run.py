@@ -161,8 +161,8 @@ class Run:
 
     def random_is_due(self) -> bool:
         """Whether this row's action is random: all are in the warm-up, later a share `explore`, or
-        less where an episode's end cuts holds short. After a hold the policy goes on from
-        where it led, so the replay also covers what is off its path, and what it no longer tries
+        less where an episode's end cuts holds short. After a hold the policy goes on from where it
+        led, so the replay also covers what is off its path, and what it no longer tries
         (temporally extended ε-greedy; Dabney et al., arXiv 2006.01782).
         """
         c = self.config

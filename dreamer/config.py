@@ -1,4 +1,8 @@
-"""`Config`: every number of the algorithm, with its symbol, unit, range and source."""
+"""`Config`: every number of the algorithm, with its symbol, unit, range and source.
+
+v1 and v2 are the two versions of arXiv 2301.04104, "authors" is their code. A field reads
+`number(default, smallest, largest)`. The groups are those of `--help`; `Config` joins them.
+"""
 
 import dataclasses
 import typing
@@ -14,22 +18,22 @@ def number(default: float, low: float, high: float) -> Any:
 
 
 @dataclass(frozen=True)
-class Config:
-    """The numbers of the algorithm. Tasks differ in the first three, and in `eval_cost`.
+class RunConfig:
+    """Tasks differ in the first three."""
 
-    v1 and v2 are the two versions of arXiv 2301.04104, "authors" is their code. Each field reads
-    `number(default, smallest, largest)`.
-    Raises ValueError naming field, value and range for anything out of range or of a wrong type.
-    """
-
-    # The run
     steps: int = number(10_000, 1, 10**9)  # environment steps in all: action_repeat for each action
     train_ratio: float = number(128, 0, 10**6)  # replayed rows per environment step
     action_repeat: int = number(1, 1, 1000)  # environment steps that an action is held (Atari: 4)
+    seed: int = number(0, 0, 2**31 - 1)  # of weights, environments, sampling and noise
+    envs: int = number(1, 1, 1000)  # environments that are stepped together; steps count all
+    vectorization_mode: Literal["sync", "async"] = "sync"  # async: each one in its own process
     max_episode_steps: int = number(100_000, 1, 10**9)  # episodes are cut there, as by a time limit
-    seed: int = number(0, 0, 2**31 - 1)  # of weights, environment, sampling and noise
 
-    # Experience
+
+@dataclass(frozen=True)
+class ExperienceConfig:
+    """Real experience, and how it is replayed."""
+
     capacity: int = number(200_000, 2, 10**8)  # replay rows
     prefill: int = number(1_000, 0, 10**9)  # first environment steps: random (at most half of all)
     explore: float = number(0.05, 0, 0.9)  # later, up to this share of the steps is random
@@ -38,29 +42,45 @@ class Config:
     seq_len: int = number(16, 2, 10**4)  # T, rows per window (authors: 64)
     recency: float = number(2, 1, 100)  # 1: all windows equally likely; 2: newer ones, 1/sqrt(age)
 
-    # Networks
+
+@dataclass(frozen=True)
+class NetworksConfig:
+    """Sizes of the networks."""
+
     deter: int = number(128, 1, 10**4)  # D, size of the GRU state: larger is slower
     hidden: int = number(128, 1, 10**4)  # width of every MLP
-    layers: int = number(2, 1, 20)  # blocks of every MLP but the RSSM's, which have 1
+    layers: int = number(2, 1, 20)  # blocks of every MLP except the RSSM's, which have 1
     depth: int = number(8, 1, 1024)  # channels of an image's first stage (authors: 8 to 192)
     categoricals: int = number(16, 1, 1000)  # S, number of categoricals in a latent
     classes: int = number(16, 2, 1000)  # K, classes of each
     unimix: float = number(0.01, 0, 0.5)  # uniform share in latents and discrete policy (v1 and v2)
 
-    # World model
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Weights of the world model's losses."""
+
     beta_obs: float = number(3, 0, 10**6)  # weight of the squared error (v2: 1/2, of plain symlog)
     free_nats: float = number(1, 0, 1000)  # a KL below this is not reduced further, nats (v2)
     beta_dyn: float = number(1, 0, 100)  # β_dyn (v2: 1; v1: 0.5)
     beta_rep: float = number(0.1, 0, 100)  # β_rep (v1 and v2)
     model_lr: float = number(2e-3, 0, 1)  # Adam's first learning rate (authors: 4e-5, larger nets)
 
-    # Dreams
+
+@dataclass(frozen=True)
+class DreamsConfig:
+    """Imagined trajectories and their returns."""
+
     imag_starts: int = number(64, 1, 10**6)  # N, dreams per update, random starts (authors: all)
     imag_horizon: int = number(15, 1, 1000)  # H, actions of a dream (v1 and v2)
     gamma: float = number(0.99, 0, 1)  # γ, discount from row to row (v1 and v2: 0.997)
     lam: float = number(0.95, 0, 1)  # λ of the returns (v1 and v2)
 
-    # Actor and critic
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """What actor and critic learn."""
+
     actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
     ent_coef: float = number(3e-3, 0, 100)  # η, weight of the policy's entropy (v2: 3e-4)
     actor_lr: float = number(1e-3, 0, 1)  # Adam's first learning rate
@@ -71,10 +91,30 @@ class Config:
     grad_clip: float = number(100, 1e-6, 1e9)  # largest gradient norm of model, actor and critic
     lr_halving: int = number(2_000, 1, 10**9)  # updates until rates halve (rate_factor)
 
-    # Reports
-    evals: int = number(20, 0, 10**6)  # greedy evaluations, evenly spread over the run
-    eval_episodes: int = number(20, 1, 10**4)  # episodes of each, at most
-    eval_cost: float = number(0.5, 0, 10**6)  # evaluation steps per environment step, at most
+
+@dataclass(frozen=True)
+class ReportsConfig:
+    """Greedy evaluations. They take evals x eval_episodes episodes, and train on nothing."""
+
+    evals: int = number(10, 0, 10**6)  # evaluations, evenly spread over the run
+    eval_episodes: int = number(2, 1, 10**4)  # episodes of each
+    eval_envs: int = number(20, 0, 1000)  # of them at once, at most; 0: in training's environments
+
+
+@dataclass(frozen=True)
+class Config(  # dataclasses put the fields of the last base first
+    ReportsConfig,
+    ActorCriticConfig,
+    DreamsConfig,
+    WorldModelConfig,
+    NetworksConfig,
+    ExperienceConfig,
+    RunConfig,
+):
+    """All numbers of a run, in one flat record: `Config(steps=6_000, train_ratio=96)`.
+
+    Raises ValueError naming field, value and range for anything out of range or of a wrong type.
+    """
 
     def __post_init__(self) -> None:
         types = typing.get_type_hints(type(self))
@@ -82,27 +122,21 @@ class Config:
             kind, value = types[field.name], getattr(self, field.name)
             if typing.get_origin(kind) is Literal:
                 names = typing.get_args(kind)
-                ok, allowed = isinstance(value, str) and value in names, f"one of {names}"
+                ok, allowed = value in names, f"one of {names}"
             else:
-                whole = (int, np.integer)
                 low, high = field.metadata["range"]
-                ok = isinstance(value, (*whole, float, np.floating))
-                ok = ok and (kind is float or isinstance(value, whole) or value.is_integer())  # 1e4
-                ok = ok and not isinstance(value, bool) and low <= value <= high  # NaN is not
+                ok = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+                ok = ok and low <= value <= high and (kind is float or value == int(value))  # 1e4
                 word = "a whole number" if kind is int else "a number"
                 allowed = f"{word} from {low:g} to {high:g}"
             if not ok:
                 raise ValueError(f"Config.{field.name} must be {allowed}, got {value!r}")
             if kind in (int, float):  # NumPy's numbers go into no JSON and no checkpoint
                 object.__setattr__(self, field.name, kind(value))
-        if self.steps % self.action_repeat:
+        if self.seq_len * self.envs > self.capacity:
             raise ValueError(
-                f"Config.steps must be a multiple of action_repeat ({self.action_repeat}), "
-                f"got {self.steps}"
-            )
-        if self.seq_len > self.capacity:
-            raise ValueError(
-                f"Config.seq_len must be at most capacity ({self.capacity}), got {self.seq_len}"
+                f"Config.seq_len must be at most capacity / envs ({self.capacity // self.envs}), "
+                f"got {self.seq_len}"
             )
 
     @property

@@ -19,14 +19,13 @@ from typing import Any, Self
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from tqdm import tqdm
 
 from dreamer.agent import DreamerAgent, Metrics
 from dreamer.checkpoint import Lock, Log, read_log, save_agent, write_json
 from dreamer.config import Config
-from dreamer.envs import EnvFault, MakeEnv, make_envs, random_action
+from dreamer.envs import EnvFault, MakeEnv, VectorEnv, make_envs, random_action
 from dreamer.evaluation import EVALUATION, EXPLORATION, evaluate_in, open_loop_error
 from dreamer.machine import Signals, fast_cpu, memory
 from dreamer.replay_buffer import Layout, ReplayBuffer

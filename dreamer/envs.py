@@ -36,9 +36,9 @@ def blaming(what: str, *known: type[Exception]) -> Iterator[None]:
     errors that are known to say what is wrong."""
     try:
         yield
-    except (EnvFault, *known):
-        raise
     except Exception as error:
+        if isinstance(error, (EnvFault, *known)):
+            raise
         raise EnvFault(f"{what}: {type(error).__name__}: {error}") from error
 
 
@@ -48,7 +48,9 @@ def blaming(what: str, *known: type[Exception]) -> Iterator[None]:
 def leaves(space: Any, value: Any = None, name: str = "") -> list[tuple[str, Any, Any]]:
     """(name, space, value) of a `Dict`'s or `Tuple`'s innermost spaces, or of the space alone."""
     if isinstance(space, spaces.Dict):
-        parts = [(f"{name}.{key}".lstrip("."), key, part) for key, part in space.spaces.items()]
+        parts: list[Any] = [
+            (f"{name}.{key}".lstrip("."), key, part) for key, part in space.spaces.items()
+        ]
     elif isinstance(space, spaces.Tuple):
         parts = [(f"{name}[{i}]", i, part) for i, part in enumerate(space.spaces)]
     else:
@@ -249,7 +251,7 @@ class ActionMask(gym.Wrapper):
         obs, info = self.env.reset(**kwargs)
         return self.with_mask(obs, info), info
 
-    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step(self, action: Any) -> Any:
         space: Any = self.action_space
         chosen = np.array(action - space.start).reshape(-1)
         for i, mask in enumerate(self.masks):
@@ -405,7 +407,7 @@ def make_envs(
     envs = SyncVectorEnv([make] * number, autoreset_mode=AutoresetMode.DISABLED)
     everyone = [*taken, *envs.envs]
     if len({id(one.unwrapped) for one in everyone}) < len(everyone):
-        raise EnvFault(f"{envs.envs[0].name}: the function gave the same environment twice")
+        raise EnvFault(f"{env}: the function gave the same environment twice")
     return envs
 
 

@@ -321,7 +321,7 @@ def open_loop(
     is_first = torch.zeros(seen.shape[:2], dtype=torch.bool, device=agent.device)
     rng = torch.Generator(agent.device).manual_seed(seed)
     feat = dream_on(agent, seen, actions, is_first, context, rng, before)
-    heads = {"obs": agent.decoder, "reward": agent.reward, "cont": agent.cont}
+    heads: dict[str, Any] = {"obs": agent.decoder, "reward": agent.reward, "cont": agent.cont}
     return {name: head.predict(feat).cpu().numpy() for name, head in heads.items()}
 
 

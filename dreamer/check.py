@@ -97,10 +97,12 @@ def check_cost(env: AgentEnv, c: Config, obs: np.ndarray, seconds: float) -> Lin
     for t in range(c.seq_len):
         row = obs[[t % len(obs)]], env.random_action(rng)[None], np.zeros(1), np.array([t == 0])
         replay.add(*row)
-    for i in range(1 + UPDATES):
-        began = time.perf_counter() if i < 2 else began  # the first one is slower
+    times = []
+    for _ in range(UPDATES):
+        began = time.perf_counter()
         agent.update(replay.sample(c.batch_size, c.seq_len, rng))
-    update = (time.perf_counter() - began) / UPDATES
+        times.append(time.perf_counter() - began)
+    update = float(np.median(times))
     rows, size = min(c.capacity, c.steps // c.action_repeat), replay.row_bytes
     yield "replay", f"about {rows:,} rows, {rows * size / 1e6:,.1f} MB"
     updates = c.updates_after(c.steps)

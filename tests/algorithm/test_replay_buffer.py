@@ -1,8 +1,10 @@
-"""The replay buffer against a plain Python list. Every row tells its episode and step."""
+"""The replay buffer against plain Python lists. Every row tells its environment, episode and
+step."""
 
 from __future__ import annotations
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -11,50 +13,48 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dreamer.replay_buffer import FIELDS, ReplayBuffer
+from dreamer.replay_buffer import Layout, ReplayBuffer
 from dreamer.rssm import State
 
+LAYOUT = Layout(numbers=3, action_numbers=2)
 STATE = (2, 2, 3)  # sizes D, S, K
+FIELDS = ("obs", "action", "reward", "is_first", "is_last", "is_terminal")
 
 
-def row(episode: int, step: int, last: bool = False, terminal: bool = False) -> dict:
-    """A row from which (episode, step) can be read back in every field."""
+def row(stream: int, episode: int, step: int, last: bool = False, terminal: bool = False) -> dict:
+    """A row from which (stream, episode, step) can be read back in every number."""
     return {
-        "obs": np.array([episode, step, -step], np.float32),
-        "action": np.array([step, episode], np.float32),
-        "reward": 1000.0 * episode + step,
+        "obs": np.array([stream, episode, step], np.float32),
+        "action": np.array([step, -1000 * stream - episode], np.float32),
+        "reward": 1e6 * stream + 1e3 * episode + step,
         "is_first": step == 0,
         "is_last": last,
         "is_terminal": terminal,
-        "state": None if last else state(episode, step),
     }
 
 
-def state(*numbers: int) -> State:
+def state(first: int, second: int) -> State:
     """A state from which two numbers can be read back, the second one up to 8."""
-    first, second = numbers
     latent = torch.nn.functional.one_hot(torch.tensor([second // 3 % 3, second % 3]), 3)
     return State(torch.tensor([[first / 100, second / 8]]), latent[None].float(), torch.zeros(1, 2))
 
 
-def before(rows: list[dict], start: int) -> dict[str, np.ndarray]:
-    """What a window finds in the row before it."""
-    found = rows[start - 1] if start else {"action": np.zeros(2), "state": None}
-    kept = found["state"] or State(torch.zeros(1, 2), torch.zeros(1, 2, 3), torch.zeros(1, 2))
-    return {
-        "prev_deter": kept.deter[0].half().float().numpy(),
-        "prev_stoch": kept.stoch[0].numpy(),
-        "prev_action": found["action"],
-    }
+def add(buffer: ReplayBuffer, rows: list[dict], states=None, streams=None) -> None:
+    """Write rows (and states of batch 1) of several environments at once."""
+    fields = {name: np.array([row[name] for row in rows]) for name in FIELDS}
+    joined = None if states is None else State(*map(torch.cat, zip(*states, strict=True)))
+    buffer.add(**fields, state=joined, streams=streams)
 
 
-def filled(capacity: int, episodes: list[int], terminal: bool = False) -> ReplayBuffer:
-    """A buffer with episodes of these lengths."""
-    buffer = ReplayBuffer(capacity, 3, 2, (), STATE)
-    for episode, length in enumerate(episodes):
-        for step in range(length):
-            last = step == length - 1
-            buffer.add(**row(episode, step, last, last and terminal))
+def filled(capacity: int, *episodes: list[int], terminal: bool = False) -> ReplayBuffer:
+    """A buffer with episodes of these lengths in each stream."""
+    buffer = ReplayBuffer(capacity, LAYOUT, STATE, len(episodes))
+    for stream, lengths in enumerate(episodes):
+        for episode, steps in enumerate(lengths):
+            for step in range(steps):
+                last = step == steps - 1
+                new = row(stream, episode, step, last, last and terminal)
+                add(buffer, [new], streams=np.array([stream]))
     return buffer
 
 
@@ -67,125 +67,162 @@ def saved_and_loaded(buffer: ReplayBuffer, into: ReplayBuffer) -> ReplayBuffer:
     return into
 
 
-class AgainstAList(RuleBasedStateMachine):
-    """Any order of adding, sampling, saving and loading acts as a list of the newest rows does."""
+class AgainstLists(RuleBasedStateMachine):
+    """Adding, sampling, renewing states, saving and loading, in any order, act as one list of its
+    newest rows for each environment does."""
 
-    @initialize(capacity=st.integers(2, 12))
-    def make(self, capacity):
-        self.capacity, self.episode, self.step = capacity, 0, 0
-        self.buffer = ReplayBuffer(capacity, 3, 2, (), STATE)
-        self.model: list[dict] = []
+    @initialize(streams=st.integers(1, 3), length=st.integers(2, 8))
+    def make(self, streams, length):
+        self.length, self.capacity = length, streams * length + streams - 1  # the rest is no use
+        self.buffer = ReplayBuffer(self.capacity, LAYOUT, STATE, streams)
+        self.model: list[list[dict]] = [[] for _ in range(streams)]
+        self.now = [(0, 0)] * streams  # episode and step that come next
 
-    @rule(count=st.integers(1, 9), ends=st.sampled_from(["no", "terminal", "truncated"]))
-    def add(self, count, ends):
-        for i in range(count):
-            last = ends != "no" and i == count - 1
-            new = row(self.episode, self.step, last, last and ends == "terminal")
-            self.buffer.add(**new)
-            self.model = [*self.model, new][-self.capacity :]
-            self.episode, self.step = (
-                (self.episode + 1, 0) if last else (self.episode, self.step + 1)
-            )
+    @property
+    def shortest(self) -> int:
+        return min(map(len, self.model))
 
-    @precondition(lambda self: self.model)
+    @rule(data=st.data(), count=st.integers(1, 6), known=st.booleans())
+    def add(self, data, count, known):
+        everywhere = list(range(len(self.model)))
+        streams = data.draw(st.lists(st.sampled_from(everywhere), min_size=1, unique=True))
+        for _ in range(count):
+            rows, states = [], []
+            for stream in streams:
+                episode, step = self.now[stream]
+                end = data.draw(st.sampled_from(["no", "no", "terminal", "truncated"]))
+                rows.append(row(stream, episode, step, end != "no", end == "terminal"))
+                states.append(state(episode, step % 9))
+                self.now[stream] = (episode, step + 1) if end == "no" else (episode + 1, 0)
+            some = None if streams == everywhere else np.array(streams)
+            add(self.buffer, rows, states if known else None, some)
+            for stream, new, then in zip(streams, rows, states, strict=True):
+                new["state"] = then if known else None
+                self.model[stream] = [*self.model[stream], new][-self.length :]
+
+    def find(self, reward: float) -> tuple[list[dict], int]:
+        """The list that the row with this reward is in, and its place."""
+        rows = self.model[int(reward / 1e6)]
+        return rows, [r["reward"] for r in rows].index(reward)
+
+    @precondition(lambda self: self.shortest)
     @rule(data=st.data(), batch=st.integers(1, 5), seed=st.integers(0, 999))
     def sample(self, data, batch, seed):
-        length = data.draw(st.integers(1, len(self.model)))
+        length = data.draw(st.integers(1, self.shortest))
         windows = self.buffer.sample(batch, length, np.random.default_rng(seed))
-        rewards = [r["reward"] for r in self.model]
         for b in range(batch):
-            start = rewards.index(windows["reward"][b, 0])  # its reward names a row
-            expected = self.model[start : start + length]
+            rows, start = self.find(windows["reward"][b, 0])
+            expected = rows[start : start + length]
             assert len(expected) == length  # the window ends before the write head
             for name in FIELDS:
                 np.testing.assert_array_equal(windows[name][b], [r[name] for r in expected])
-            for name, value in before(self.model, start).items():
-                np.testing.assert_array_equal(windows[name][b], value)
+            before = rows[start - 1] if start else {"action": np.zeros(2), "state": None}
+            zero = State(torch.zeros(1, 2), torch.zeros(1, 2, 3), torch.zeros(1, 2))
+            then = before["state"] or zero
+            np.testing.assert_array_equal(windows["prev_deter"][b], then.deter[0].half().float())
+            np.testing.assert_array_equal(windows["prev_stoch"][b], then.stoch[0])
+            np.testing.assert_array_equal(windows["prev_action"][b], before["action"])
 
-    @precondition(lambda self: self.model)
+    @precondition(lambda self: self.shortest)
     @rule(data=st.data(), seed=st.integers(0, 99))
     def new_states_reach_the_rows_that_were_sampled(self, data, seed):
-        length = data.draw(st.integers(1, len(self.model)))
+        length = data.draw(st.integers(1, self.shortest))
         windows = self.buffer.sample(2, length, np.random.default_rng(seed))
-        rewards = [r["reward"] for r in self.model]
-        where = [[rewards.index(x) for x in window] for window in windows["reward"]]
-        new = [[state(seed, where_in % 9) for where_in in window] for window in where]
-        parts = zip(*(map(torch.cat, zip(*window, strict=True)) for window in new), strict=True)
-        self.buffer.refresh(windows["index"], State(*map(torch.stack, parts)))
-        for rows, states in zip(where, new, strict=True):
-            for i, one in zip(rows, states, strict=True):
-                self.model[i] = {**self.model[i], "state": one}
+        found = [self.find(reward) for reward in windows["reward"].flat]
+        new = [state(seed, place % 9) for _, place in found]
+        parts = (torch.cat(part).unflatten(0, (2, length)) for part in zip(*new, strict=True))
+        self.buffer.refresh(windows["index"], State(*parts))
+        for (rows, place), then in zip(found, new, strict=True):
+            rows[place]["state"] = then
 
-    @rule(seed=st.integers(0, 99), dirty=st.booleans())
-    def save_and_load(self, seed, dirty):
-        fresh = ReplayBuffer(self.capacity, 3, 2, (), STATE)
-        for step in range(seed if dirty else 0):
-            fresh.add(**row(99, step))
+    @rule(dirty=st.integers(0, 20))
+    def save_and_load(self, dirty):
+        streams = len(self.model)
+        fresh = ReplayBuffer(self.capacity, LAYOUT, STATE, streams)
+        for step in range(dirty):
+            add(fresh, [row(stream, 99, step) for stream in range(streams)])
         self.buffer = saved_and_loaded(self.buffer, fresh)
 
     @rule(extra=st.integers(1, 5))
     def too_long_a_window_is_refused(self, extra):
-        with pytest.raises(ValueError, match=rf"seq_len.*\({len(self.model)}\)"):
-            self.buffer.sample(1, len(self.model) + extra, np.random.default_rng(0))
-
-    @rule(
-        bad=st.sampled_from([np.nan, np.inf, -np.inf]),
-        field=st.sampled_from(["obs", "action", "reward"]),
-    )
-    def a_bad_row_is_refused_and_leaves_no_trace(self, bad, field):
-        new = row(77, 1)
-        new[field] = new[field] * 0 + bad
-        with pytest.raises(ValueError, match=f"{field} must be finite"):
-            self.buffer.add(**new)
+        with pytest.raises(ValueError, match=rf"seq_len.*\({self.shortest}\)"):
+            self.buffer.sample(1, self.shortest + extra, np.random.default_rng(0))
 
     @invariant()
-    def the_size_is_that_of_the_list(self):
+    def the_size_is_that_of_the_lists(self):
         if hasattr(self, "model"):
-            assert len(self.buffer) == len(self.model) <= self.capacity
+            assert len(self.buffer) == sum(map(len, self.model))
 
 
-TestAgainstAList = AgainstAList.TestCase
-TestAgainstAList.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestAgainstLists = AgainstLists.TestCase
+TestAgainstLists.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
-def test_every_window_is_equally_likely():
-    buffer = filled(10, [4, 6, 3])  # 13 rows: the oldest 3 are overwritten
-    windows = buffer.sample(7000, 4, np.random.default_rng(0))
+# ---------------------------------------------------------------- what is drawn
+
+ROWS = [3, 1000, 1001, 1002, 1003, 1004, 1005, 2000, 2001, 2002]  # the newest ten of 4 + 6 + 3
+
+
+@pytest.mark.parametrize("recency", [1, 2, 3.5])
+def test_windows_are_as_likely_as_their_age_says(recency):
+    """Of ages (newest first) 0 to 6 out of 7, age a has u^recency between a/7 and (a + 1)/7: with
+    1, all are equally likely."""
+    windows = filled(10, [4, 6, 3]).sample(7000, 4, np.random.default_rng(0), recency)
     starts, counts = np.unique(windows["reward"][:, 0], return_counts=True)
-    # The newest 10 rows are step 3 of episode 0, all of episode 1 and of episode 2: 7 windows.
-    assert starts.tolist() == [3, 1000, 1001, 1002, 1003, 1004, 1005]
-    assert np.abs(counts - 1000).max() < 150  # five standard deviations
-
-
-@pytest.mark.parametrize("recency", [2, 3.5])
-def test_newer_windows_are_likelier_with_recency(recency):
-    """Of ages (newest first) 0 to 6 out of 7, age a has u^recency between a/7 and (a + 1)/7."""
-    buffer = filled(10, [4, 6, 3])
-    windows = buffer.sample(7000, 4, np.random.default_rng(0), recency)
-    starts, counts = np.unique(windows["reward"][:, 0], return_counts=True)
-    assert starts.tolist() == [3, 1000, 1001, 1002, 1003, 1004, 1005]
-    edges = (np.arange(8) / 7) ** (1 / recency)
-    expected = 7000 * np.diff(edges)[::-1]
+    assert starts.tolist() == ROWS[:7]
+    expected = 7000 * np.diff((np.arange(8) / 7) ** (1 / recency))[::-1]
     assert np.abs(counts - expected).max() < 5 * np.sqrt(expected.max())
 
 
+@pytest.mark.parametrize("recency", [1.0, 2.0])
+def test_a_single_environment_takes_one_random_number_for_each_window(recency):
+    """A run with one environment repeats what it was before there could be several."""
+    rng, again = np.random.default_rng(3), np.random.default_rng(3)
+    windows = filled(10, [4, 6, 3]).sample(50, 4, rng, recency)
+    for window, u in zip(windows["reward"], again.random(50), strict=True):
+        newest = len(ROWS) - 4
+        start = newest - int(7 * u**recency)
+        assert window.tolist() == ROWS[start : start + 4]
+    assert rng.random() == again.random()
+
+
+def test_environments_are_equally_likely_however_many_rows_they_have():
+    """12,000 windows of two rows: 5 places in stream 0, 9 in stream 1, whose ring is full, and one
+    in stream 2."""
+    buffer = filled(30, [3, 3], [4, 6, 3], [2])
+    starts = buffer.sample(12_000, 2, np.random.default_rng(0))["reward"][:, 0]
+    streams = (starts // 1e6).astype(int)
+    assert np.abs(np.bincount(streams) - 4000).max() < 5 * np.sqrt(12_000 * 2 / 9)
+    for stream, places in enumerate((5, 9, 1)):
+        counts = np.unique(starts[streams == stream], return_counts=True)[1]
+        assert len(counts) == places
+        assert np.abs(counts - 4000 / places).max() < 5 * np.sqrt(4000 / places)
+
+
 def test_windows_cross_episodes_but_not_the_write_head():
-    buffer = filled(8, [3, 3, 5])
-    windows = buffer.sample(500, 8, np.random.default_rng(0))
+    windows = filled(8, [3, 3, 5]).sample(500, 8, np.random.default_rng(0))
     assert (windows["reward"] == [1000, 1001, 1002, 2000, 2001, 2002, 2003, 2004]).all()
     assert windows["is_first"][0].tolist() == [True, False, False, True] + [False] * 4
+
+
+def test_no_window_crosses_from_one_environment_to_another():
+    """Both rings are full, and their heads are in different places."""
+    windows = filled(12, [8], [10]).sample(500, 6, np.random.default_rng(0))
+    assert set(windows["reward"][:, 0]) == {2, 1e6 + 4}
+    assert (np.diff(windows["reward"], axis=1) == 1).all()
+    assert (windows["prev_action"] == 0).all()  # nothing is known of what was before
 
 
 def test_truncation_is_last_but_not_terminal():
     """So the continue target `1 - is_terminal` stays 1 at a time limit."""
     for terminal in (False, True):
-        window = filled(10, [3, 3], terminal).sample(1, 6, np.random.default_rng(0))
+        window = filled(10, [3, 3], terminal=terminal).sample(1, 6, np.random.default_rng(0))
         assert window["is_last"][0].tolist() == [False, False, True] * 2
         assert window["is_terminal"][0].tolist() == [False, False, terminal] * 2
 
 
 def test_batches_have_the_documented_shapes_and_types():
-    batch = filled(20, [9]).sample(4, 5, np.random.default_rng(0))
+    batch = filled(20, [9], [7]).sample(4, 5, np.random.default_rng(0))
     flags = dict.fromkeys(["is_first", "is_last", "is_terminal"], ((4, 5), np.dtype(bool)))
     numbers = {"obs": (4, 5, 3), "action": (4, 5, 2), "reward": (4, 5)}
     numbers |= {"prev_deter": (4, 2), "prev_stoch": (4, 2, 3), "prev_action": (4, 2)}
@@ -197,70 +234,56 @@ def test_batches_have_the_documented_shapes_and_types():
 def test_a_batch_is_a_copy():
     buffer = filled(5, [5])
     buffer.sample(1, 5, np.random.default_rng(0))["obs"][:] = -1
-    assert buffer.sample(1, 5, np.random.default_rng(0))["obs"][0, :, 1].tolist() == [0, 1, 2, 3, 4]
+    assert buffer.sample(1, 5, np.random.default_rng(0))["obs"][0, :, 2].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_the_same_seed_draws_the_same_windows():
-    buffer = filled(30, [30])
-    first, again, other = (
-        buffer.sample(8, 3, np.random.default_rng(seed))["reward"] for seed in (1, 1, 2)
-    )
-    assert (first == again).all() and (first != other).any()
+# ---------------------------------------------------------------- what is kept
 
 
-@pytest.mark.parametrize("kind", [np.float64, np.uint8, np.int64])
-def test_observations_of_any_number_type_are_taken_in(kind):
-    buffer = ReplayBuffer(4, 3, 2)
-    strided = np.arange(6).astype(kind)[::2]
-    buffer.add(strided, np.ones(2), 1.5, True, False, False)
-    assert buffer.sample(1, 1, np.random.default_rng(0))["obs"].tolist() == [[[0.0, 2.0, 4.0]]]
+def test_a_layout_knows_its_sizes_by_hand():
+    mixed = Layout(2, 1, (3, 4), ((8, 9, 3), (10, 8, 1)), action_categories=(2, 5))
+    assert (mixed.vector_size, mixed.pixels, mixed.obs_size) == (10, 216 + 80, 306)
+    assert (mixed.action_size, mixed.discrete) == (7, True)
+    camera = Layout(images=((8, 8, 1),), action_numbers=3)
+    assert (camera.vector_size, camera.pixels, camera.obs_size) == (0, 64, 64)
+    assert (camera.action_size, camera.discrete) == (3, False)
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "shape"),
-    [("obs", np.zeros(4), r"\(3,\)"), ("action", np.zeros((1, 2)), r"\(2,\)")],
-)
-def test_a_row_of_the_wrong_shape_is_refused(field, value, shape):
-    buffer = ReplayBuffer(4, 3, 2)
-    with pytest.raises(ValueError, match=f"{field} must have shape {shape}"):
-        buffer.add(**{**row(0, 0), field: value})
-    assert len(buffer) == 0
-
-
-@pytest.mark.filterwarnings("ignore:overflow")
-def test_a_number_beyond_float32_is_refused():
-    buffer = ReplayBuffer(4, 3, 2)
-    with pytest.raises(ValueError, match="reward must be finite.*1e[+]39"):
-        buffer.add(**{**row(0, 0), "reward": 1e39})
-
-
-@pytest.mark.parametrize("capacity", [1, 0, -5])
-def test_a_capacity_without_room_is_refused(capacity):
-    with pytest.raises(ValueError, match=f"capacity.*{capacity}"):
-        ReplayBuffer(capacity, 3, 2)
-
-
-def test_an_empty_buffer_says_so():
-    with pytest.raises(ValueError, match=r"number of rows collected \(0\), got 4"):
-        ReplayBuffer(10, 3, 2).sample(2, 4, np.random.default_rng(0))
+def test_pixels_are_kept_as_bytes():
+    rng = np.random.default_rng(0)
+    layout = Layout(numbers=2, images=((8, 8, 1),), action_categories=(3,))
+    replay, other = (ReplayBuffer(20, layout, STATE, streams=2) for _ in range(2))
+    assert replay.rows["pixels"].dtype == np.uint8 and replay.rows["obs"].shape == (20, 2)
+    assert replay.rows["action"].shape == (20, 3)
+    obs = np.concatenate([rng.normal(size=(8, 2, 2)), rng.integers(0, 256, (8, 2, 64))], -1)
+    obs, nothing = obs.astype(np.float32), np.zeros(2)
+    for both in obs:
+        replay.add(both, np.eye(3)[:2], nothing, nothing, nothing, nothing)
+    for buffer in (replay, saved_and_loaded(replay, other)):
+        found = buffer.sample(20, 8, np.random.default_rng(0))
+        assert found["obs"].dtype == np.float32
+        stream = found["action"][:, 0].argmax(-1)  # the action tells
+        assert set(stream) == {0, 1}
+        np.testing.assert_array_equal(found["obs"], obs[:, stream].swapaxes(0, 1))
 
 
 @pytest.mark.parametrize(("length", "capacity"), [(4, 11), (14, 11), (4, 4), (14, 10), (4, 9)])
 def test_rows_go_into_another_capacity(length, capacity):
-    """A run that is given more steps goes on as if its buffer had always been that large."""
-    buffer = saved_and_loaded(filled(10, [length]), ReplayBuffer(capacity, 3, 2, (), STATE))
-    rewards = [float(step) for step in range(length)][-10:]
-    assert len(buffer) == len(rewards)
-    for step in range(3):
-        buffer.add(**row(7, step))
-        rewards = [*rewards, 7000.0 + step][-capacity:]
-        window = buffer.sample(1, len(rewards), np.random.default_rng(0))
-        assert window["reward"][0].tolist() == rewards
+    """A run that is given more steps goes on as if its buffer had always been that large. The
+    other environment has two rows."""
+    into = ReplayBuffer(2 * capacity, LAYOUT, STATE, streams=2)
+    buffer = saved_and_loaded(filled(20, [length], [2]), into)
+    kept = [float(step) for step in range(length)][-10:], [1e6, 1e6 + 1]
+    for step in range(4):
+        pairs = set().union(*(itertools.pairwise(rewards[-capacity:]) for rewards in kept))
+        windows = buffer.sample(900, 2, np.random.default_rng(0))["reward"]
+        assert set(map(tuple, windows.tolist())) == pairs
+        new = [row(0, 7, step), row(1, 7, step)]
+        add(buffer, new)
+        kept = tuple([*rewards, r["reward"]] for rewards, r in zip(kept, new, strict=True))
 
 
-def test_loading_refuses_too_many_rows_and_another_shape():
-    state = filled(10, [14]).state_dict()
-    with pytest.raises(ValueError, match="capacity must be at least the 10 saved rows: 9"):
-        ReplayBuffer(9, 3, 2, (), STATE).load_state_dict(state)
-    with pytest.raises(ValueError, match="obs: saved rows have shape"):
-        ReplayBuffer(10, 5, 2, (), STATE).load_state_dict(state)
+def test_loading_refuses_too_many_rows():
+    saved = filled(20, [3], [14]).state_dict()  # as if both had ten
+    with pytest.raises(ValueError, match="10 saved rows"):
+        ReplayBuffer(19, LAYOUT, STATE, streams=2).load_state_dict(saved)

@@ -9,17 +9,21 @@ import torch
 from conftest import hats64, tiny_config
 
 from dreamer.agent import DreamerAgent
-from dreamer.config import Config
+from dreamer.replay_buffer import Layout
 
-OBS, ACTION = 3, 2
+LAYOUTS = {
+    "discrete": Layout(numbers=3, action_categories=(2,)),
+    "continuous": Layout(numbers=3, action_numbers=2),
+    "everything": Layout(2, 1, (3,), ((8, 8, 1), (9, 10, 3)), action_categories=(2, 3)),
+}
 MODEL_PARTS = ("encoder", "rssm", "decoder", "reward", "cont")
 PARTS = (*MODEL_PARTS, "actor", "critic", "slow_critic")
 
 
-def make_agent(discrete: bool = True, stir: float = 0.2, **changes) -> DreamerAgent:
+def make_agent(kind: str = "discrete", stir: float = 0.2, **changes) -> DreamerAgent:
     """A tiny agent. Its weights are moved by `stir`, so that no head is zero because it is fresh
     and the slow critic is not the critic."""
-    agent = DreamerAgent(OBS, ACTION, discrete, tiny_config(**changes))
+    agent = DreamerAgent(LAYOUTS[kind], tiny_config(**changes))
     rng = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for p in agent.parameters():
@@ -27,34 +31,51 @@ def make_agent(discrete: bool = True, stir: float = 0.2, **changes) -> DreamerAg
     return agent
 
 
-def make_batch(config: Config, discrete: bool = True, seed: int = 0) -> dict[str, np.ndarray]:
+def one_hots(sizes: tuple[int, ...], shape: tuple[int, ...], rng: np.random.Generator):
+    """Random one-hot vectors of these sizes, one after another: (*shape, sum of sizes)."""
+    parts = [np.eye(k, dtype=np.float32)[rng.integers(k, size=shape)] for k in sizes]
+    return np.concatenate([np.zeros((*shape, 0), np.float32), *parts], -1)
+
+
+def random_obs(layout: Layout, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    numbers = rng.normal(size=(*shape, layout.numbers))
+    flags = rng.integers(2, size=(*shape, layout.flags))
+    pixels = rng.integers(256, size=(*shape, layout.pixels))
+    parts = numbers, flags, one_hots(layout.categories, shape, rng), pixels
+    return np.concatenate(parts, -1, dtype=np.float32)
+
+
+def random_action(layout: Layout, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    if layout.discrete:
+        return one_hots(layout.action_categories, shape, rng)
+    return rng.uniform(-1, 1, (*shape, layout.action_numbers)).astype(np.float32)
+
+
+def make_batch(agent: DreamerAgent, seed: int = 0) -> dict[str, np.ndarray]:
     """Random rows with episode ends of both kinds."""
-    rng = np.random.default_rng(seed)
+    rng, config, layout = np.random.default_rng(seed), agent.config, agent.layout
     shape = config.batch_size, config.seq_len
-    if discrete:
-        action = np.eye(ACTION, dtype=np.float32)[rng.integers(ACTION, size=shape)]
-    else:
-        action = rng.uniform(-1, 1, (*shape, ACTION)).astype(np.float32)
     is_last = rng.random(shape) < 0.3
     is_first = np.concatenate([rng.random((shape[0], 1)) < 0.5, is_last[:, :-1]], 1)
     return {
-        "obs": rng.normal(size=(*shape, OBS)).astype(np.float32),
-        "action": action,
+        "obs": random_obs(layout, shape, rng),
+        "action": random_action(layout, shape, rng),
         "reward": (3 * rng.normal(size=shape)).astype(np.float32),
         "is_first": is_first,
         "is_last": is_last,
         "is_terminal": is_last & (rng.random(shape) < 0.5),
-        **make_start(config, np.roll(action[:, 0], 1, 0), rng),
+        **make_start(agent, rng),
     }
 
 
-def make_start(config: Config, action: np.ndarray, rng: np.random.Generator) -> dict:
+def make_start(agent: DreamerAgent, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """What was in the rows before the windows."""
-    latent = rng.integers(config.classes, size=(config.batch_size, config.categoricals))
+    c, batch = agent.config, (agent.config.batch_size,)
+    latent = one_hots((c.classes,), (*batch, c.categoricals), rng)
     return {
-        "prev_deter": rng.uniform(-1, 1, (config.batch_size, config.deter)).astype(np.float32),
-        "prev_stoch": np.eye(config.classes, dtype=np.float32)[latent],
-        "prev_action": action,
+        "prev_deter": rng.uniform(-1, 1, (*batch, c.deter)).astype(np.float32),
+        "prev_stoch": latent,
+        "prev_action": random_action(agent.layout, batch, rng),
     }
 
 
@@ -67,31 +88,28 @@ def adversarial_update(agent: DreamerAgent, rng: np.random.Generator) -> None:
     over ten orders of magnitude, with episode ends anywhere."""
     shape = agent.config.batch_size, agent.config.seq_len
     constant = 10.0 ** rng.integers(-3, 9) if rng.random() < 0.05 else 1.0
-    action = rng.uniform(-1, 1, (*shape, agent.action_size)).astype(np.float32)
-    if agent.discrete:
-        action = np.eye(agent.action_size, dtype=np.float32)[action.argmax(-1)]
     reward = rng.choice([-1, 1], shape) * 10.0 ** rng.uniform(-2, 8, shape)
     is_last = rng.random(shape) < 0.2
     agent.update(
         {
-            "obs": np.full((*shape, agent.obs_size), constant, np.float32),
-            "action": action,
+            "obs": np.full((*shape, agent.layout.obs_size), constant, np.float32),
+            "action": random_action(agent.layout, shape, rng),
             "reward": reward.astype(np.float32),
             "is_first": rng.random(shape) < 0.2,
             "is_last": is_last,
             "is_terminal": is_last & (rng.random(shape) < 0.5),
-            **make_start(agent.config, action[:, 0], rng),
+            **make_start(agent, rng),
         }
     )
 
 
-def dreamed(agent: DreamerAgent, discrete: bool = True) -> SimpleNamespace:
+def dreamed(agent: DreamerAgent) -> SimpleNamespace:
     """World model, dream and behaviour of one batch: everything that an update computes."""
-    batch = as_tensors(make_batch(agent.config, discrete))
-    post, feat, model_loss, _ = agent.learn_world(batch)
+    batch = as_tensors(make_batch(agent))
+    model_loss, _, post, feat = agent.world_model_loss(batch)
     starts = agent.choose_starts(feat.shape[0] * feat.shape[1])
     dream = agent.imagine(post, starts)
-    loss, ret, metrics = agent.learn_behaviour(dream)
+    loss, metrics, ret = agent.actor_critic_loss(dream)
     return SimpleNamespace(
         batch=batch,
         post=post,

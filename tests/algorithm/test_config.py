@@ -78,14 +78,20 @@ def test_nonsense_is_refused(name, data):
     check_refused(name, data.draw(not_allowed(name)))
 
 
-def test_a_window_longer_than_the_buffer_is_refused():
-    with pytest.raises(ValueError, match=r"Config.seq_len must be at most capacity \(10\), got 11"):
-        Config(capacity=10, seq_len=11)
+@pytest.mark.parametrize("envs", [1, 3])
+def test_each_environments_part_of_the_replay_holds_a_window(envs):
+    Config(capacity=10 * envs, seq_len=10, envs=envs)
+    with pytest.raises(ValueError, match=r"Config.seq_len must be at most .* \(10\), got 11"):
+        Config(capacity=11 * envs - 1, seq_len=11, envs=envs)
 
 
-def test_steps_that_are_no_multiple_of_action_repeat_are_refused():
-    with pytest.raises(ValueError, match=r"Config.steps must be a multiple of action_repeat \(4\)"):
-        Config(steps=58, action_repeat=4)
+def test_the_groups_of_help_hold_every_field_once():
+    """In the order in which they are shown; `Config` joins them and adds none."""
+    groups = [base for base in Config.__mro__ if base.__name__.endswith("Config")][:0:-1]
+    assert [group.__name__ for group in groups][:2] == ["RunConfig", "ExperienceConfig"]
+    names = [field.name for group in groups for field in dataclasses.fields(group)]
+    assert names == list(FIELDS) and len(set(names)) == len(names)
+    assert names[:2] == ["steps", "train_ratio"]
 
 
 def test_an_unknown_field_and_a_change_are_refused():

@@ -8,8 +8,6 @@ import typing
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dreamer.config import Config
 
@@ -48,34 +46,21 @@ def check_refused(name: str, value: object) -> None:
         assert f"{low:g} to {high:g}" in text
 
 
-def not_allowed(name: str):
-    """Values of every kind that the field must refuse."""
-    kind = FIELDS[name]
-    wrong = [
-        st.none(),
-        st.text(max_size=5),
-        st.lists(st.integers(), max_size=2),
-        st.complex_numbers(),
-        st.booleans(),
-    ]
-    if kind is int:
-        wrong.append(st.floats().filter(lambda x: not x.is_integer()))
-    if kind in (int, float):
-        low, high = RANGES[name]
-        wrong += [st.sampled_from([math.nan, math.inf, -math.inf, np.float32("nan"), 10**400])]
-        wrong += [st.floats(max_value=low, exclude_max=True)]
-        wrong += [st.floats(min_value=high, exclude_min=True)]
-        wrong += [st.integers(max_value=math.ceil(low) - 1), st.integers(min_value=int(high) + 1)]
-    else:
-        wrong += [st.integers(), st.floats()]
-    return st.one_of(wrong)
-
-
 @pytest.mark.parametrize("name", FIELDS)
-@settings(max_examples=30)
-@given(data=st.data())
-def test_nonsense_is_refused(name, data):
-    check_refused(name, data.draw(not_allowed(name)))
+def test_nonsense_is_refused(name):
+    huge = 10**400, 1e300, -1e300, math.inf, -math.inf
+    for value in (None, "3", "", [3], 3j, True, math.nan, np.float32("nan"), *huge):
+        check_refused(name, value)
+    if FIELDS[name] is not float:
+        check_refused(name, np.float32(2.5))
+
+
+def test_whole_floats_and_numpys_numbers_become_pythons_own():
+    given = {"steps": 1e4, "batch_size": 3.0, "layers": np.float64(2), "seed": np.int64(7)}
+    given |= {"lam": np.float32(0.5), "train_ratio": np.int32(2)}
+    config = Config(**given)
+    for name, value in given.items():
+        assert getattr(config, name) == value and type(getattr(config, name)) is FIELDS[name]
 
 
 @pytest.mark.parametrize("envs", [1, 3])
@@ -92,30 +77,6 @@ def test_the_groups_of_help_hold_every_field_once():
     names = [field.name for group in groups for field in dataclasses.fields(group)]
     assert names == list(FIELDS) and len(set(names)) == len(names)
     assert names[:2] == ["steps", "train_ratio"]
-
-
-def test_an_unknown_field_and_a_change_are_refused():
-    with pytest.raises(TypeError, match="imag_horizn"):
-        Config(imag_horizn=3)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        Config().seed = 3
-
-
-def test_numpy_numbers_become_pythons_own():
-    config = Config(steps=np.int64(30), lam=np.float32(0.5), train_ratio=np.int32(2))
-    assert type(config.steps) is int and type(config.lam) is type(config.train_ratio) is float
-    assert (config.steps, config.lam, config.train_ratio) == (30, 0.5, 2.0)
-
-
-def test_whole_floats_are_whole_numbers():
-    config = Config(steps=1e4, batch_size=3.0, layers=np.float64(2), seed=np.float32(7))
-    assert (config.steps, config.batch_size, config.layers, config.seed) == (10_000, 3, 2, 7)
-    for name in ("steps", "batch_size", "layers", "seed"):
-        assert type(getattr(config, name)) is int
-    for value in (0.5, math.nan, math.inf, True, "3", 10_000.5, np.float32(2.5), None):
-        check_refused("steps", value)
-    for value in (0.0, 1e300, -1e4):  # whole, but out of range: named as they were written
-        check_refused("steps", value)
 
 
 def test_updates_by_hand():

@@ -64,18 +64,10 @@ def make_batch(agent: DreamerAgent, seed: int = 0) -> dict[str, np.ndarray]:
         "is_first": is_first,
         "is_last": is_last,
         "is_terminal": is_last & (rng.random(shape) < 0.5),
-        **make_start(agent, rng),
-    }
-
-
-def make_start(agent: DreamerAgent, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """What was in the rows before the windows."""
-    c, batch = agent.config, (agent.config.batch_size,)
-    latent = one_hots((c.classes,), (*batch, c.categoricals), rng)
-    return {
-        "prev_deter": rng.uniform(-1, 1, (*batch, c.deter)).astype(np.float32),
-        "prev_stoch": latent,
-        "prev_action": random_action(agent.layout, batch, rng),
+        # What was in the rows before the windows.
+        "prev_deter": rng.uniform(-1, 1, (shape[0], config.deter)).astype(np.float32),
+        "prev_stoch": one_hots((config.classes,), (shape[0], config.categoricals), rng),
+        "prev_action": random_action(layout, shape[:1], rng),
     }
 
 
@@ -86,41 +78,22 @@ def as_tensors(batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 def adversarial_update(agent: DreamerAgent, rng: np.random.Generator) -> None:
     """An update on constant observations, sometimes huge, and on rewards of either sign that jump
     over ten orders of magnitude, with episode ends anywhere."""
-    shape = agent.config.batch_size, agent.config.seq_len
-    constant = 10.0 ** rng.integers(-3, 9) if rng.random() < 0.05 else 1.0
-    reward = rng.choice([-1, 1], shape) * 10.0 ** rng.uniform(-2, 8, shape)
-    is_last = rng.random(shape) < 0.2
-    agent.update(
-        {
-            "obs": np.full((*shape, agent.layout.obs_size), constant, np.float32),
-            "action": random_action(agent.layout, shape, rng),
-            "reward": reward.astype(np.float32),
-            "is_first": rng.random(shape) < 0.2,
-            "is_last": is_last,
-            "is_terminal": is_last & (rng.random(shape) < 0.5),
-            **make_start(agent, rng),
-        }
-    )
+    batch = make_batch(agent, int(rng.integers(10**6)))
+    shape = batch["reward"].shape
+    batch["obs"][:] = 10.0 ** rng.integers(-3, 9) if rng.random() < 0.05 else 1.0
+    batch["reward"][:] = rng.choice([-1, 1], shape) * 10.0 ** rng.uniform(-2, 8, shape)
+    batch["is_first"] = rng.random(shape) < 0.2
+    agent.update(batch)
 
 
 def dreamed(agent: DreamerAgent) -> SimpleNamespace:
     """World model, dream and behaviour of one batch: everything that an update computes."""
-    batch = as_tensors(make_batch(agent))
-    model_loss, _, post, feat = agent.world_model_loss(batch)
-    starts = agent.choose_starts(feat.shape[0] * feat.shape[1])
-    dream = agent.imagine(post, starts)
-    loss, metrics, ret = agent.actor_critic_loss(dream)
-    return SimpleNamespace(
-        batch=batch,
-        post=post,
-        feat=feat,
-        model_loss=model_loss,
-        starts=starts,
-        dream=dream,
-        loss=loss,
-        ret=ret,
-        metrics=metrics,
-    )
+    d = SimpleNamespace(batch=as_tensors(make_batch(agent)))
+    d.model_loss, _, d.post, d.feat = agent.world_model_loss(d.batch)
+    d.starts = agent.choose_starts(d.feat.shape[0] * d.feat.shape[1])
+    d.dream = agent.imagine(d.post, d.starts)
+    d.loss, d.metrics, d.ret = agent.actor_critic_loss(d.dream)
+    return d
 
 
 def reached(agent: DreamerAgent, loss: torch.Tensor) -> set[str]:

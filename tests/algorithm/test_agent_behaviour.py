@@ -143,12 +143,7 @@ def test_behaviour_losses_match_a_slow_reference(kind, actor_grad):
     low, high = np.percentile(returns, [5, 95])
     scale = max(1.0, high - low)
     assert scale > 1.5
-    weight = np.zeros_like(returns)
-    for n in range(len(returns)):
-        alive = 1.0
-        for t in range(returns.shape[1]):
-            alive *= 0.9 * cont[n, t]
-            weight[n, t] = alive
+    weight = np.cumprod(0.9 * cont[:, :-1], 1)
 
     policy = agent.actor(feat[:, :-1])
     if agent.layout.discrete:  # one or several independent categoricals

@@ -63,17 +63,13 @@ def test_mlp_is_linear_norm_silu_as_numpy_computes_it(rng):
 
 @pytest.mark.parametrize("scale", [1.0, 0.01])
 def test_fresh_weights_have_variance_of_one_over_fan_in_and_no_tails(rng, scale):
-    weight = init_linear(nn.Linear(400, 300), scale).weight
+    weight, bias = init_linear(nn.Linear(400, 3000), scale).parameters()
     std = scale / math.sqrt(400)
     assert weight.std().item() == pytest.approx(std, rel=0.01)
     assert weight.mean().abs().item() < 0.01 * std
     assert weight.abs().max().item() <= 2 * std / 0.8796  # cut at two of the uncut normal's std
-
-
-def test_fresh_biases_vary_as_fresh_weights_do():
-    bias = init_linear(nn.Linear(4, 3000)).bias
-    assert bias.std().item() == pytest.approx(0.5, rel=0.05) and bias.abs().max() < 1.14
-    assert init_linear(nn.Linear(4, 3), 0.0).bias.eq(0).all()
+    assert bias.std().item() == pytest.approx(std, rel=0.05)
+    assert all(p.eq(0).all() for p in init_linear(nn.Linear(4, 3), 0.0).parameters())
 
 
 # ---------------------------------------------------------------- observations
@@ -91,14 +87,10 @@ def symlog64(x: torch.Tensor) -> np.ndarray:
     return np.sign(x) * np.log1p(np.abs(x))
 
 
-def test_obs_norm_is_a_plain_symlog_before_the_first_update(rng):
-    obs = 1000 * torch.randn(5, 6, 4, generator=rng)
-    np.testing.assert_allclose(ObsNorm(4)(obs).numpy(), symlog64(obs), rtol=1e-5)
-
-
 def test_obs_norm_keeps_debiased_running_moments(rng):
     norm = ObsNorm(2, decay=0.9)
     batches = [torch.randn(8, 6, 2, generator=rng) * size + 2 for size in (1.0, 30.0, 0.1)]
+    torch.testing.assert_close(norm(batches[1]), symlog(batches[1]))  # before the first update
     mean = square = weight = 0.0
     for batch in batches:
         norm.update(batch)

@@ -167,12 +167,8 @@ def test_replay_value_targets_by_hand(terminal, targets, slow_weight):
 def test_replay_values_bootstrap_on_the_critic_where_nothing_was_dreamed():
     agent = make_agent(gamma=0.5, lam=0.0, slow_weight=0.0)
     nowhere = torch.zeros(1, 3, dtype=torch.bool)
-    batch = {
-        "reward": torch.tensor([[0.0, 1.0, 2.0]]),
-        "is_first": nowhere,
-        "is_last": nowhere,
-        "is_terminal": nowhere,
-    }
+    batch = dict.fromkeys(["is_first", "is_last", "is_terminal"], nowhere)
+    batch["reward"] = torch.tensor([[0.0, 1.0, 2.0]])
     feat = torch.randn(1, 3, 12 + 3 * 4, generator=torch.Generator().manual_seed(0))
     loss = agent.replay_value_loss(batch, feat, torch.tensor([2, 0]), torch.tensor([7.0, -9.0]))
     logits = agent.critic(feat)[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CPU, assert_close64, float32_arrays, hats64, log_softmax64
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
@@ -132,12 +132,10 @@ def test_a_uniform_head_reads_exactly_zero(logit):
 
 
 def test_a_sure_head_reads_its_bin():
-    for i in (0, 60, 127, 128, 254):
-        logits = torch.zeros(255)
-        logits[i] = 1e4
-        assert twohot_mean(logits, BINS).item() == BINS[i].item()
+    assert torch.equal(twohot_mean(1e4 * torch.eye(255), BINS), BINS)
 
 
+@settings(max_examples=50)
 @given(float32_arrays(255), float32_arrays(1))
 def test_twohot_and_gradients_over_all_of_float32(logits, target):
     x = torch.from_numpy(logits).requires_grad_()
@@ -204,16 +202,6 @@ def test_samples_invert_the_cumulative_distribution_by_hand():
     assert index.tolist() == [0, 0, 1, 1, 2, 2, 2]
     certain = torch.tensor([0.0, 1.0, 0.0]).log().expand(7, 3)  # what cannot be is never drawn
     assert sample_onehot(certain, uniform).argmax(-1).eq(1).all()
-
-
-@given(arrays(6, -4, 4))
-def test_sampling_frequencies_are_the_probabilities(logits):
-    n = 1000  # evenly spaced uniforms: a class of probability p is drawn n p times, up to 1
-    probs = np.exp(log_softmax64(logits))
-    uniform = (torch.arange(n) + 0.5) / n
-    log_probs = torch.from_numpy(logits).log_softmax(-1).expand(n, 6)
-    counts = sample_onehot(log_probs, uniform).sum(0).numpy()
-    np.testing.assert_allclose(counts, n * probs, atol=1.01)
 
 
 def test_samples_are_onehot_and_their_gradient_is_that_of_the_probabilities():

@@ -8,9 +8,11 @@ import torch
 from agents import (
     LAYOUTS,
     MODEL_PARTS,
+    as_tensors,
     dreamed,
     expected_value,
     make_agent,
+    make_batch,
     reached,
     twohot_cross_entropy,
 )
@@ -129,6 +131,16 @@ def test_world_model_losses_match_torch_distributions():
     heads -= Bernoulli(logits=agent.cont(feat)).log_prob(cont).mean()
     expected = 3 * error.mean() + heads + 0.7 * kl.clamp(min=1.4).mean()
     assert d.model_loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("part", ["prev_deter", "prev_stoch", "prev_action"])
+def test_a_window_goes_on_from_what_was_before_it_unless_it_starts_an_episode(part):
+    agent = make_agent()
+    batch = as_tensors(make_batch(agent))
+    batch["is_first"][:, 0] = torch.tensor([True, False, False])
+    other = {**batch, part: batch[part].roll(1, -1)}
+    deter, changed = (agent.world_model_loss(x)[2].deter[:, 0] for x in (batch, other))
+    assert (deter != changed).any(-1).tolist() == [False, True, True]
 
 
 # ---------------------------------------------------------------- replay value loss

@@ -19,7 +19,6 @@ from dreamer.utils import (
     frozen,
     lambda_return,
     make_rng,
-    mode_onehot,
     sample_onehot,
     symexp,
     symlog,
@@ -217,11 +216,6 @@ def test_samples_are_onehot_and_their_gradient_is_that_of_the_probabilities():
     assert y.grad.abs().max() > 0.01
 
 
-def test_mode_onehot():
-    log_probs = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]).log()
-    assert mode_onehot(log_probs).tolist() == [[0, 1, 0], [1, 0, 0]]
-
-
 # ---------------------------------------------------------------- returns
 
 # Three steps, an end on arriving at state 2; γ = 0.5, λ = 0.5.
@@ -324,14 +318,6 @@ def test_percentile_scale_ignores_outliers_and_offset_and_has_a_floor_of_one():
     returns = torch.linspace(0, 100, 101)
     returns[0], returns[-1] = -1e9, 1e9
     assert PercentileScale().update(returns + 500).item() == pytest.approx(90, rel=1e-4)
-
-
-def test_percentile_scale_is_saved_with_the_agent():
-    scale, other = PercentileScale(), PercentileScale()
-    scale.update(torch.arange(101.0))
-    other.load_state_dict(scale.state_dict())
-    returns = torch.linspace(-7, 9, 30)
-    assert other.update(returns) == scale.update(returns) > 20
 
 
 # ---------------------------------------------------------------- seeds, gradients

@@ -162,13 +162,6 @@ def test_twohot_loss_of_several_numbers_is_that_of_each():
         torch.testing.assert_close(losses[..., i], twohot_loss(logits, 10 * targets[..., i], BINS))
 
 
-def test_twohot_loss_sends_no_gradient_to_its_target():
-    logits = torch.zeros(2, 255, requires_grad=True)
-    target = torch.tensor([1.5, -300.0], requires_grad=True)
-    twohot_loss(logits, target, BINS).sum().backward()
-    assert target.grad is None and logits.grad is not None
-
-
 # ---------------------------------------------------------------- categoricals
 
 
@@ -233,6 +226,7 @@ def lambda_return_of(reward, cont, value):
 
 def test_lambda_return_by_hand():
     assert lambda_return_of(REWARD, CONT, VALUE) == RETURNS
+    assert lambda_return_of(REWARD, CONT, [-1e6, *VALUE[1:]]) == RETURNS  # v_0 is not read
 
 
 @pytest.mark.parametrize("moved", ["reward", "cont", "value"])
@@ -241,10 +235,6 @@ def test_lambda_return_of_inputs_one_step_off_is_another(moved):
     inputs = {"reward": REWARD, "cont": CONT, "value": VALUE}
     for shifted in (np.roll(inputs[moved], 1).tolist(), np.roll(inputs[moved], -1).tolist()):
         assert lambda_return_of(**{**inputs, moved: shifted}) != RETURNS
-
-
-def test_lambda_return_does_not_read_the_first_value():
-    assert lambda_return_of(REWARD, CONT, [-1e6, *VALUE[1:]]) == RETURNS
 
 
 def test_lambda_return_with_one_lambda_for_each_step():

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_scale")
 def test_world_model_loss_reaches_the_world_model_alone(kind):
     agent = make_agent(kind)
     assert reached(agent, dreamed(agent).model_loss) == set(MODEL_PARTS)
+    assert all(p.grad.abs().max() > 0 for p in agent.decoder.parameters())  # images' too
 
 
 @pytest.mark.parametrize("actor_grad", ["reinforce", "pathwise"])
@@ -65,9 +66,10 @@ def test_model_loss_by_hand():
         "cont_loss": torch.tensor([[0.0, 200.0]]),
         "dyn_loss": torch.tensor([[1000.0, 3000.0]]),
         "rep_loss": torch.tensor([[1000.0, 5000.0]]),
+        "image_loss": torch.tensor([[1e5, 1e5]]),
     }
     loss, metrics = model_loss(parts, beta_obs=2, beta_dyn=0.5, beta_rep=0.1)
-    assert loss.item() == pytest.approx(2 * 2 + 10 + 100 + 0.5 * 2000 + 0.1 * 3000)
+    assert loss.item() == pytest.approx(2 * 2 + 10 + 100 + 0.5 * 2000 + 0.1 * 3000 + 1e5)
     assert metrics["obs_loss"] == 2 and metrics["rep_loss"] == 3000
 
 

@@ -1,7 +1,6 @@
 """What an agent is worth: greedy returns on fresh episodes, and how good its dreams are."""
 
 import contextlib
-import operator
 from collections.abc import Callable
 from typing import Any
 

@@ -204,14 +204,6 @@ def test_posterior_and_prior_keep_the_unimix_floor(rng):
         torch.testing.assert_close(probs.sum(-1), torch.ones(B, T, S))
 
 
-@pytest.mark.parametrize("short", [0, 1, 2])
-def test_observe_refuses_shapes_that_do_not_fit(rssm, rng, short):
-    inputs = list(window(rng))
-    inputs[short] = inputs[short][:, :-1]
-    with pytest.raises(ValueError, match="observe needs embed"):
-        rssm.observe(*inputs, noise())
-
-
 # ---------------------------------------------------------------- imagine
 
 HORIZON = 5

@@ -86,12 +86,6 @@ def test_bins_are_symexp_spaced_symmetric_and_zero_in_the_middle():
     assert (BINS.diff() > 0).all()
 
 
-@pytest.mark.parametrize("num_bins", [254, 1, 0, -3])
-def test_bins_refuse_a_number_without_a_middle(num_bins):
-    with pytest.raises(ValueError, match=f"num_bins.*{num_bins}"):
-        twohot_bins(num_bins)
-
-
 def test_twohot_weights_by_hand_are_linear_in_raw_space():
     bins = torch.tensor([-4.0, -1.0, 0.0, 1.0, 4.0])
     x = torch.tensor([2.0, 3.25, -0.25, 1.0, 0.0, -4.0, 99.0, -1e30, math.inf])
@@ -282,14 +276,6 @@ def test_gradients_of_the_lambda_return_are_those_of_finite_differences():
     sizes = (2, 5), (2, 6), (2, 5)  # reward, value, cont
     inputs = [torch.rand(n, generator=rng, dtype=torch.float64).requires_grad_() for n in sizes]
     assert torch.autograd.gradcheck(lambda *x: lambda_return(*x, 0.9, 0.8), inputs)
-
-
-@pytest.mark.parametrize(
-    ("reward", "value", "cont"), [((2, 3), (2, 3), (2, 3)), ((2, 3), (2, 4), (2, 4))]
-)
-def test_lambda_return_refuses_shapes_that_do_not_fit(reward, value, cont):
-    with pytest.raises(ValueError, match=r"\(N, H\+1\)"):
-        lambda_return(torch.zeros(reward), torch.zeros(value), torch.zeros(cont), 0.9, 0.9)
 
 
 def test_percentile_scale_by_hand():

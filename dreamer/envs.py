@@ -114,7 +114,7 @@ def layout_of(obs_space: Any, action_space: Any) -> Layout:
     for _, space, _ in leaves(obs_space):
         kind = kind_of(space)
         size = {"categories": classes_of(space), "images": (image_shape(space),)}
-        sizes[kind] += size.get(kind, space.shape and math.prod(space.shape))
+        sizes[kind] += size.get(kind, math.prod(space.shape))
     numbers, categories = 0, classes_of(action_space)
     if isinstance(action_space, spaces.Box) and action_space.is_bounded():
         numbers = math.prod(action_space.shape)

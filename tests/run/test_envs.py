@@ -1,4 +1,4 @@
-"""Environments as the agent sees them: scaled actions, odd observations, and what is refused."""
+"""`AgentEnv`: a Gymnasium wrapper that holds actions, shows masks, and names what is wrong."""
 
 from __future__ import annotations
 
@@ -6,72 +6,79 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import ACTION_SPACES, Odd, Walk, lived, quiet_train, tiny_config, walk
-from hypothesis import given
-from hypothesis import strategies as st
+from gymnasium import spaces as S
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env
 
-from dreamer import evaluate
-from dreamer.agent import DreamerAgent
+from dreamer import AgentEnv, evaluate
 from dreamer.checkpoint import load_checkpoint
-from dreamer.envs import AgentEnv, EnvFault
-from dreamer.evaluation import random_returns
+from dreamer.envs import EnvFault, spec_json
 
-# ---------------------------------------------------------------- actions
-
-
-def test_box_actions_are_rescaled_and_clipped_by_hand():
-    env = AgentEnv(walk("box"))  # bounds [-2, 2] and [0, 10]
-    for action, expected in [
-        ([0, 0], [0, 5]),
-        ([-1, 1], [-2, 10]),
-        ([0.5, -0.5], [1, 2.5]),
-        ([7, -7], [2, 0]),
-    ]:
-        np.testing.assert_allclose(env.native_action(np.array(action, np.float32)), expected)
+EYE = np.eye(3, dtype=np.float32)
 
 
-def test_discrete_actions_are_counted_from_the_spaces_start():
-    assert AgentEnv(walk("discrete")).native_action(np.array([0.0, 0.0, 1.0])) == 2
-    assert AgentEnv(walk("discrete from 5")).native_action(np.array([0.0, 1.0])) == 6
+def tail(env: gym.Env, seed: int = 3, steps: int = 30) -> list:
+    """What an environment says of so many of its own random actions."""
+    env.action_space.seed(seed)
+    found = [env.reset(seed=seed)]
+    for _ in range(steps):
+        found.append(env.step(env.action_space.sample()))
+        if found[-1][2] or found[-1][3]:
+            found.append(env.reset(seed=seed + len(found)))
+    return [repr(x) for x in found]
 
 
-bounds = st.floats(-1e6, 1e6, width=32, allow_subnormal=False)
+# ---------------------------------------------------------------- a Gymnasium environment
 
 
-@given(bounds, bounds, st.floats(-3, 3, width=32, allow_subnormal=False))
-def test_every_native_action_is_in_the_space(one, other, action):
-    low, high = min(one, other), max(one, other)
-    space = gym.spaces.Box(low, high, (1,), np.float32)
-    env = AgentEnv(lambda: Walk(space))
-    assert space.contains(env.native_action(np.array([action], np.float32)))
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "Taxi-v4", "Blackjack-v1"])
+@pytest.mark.filterwarnings("ignore:.*WARN")
+def test_it_is_an_environment_as_gymnasium_checks_them(env):
+    wrapped = AgentEnv(env)
+    assert isinstance(wrapped, gym.Wrapper) and wrapped.name == env
+    check_env(wrapped, skip_render_check=True, skip_close_check=True)  # these make it anew
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "dtype", "natives"),
-    [
-        (-100, 100, np.int8, [-100, 0, 50, 100]),
-        (0, 3, np.int64, [0, 2, 2, 3]),  # 1.5 is rounded to the even number
-        (-2_000_000_000, 2_000_000_000, np.int32, [-2e9, 0, 1e9, 2e9]),
-        (-3e38, 3e38, np.float32, [-3e38, 0, 1.5e38, 3e38]),
-    ],
-)
-def test_actions_of_every_type_and_size_reach_their_whole_range(low, high, dtype, natives):
-    env = AgentEnv(lambda: Walk(gym.spaces.Box(low, high, (1,), dtype)))
-    for action, native in zip([-1, 0, 0.5, 1], natives, strict=True):
-        found = env.native_action(np.float32([action]))
-        assert found.dtype == dtype and env.action_space.contains(found)
-        assert float(found[0]) == pytest.approx(native, rel=1e-6)
+def test_wrappers_fit_around_it_and_inside():
+    inside = AgentEnv(lambda: gym.wrappers.TransformReward(walk("box")(), lambda r: 3 * r))
+    limited = gym.wrappers.TimeLimit(AgentEnv(walk("box")), 4)
+    around = gym.wrappers.TransformReward(gym.wrappers.RescaleAction(limited, -7, 7), lambda r: -r)
+    action, plain = np.float32([0.5, -1]), AgentEnv(walk("box"))
+    for env in (inside, around, plain):
+        env.reset(seed=1)
+    reward = plain.step(action)[1]
+    assert inside.step(action)[1] == pytest.approx(3 * reward)
+    steps = [around.step(7 * action) for _ in range(4)]
+    assert steps[0][1] == pytest.approx(-reward)
+    assert [step[3] for step in steps] == [False] * 3 + [True]
 
 
-@pytest.mark.parametrize("kind", ACTION_SPACES)
-def test_random_actions_cover_the_space(kind):
-    env, rng = AgentEnv(walk(kind)), np.random.default_rng(0)
-    actions = np.stack([env.random_action(rng) for _ in range(300)])
-    if env.segments:
-        assert env.segments == (env.action_size,)
-        assert (actions.sum(1) == 1).all() and (actions.sum(0) > 60).all()
-    else:
-        assert actions.min(0).max() < -0.9 and actions.max(0).min() > 0.9
-        assert np.abs(actions).max() <= 1
+@pytest.mark.parametrize("env", ["LunarLander-v3", "MountainCarContinuous-v0", "Taxi-v4"])
+def test_a_seed_says_all_that_comes(env):
+    first, again = AgentEnv(env), AgentEnv(env)
+    assert tail(first) == tail(again) == tail(first)
+
+
+def test_what_makes_no_environment_is_refused():
+    env = walk()()
+    for wrong in (env, 7, lambda: 7, gym.vector.SyncVectorEnv([walk()])):
+        with pytest.raises(ValueError, match="an environment's id is needed, or a function"):
+            AgentEnv(wrong)
+    with pytest.raises(gym.error.NameNotFound):
+        AgentEnv("Nowhere-v0")
+    with pytest.raises(EnvFault, match="^Walk could not be made: TypeError: .*action_space"):
+        AgentEnv(Walk)
+
+
+def test_options_go_to_what_makes_it():
+    def make(drift=0.0, **more):
+        return Walk(S.Discrete(3), drift=drift)
+
+    assert AgentEnv(make, drift=7.0).unwrapped.drift == 7
+    assert AgentEnv("CartPole-v1", render_mode="rgb_array").render().ndim == 3
+
+
+# ---------------------------------------------------------------- held actions, ends
 
 
 def test_an_action_is_held_for_as_many_steps_as_asked():
@@ -79,19 +86,19 @@ def test_an_action_is_held_for_as_many_steps_as_asked():
     seen: list[dict] = []
     env = AgentEnv(walk(seen=seen, drift=0.01), action_repeat=4)
     env.reset(seed=0)
-    actions = np.eye(3, dtype=np.float32)
-    answers = [env.step(action) for action in actions]
+    answers = [env.step(action) for action in EYE]
     taken = lived(seen)[1:]
     assert [e["action"] for e in taken] == [0, 0, 0, 0, 1, 1, 1, 1, 2]
-    for (obs, reward, terminated, truncated), part in zip(
-        answers, (taken[:4], taken[4:8], taken[8:]), strict=True
-    ):
+    parts = taken[:4], taken[4:8], taken[8:]
+    for (obs, reward, terminated, truncated, info), part in zip(answers, parts, strict=True):
         np.testing.assert_array_equal(obs, part[-1]["obs"])
         assert reward == pytest.approx(sum(e["reward"] for e in part))
         assert not terminated and truncated == (part[-1] is taken[-1])
-    assert (env.steps, env.episode_steps) == (12, 9)
-    env.reset(seed=1)
-    assert (env.steps, env.episode_steps) == (12, 0)
+        if truncated:
+            total = sum(e["reward"] for e in taken)
+            assert info == {"return": pytest.approx(total), "length": 9}
+        else:
+            assert info == {}
 
 
 def test_an_action_that_the_environment_changes_is_held_all_the_same():
@@ -109,148 +116,153 @@ def test_an_action_that_the_environment_changes_is_held_all_the_same():
     assert seen == [2.0, 2.0, 2.0]
 
 
-# ---------------------------------------------------------------- other spaces
-
-SPACES = gym.spaces
-
-
-@pytest.mark.parametrize(
-    ("space", "action", "native"),
-    [
-        (SPACES.MultiDiscrete([3, 2]), [0, 0, 1, 1, 0], [2, 0]),
-        (SPACES.MultiBinary(4), [0, 1, 1, 0, 1, 0, 0, 1], [1, 0, 0, 1]),
-        (SPACES.Box(-1, 1, (2, 2)), [0.5, -1, 0, 9], [[0.5, -1], [0, 1]]),
-    ],
-    ids=str,
-)
-def test_actions_of_several_parts_by_hand(space, action, native):
-    """`Walk` itself refuses actions outside its space."""
-    env = AgentEnv(lambda: Walk(space))
-    found = env.native_action(np.float32(action))
-    assert space.contains(found) and env.action_size == len(action)
-    np.testing.assert_array_equal(found, native)
-    agent = quiet_train(lambda: Walk(space)).agent
-    assert (agent.action_size, agent.segments) == (env.action_size, env.segments)
-    assert all(p.isfinite().all() for p in agent.parameters())
-
-
-class Seeing(Walk):
-    """A walk of which one thing is observed, always the same."""
-
-    def __init__(self, space: gym.Space, thing: object):
-        super().__init__(ACTION_SPACES["discrete"]())
-        self.observation_space, self.thing = space, thing
-
-    def reset(self, **kwargs):
-        return self.thing, super().reset(**kwargs)[1]
-
-    def step(self, action):
-        return self.thing, *super().step(action)[1:]
+@pytest.mark.parametrize("repeat", [1, 4])  # 25 is no multiple of 4
+def test_an_endless_episode_is_cut_in_training_and_evaluation(tmp_path, repeat):
+    settings = {"max_episode_steps": 25, "evals": 1, "action_repeat": repeat}
+    endless = lambda: Odd(lambda obs, reward, *_: (obs, reward, False, False))  # noqa: E731
+    run = quiet_train(endless, tiny_config(**settings), tmp_path)
+    assert [row["length"] for row in run.episodes] == [25, 25]
+    assert [(row["length"], len(row["returns"])) for row in run.evals] == [(25, 3)]
+    replay = load_checkpoint(tmp_path / "checkpoint.pt")["replay"]
+    assert replay["is_last"].sum() == 2 and not replay["is_terminal"].any()
+    assert evaluate(run.agent, endless, 2, details=True)[1]["length"] == 25
 
 
 @pytest.mark.parametrize(
-    ("space", "thing", "obs"),
+    ("said", "found"),
     [
-        (SPACES.Discrete(5), 3, [0, 0, 0, 1, 0]),
-        (SPACES.Box(-1, 1, ()), 0.5, [0.5]),
-        (SPACES.Box(-1, 1, (2, 2)), [[0.5, 0.25], [-1, 1]], [0.5, 0.25, -1, 1]),
-        (SPACES.Dict({"x": SPACES.Box(-1, 1, (2,))}), {"x": np.float32([0.5, -1])}, [0.5, -1]),
+        (True, 1),
+        (np.bool_(False), 0),
+        (np.array([1.0]), 1),
+        (0.5, 1),
+        (float("nan"), None),
     ],
-    ids=str,
 )
-def test_observations_of_every_shape_become_vectors_by_hand(space, thing, obs):
-    env = AgentEnv(lambda: Seeing(space, thing))
-    assert env.obs_size == len(obs)
-    for found in (env.reset(0), env.step(np.eye(3)[0])[0]):
-        assert found.tolist() == obs and found.dtype == np.float32
-    run = quiet_train(lambda: Seeing(space, thing))
-    assert run.replay.rows["obs"][0].tolist() == obs
-    assert all(p.isfinite().all() for p in run.agent.parameters())
+def test_success_is_yes_no_or_not_known(said, found):
+    class Says(Walk):
+        def step(self, action):
+            return *super().step(action)[:4], {"is_success": said}
+
+    env = AgentEnv(lambda: Says(S.Discrete(3)), max_episode_steps=2)
+    env.reset(seed=0)
+    assert "success" not in env.step(EYE[0])[4]
+    assert env.step(EYE[0])[4].get("success") == found
 
 
-# ---------------------------------------------------------------- what is refused
+def test_actions_can_be_taken_again_after_a_reset():
+    """What a resumed run does; the history of another seed, and one that is too long, are not."""
+    env, rng = AgentEnv(walk(drift=0.01)), np.random.default_rng(0)
+    actions = [env.random_action(rng) for _ in range(9)]
+    env.reset(seed=5)
+    steps = [env.step(action) for action in actions]
+    obs, info = env.reset(seed=5, options={"actions": {5: actions[:4], 6: actions}})
+    np.testing.assert_array_equal(obs, steps[3][0])
+    assert info["reward"] == steps[3][1] and (env.ret, env.length) != (0, 0)
+    np.testing.assert_array_equal(env.step(actions[4])[0], steps[4][0])
+    assert np.isnan(env.reset(seed=5, options={"actions": {5: actions}})[1]["reward"])
 
 
-def test_an_environment_in_the_place_of_its_maker_is_refused():
-    env = gym.make("CartPole-v1")
-    with pytest.raises(ValueError, match="pass an environment's id, or a function"):
-        AgentEnv(env)
-    env.close()
+def test_an_idle_environment_is_left_alone():
+    seen: list[dict] = []
+    env = AgentEnv(walk("box", seen))
+    env.reset(seed=0)
+    known = len(seen)
+    obs, _ = env.reset(seed=1, options={"idle": True})
+    for _ in range(20):
+        again, reward, terminated, truncated, _ = env.step(np.zeros(2, np.float32))
+        assert not (terminated or truncated or reward) and (obs == again).all()
+    assert len(seen) == known
+    env.reset(seed=2)
+    env.step(np.zeros(2, np.float32))
+    assert len(seen) == known + 2
 
 
-def test_a_function_that_gives_the_same_environment_twice_is_refused():
-    env, message = walk()(), "Walk: .*must make a new one each"
-    with pytest.raises(ValueError, match=message):
-        evaluate(DreamerAgent(2, 3, True, tiny_config()), lambda: env, 2)
-    with pytest.raises(ValueError, match=message):
-        quiet_train(lambda: env, tiny_config(evals=2))
+# ---------------------------------------------------------------- faults
 
 
-# ---------------------------------------------------------------- what comes back
-
-
-def failing(error: Exception):
-    def change(*values):
-        raise error
-
-    return change
+def failing(*_):
+    raise ZeroDivisionError("no gravity")
 
 
 FAULTS = {
-    "NaN observation": (
-        lambda obs, *r: (obs * np.nan, *r),
-        r"observation at step 3 is not finite in float32: \[nan nan\]",
-    ),
-    "infinite observation": (
-        lambda obs, *r: (np.array([1, np.inf]), *r),
-        r"observation at step 3 is not finite in float32: \[ ?1\. inf\]",
-    ),
-    "too large for float32": (
-        lambda obs, *r: (obs.astype(np.float64) * 1e300, *r),
-        "observation at step 3 is not finite in float32: .*e\\+",
-    ),
-    "NaN reward": (
-        lambda obs, reward, *r: (obs, float("nan"), *r),
-        "reward at step 3 is not finite in float32: nan",
-    ),
-    "infinite reward": (
-        lambda obs, reward, *r: (obs, -np.inf, *r),
-        "reward at step 3 is not finite in float32: -inf",
-    ),
-    "a reward too large for float32": (
-        lambda obs, reward, *r: (obs, -1e39, *r),
-        "reward at step 3 is not finite in float32: -1e\\+39",
-    ),
-    "no reward": (
-        lambda obs, reward, *r: (obs, "much", *r),
-        "reward at step 3 is not a number: 'much'",
-    ),
-    "another shape": (
-        lambda obs, *r: (np.zeros(3), *r),
-        r"observation at step 3 is not 2 numbers: array\(\[0., 0., 0.\]\)",
-    ),
-    "an error": (
-        failing(ZeroDivisionError("no gravity")),
-        "step at step 3 raised ZeroDivisionError: no gravity",
-    ),
+    "NaN observation": (lambda obs, *r: (obs * np.nan, *r), r"not finite .*\[nan nan\]"),
+    "infinite observation": (lambda obs, *r: ([1, np.inf], *r), "not finite in float32: .*inf"),
+    "another shape": (lambda obs, *r: (np.zeros(3), *r), "size 3 into shape"),
+    "NaN reward": (lambda obs, reward, *r: (obs, float("nan"), *r), "the reward is nan"),
+    "infinite reward": (lambda obs, reward, *r: (obs, -np.inf, *r), "the reward is -inf"),
+    "too large a reward": (lambda obs, reward, *r: (obs, -1e39, *r), "the reward is -inf"),
+    "no reward": (lambda obs, reward, *r: (obs, "much", *r), "'much'"),
+    "an end that is two": (lambda o, r, *_: (o, r, np.array([True, False]), False), "ambiguous"),
+    "an error": (failing, "ZeroDivisionError: no gravity"),
 }
 
 
 @pytest.mark.parametrize("change, message", FAULTS.values(), ids=FAULTS)
-def test_a_fault_names_environment_step_and_value(change, message):
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_a_fault_names_environment_step_and_what_is_wrong(change, message):
     env = AgentEnv(lambda: Odd(change, 3))
     env.reset(seed=0)
-    action = np.eye(3)[0]
-    env.step(action), env.step(action)
-    with pytest.raises(EnvFault, match="^Odd: " + message):
-        env.step(action)
+    env.step(EYE[0]), env.step(EYE[0])
+    with pytest.raises(EnvFault, match="^Odd: step at step 3 must return .*info: .*" + message):
+        env.step(EYE[0])
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_the_sum_of_a_held_actions_rewards_must_be_finite():
     env = AgentEnv(lambda: Odd(lambda obs, *_: (obs, 2e38, False, False)), action_repeat=4)
     env.reset(seed=0)
-    with pytest.raises(EnvFault, match="reward at step 4 is not finite in float32: 7.9+.*e\\+38"):
-        env.step(np.eye(3)[0])
+    with pytest.raises(EnvFault, match="the reward is inf"):
+        env.step(EYE[0])
+
+
+class Returns(Walk):
+    """Returns what it was given, from `reset` and `step`."""
+
+    def __init__(self, reset=None, step=None, space=None):
+        super().__init__(ACTION_SPACES["box"]())
+        self.observation_space = space or self.observation_space
+        self.given = reset, step
+
+    def reset(self, **kwargs):
+        usual = super().reset(**kwargs)
+        return usual if self.given[0] is None else self.given[0]
+
+    def step(self, action):
+        usual = super().step(action)
+        return usual if self.given[1] is None else self.given[1]
+
+
+PICTURE = S.Box(0, 255, (8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        Returns(step=(np.zeros(2), 1.0, False, {})),
+        Returns(step=7),
+        Returns(reset=np.zeros(3)),  # no info
+        Returns(reset=(np.zeros(3), {})),
+        Returns(reset=(3, {}), space=S.Discrete(3)),
+        Returns(reset=(np.random.default_rng(0).random((8, 8, 3)), {}), space=PICTURE),
+        Returns(reset=(np.zeros((3, 8, 8), np.uint8), {}), space=PICTURE),
+        Returns(reset=(np.full((8, 8, 3), 300), {}), space=PICTURE),
+    ],
+    ids=["four values", "a number", "no info", "shape", "category", "floats", "axes", "300"],
+)
+def test_what_breaks_the_interface_is_a_fault(env):
+    made = AgentEnv(lambda: env)
+    with pytest.raises(EnvFault, match="^Returns: (reset at step 0|step at step 1 must return)"):
+        made.reset(seed=0)
+        made.step(np.zeros(2, np.float32))
+
+
+def test_a_failing_close_loses_nothing():
+    class Slammed(Walk):
+        def close(self):
+            raise RuntimeError("slammed")
+
+    with pytest.warns(UserWarning, match="^Slammed: close failed: RuntimeError"):
+        assert len(evaluate(quiet_train(walk()).agent, lambda: Slammed(S.Discrete(3)), 1)) == 1
 
 
 BUFFER = np.zeros(2, np.float32)
@@ -263,46 +275,132 @@ def reused(obs, *rest):
 
 ODD = {  # what comes back -> the observations that must be learned from
     "float64": (lambda obs, *r: (obs.astype(np.float64), *r), lambda obs: obs),
-    "uint8": (lambda obs, *r: (np.uint8([7, 255]), *r), lambda obs: [7, 255]),
     "list": (lambda obs, *r: (obs.tolist(), *r), lambda obs: obs),
     "not contiguous": (lambda obs, *r: (np.repeat(obs, 3)[::3], *r), lambda obs: obs),
     "one buffer": (reused, lambda obs: obs),
     "far outside": (lambda obs, *r: (obs * 1e30, *r), lambda obs: obs * np.float32(1e30)),
+    "huge rewards": (lambda obs, r, *e: (obs, 1e8 * r, *e), lambda obs: obs),
 }
 
 
 @pytest.mark.parametrize("change, expected", ODD.values(), ids=ODD)
-def test_unusual_observations_are_learned_from(tmp_path, change, expected):
+def test_unusual_observations_are_learned_from(change, expected):
     seen: list[dict] = []
-    agent = quiet_train(lambda: Odd(change, seen=seen), tiny_config(steps=40), tmp_path).agent
-    assert all(p.isfinite().all() for p in agent.parameters())
-    steps = [i for i, event in enumerate(seen) if event["event"] == "step"]
-    replay = load_checkpoint(tmp_path / "checkpoint.pt")["replay"]
-    rows = np.array([expected(seen[i]["obs"]) for i in steps], np.float32)
-    arrived = replay["obs"][~replay["is_first"]].numpy()
+    run = quiet_train(lambda: Odd(change, seen=seen), tiny_config(steps=40))
+    assert all(p.isfinite().all() for p in run.agent.parameters())
+    steps = [event for event in seen if event["event"] == "step"]
+    replay = run.replay.rows
+    arrived = replay["obs"][: len(run.replay)][~replay["is_first"][: len(run.replay)]]
+    rows = np.array([expected(event["obs"]) for event in steps], np.float32)
     np.testing.assert_allclose(arrived, rows[: len(arrived)], rtol=1e-6)
     assert len(arrived) >= 39
 
 
-@pytest.mark.parametrize("kind", ["discrete", "box"])
-def test_huge_rewards_and_one_step_episodes_are_learned_from(kind):
-    rewards = iter([1e8, -1e8] * 1000)
-    change = lambda obs, *_: (obs, next(rewards), True, False)  # noqa: E731
-    agent = quiet_train(lambda: Odd(change, kind=kind), tiny_config(steps=50, evals=1)).agent
-    assert all(p.isfinite().all() for p in agent.parameters())
+# ---------------------------------------------------------------- masks
 
 
-@pytest.mark.parametrize("repeat", [1, 4])  # 25 is no multiple of 4
-def test_an_endless_episode_is_cut_in_training_and_evaluation(tmp_path, repeat):
-    settings = {"max_episode_steps": 25, "evals": 1, "eval_cost": 9, "action_repeat": repeat}
-    endless = lambda: Odd(lambda obs, reward, *_: (obs, reward, False, False))  # noqa: E731
-    with pytest.warns(UserWarning, match="Odd: an episode that did not end in 25 steps was cut"):
-        run = quiet_train(endless, tiny_config(**settings), tmp_path)
-    assert [row["length"] for row in run.episodes] == [25, 25]
-    assert [(row["length"], len(row["returns"])) for row in run.evals] == [(25, 1)]
-    replay = load_checkpoint(tmp_path / "checkpoint.pt")["replay"]
-    assert replay["is_last"].sum() == 2 and not replay["is_terminal"].any()
-    with pytest.warns(UserWarning, match="cut"):
-        assert len(evaluate(run.agent, endless, 2)) == 2
-    with pytest.warns(UserWarning, match="cut"):
-        assert len(random_returns(endless, 2)) == 2
+class Masked(Walk):
+    """Gives a mask, one more after each step, and writes down which actions were taken."""
+
+    def __init__(self, space: gym.Space, masks: list):
+        super().__init__(space, drift=0.01)
+        self.masks, self.taken = masks, []
+
+    def reset(self, **kwargs):
+        return super().reset(**kwargs)[0], {"action_mask": self.masks[0]}
+
+    def step(self, action):
+        self.taken.append(action.tolist() if isinstance(action, np.ndarray) else action)
+        return *super().step(action)[:4], {"action_mask": self.masks[self.time % len(self.masks)]}
+
+
+def test_a_mask_is_observed_and_the_next_valid_action_is_taken():
+    """Discrete from 5: action 6 of a mask 1, 0, 0, 1 becomes 8, and 8 of 1, 1, 0, 0 becomes 5.
+    Where nothing is valid, what was chosen is taken."""
+    masks = np.int8([[1, 0, 0, 1], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]])
+    env = AgentEnv(lambda: Masked(S.Discrete(4, start=5), list(masks)))
+    assert env.layout.flags == 4 and env.layout.numbers == 2
+    obs = [env.reset(seed=0)[0]]
+    obs += [env.step(np.eye(4)[choice])[0] for choice in (1, 3, 1, 3)]
+    assert env.unwrapped.taken == [8, 5, 6, 7]
+    np.testing.assert_array_equal(np.array(obs)[:, 2:], masks[[0, 1, 2, 3, 0]])
+
+
+def test_each_part_of_an_action_has_its_mask():
+    space, masks = S.MultiDiscrete([3, 2], start=[0, 7]), (np.int8([0, 0, 1]), np.int8([1, 0]))
+    env = AgentEnv(lambda: Masked(space, [masks]))
+    assert env.reset(seed=0)[0][2:].tolist() == [0, 0, 1, 1, 0]
+    env.step(np.float32([1, 0, 0, 0, 1]))
+    assert env.unwrapped.taken == [[2, 7]]
+
+
+@pytest.mark.parametrize("repeat", [1, 3])
+def test_a_run_takes_no_invalid_action(repeat):
+    masks, made = list(np.eye(5, dtype=bool)), []
+
+    def make():
+        made.append(Masked(S.Discrete(5), masks))
+        return made[-1]
+
+    config = tiny_config(steps=90, explore=0.5, evals=2, action_repeat=repeat)
+    evaluate(quiet_train(make, config).agent, make, 3, greedy=False)
+    taken = [env.taken for env in made if env.taken]
+    assert len(taken) == 7  # one trained in, three evaluated in, three more in `evaluate`
+    for actions in taken:  # the mask of each episode's t-th step allows action t
+        assert all(b in ((a + 1) % 5, 0) for a, b in zip(actions, actions[1:], strict=False))
+        assert actions[0] == 0
+
+
+@pytest.mark.parametrize("mask", [[0, -np.inf, 0], [0, -1e9, 0], [1, 0, np.nan], [1, 0], [0.5] * 3])
+def test_other_masks_are_refused(mask):
+    env = AgentEnv(lambda: Masked(S.Discrete(3), [np.float32(mask)]))
+    with pytest.raises(EnvFault, match=r'info\["action_mask"\] must hold 1 for each valid action'):
+        env.reset(seed=0)
+
+
+# ---------------------------------------------------------------- how it is made again
+
+gym.register("Wandering-v0", Walk, kwargs={"action_space": S.Discrete(3)})
+gym.register("Named-v0", f"{__name__}:Returns", max_episode_steps=4)
+
+
+class Shifted(gym.Wrapper, gym.utils.RecordConstructorArgs):
+    def __init__(self, env, shift=1):
+        gym.utils.RecordConstructorArgs.__init__(self, shift=shift)
+        super().__init__(env)
+
+
+class Silent(gym.Wrapper):
+    """Does not record its arguments."""
+
+
+def test_arguments_and_wrappers_are_kept():
+    def make(**options):
+        lake = gym.make("FrozenLake-v1", is_slippery=False, map_name="8x8", **options)
+        return Shifted(gym.wrappers.TimeLimit(lake, 7), shift=3)
+
+    text = spec_json(make())
+    again = gym.make(EnvSpec.from_json(text), render_mode="rgb_array")
+    assert isinstance(again, Shifted) and again.render_mode == "rgb_array"
+    assert again._saved_kwargs == {"shift": 3}
+    assert again.spec.kwargs["is_slippery"] is False
+    assert again.unwrapped.desc.shape == (8, 8)
+    assert spec_json(again) != text  # of another rendering
+    assert spec_json(gym.make(EnvSpec.from_json(text))) == text
+
+
+def test_what_no_file_can_hold_is_not_known():
+    assert spec_json(walk()()) is None
+    assert spec_json(gym.make("Wandering-v0")) is None  # an argument that is no JSON
+    named = spec_json(gym.make("Named-v0"))
+    assert isinstance(gym.make(EnvSpec.from_json(named)).unwrapped, gym.Env)
+    assert spec_json(Silent(gym.make("Named-v0"))) is None
+    gym.register("Here-v0", lambda: Returns())
+    assert spec_json(gym.make("Here-v0")) is None
+    gym.register("Class-v0", Returns)
+    assert "entry_point" in spec_json(gym.make("Class-v0"))
+    Returns.__module__, before = "__main__", Returns.__module__
+    try:
+        assert spec_json(gym.make("Class-v0")) is None
+    finally:
+        Returns.__module__ = before

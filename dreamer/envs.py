@@ -14,12 +14,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from dreamer.config import Config
 from dreamer.replay_buffer import Layout
 
 MakeEnv = str | EnvSpec | Callable[..., gym.Env]  # an id, Gymnasium's description, or a function
+VectorEnv = SyncVectorEnv | AsyncVectorEnv
 MIN_SIDE = 8  # pixels of an image's sides
 MOST_CLASSES = 100_000  # entries of a one-hot vector
 
@@ -272,11 +273,7 @@ class AgentEnv(gym.Wrapper):
     """
 
     def __init__(
-        self,
-        env: MakeEnv,
-        action_repeat: int = 1,
-        max_episode_steps: int = 100_000,
-        **options: Any,
+        self, env: MakeEnv, action_repeat: int = 1, max_episode_steps: int = 100_000, **options: Any
     ):
         made = make_env(env, **options)
         self.name = made.spec.id if made.spec else type(made.unwrapped).__name__
@@ -385,11 +382,7 @@ def spec_json(env: gym.Env) -> str | None:
 
 
 def make_envs(
-    env: MakeEnv,
-    number: int,
-    config: Config,
-    taken: Sequence[gym.Env] = (),
-    **options: Any,
+    env: MakeEnv, number: int, config: Config, taken: Sequence[gym.Env] = (), **options: Any
 ) -> VectorEnv:
     """Make that many environments (`AgentEnv`), which are reset by hand when an episode ends: in
     this process, or with `vectorization_mode="async"` each in its own.

@@ -19,21 +19,20 @@ from typing import Any, Self
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from tqdm import tqdm
 
 from dreamer.agent import DreamerAgent, Metrics
 from dreamer.checkpoint import Lock, Log, read_log, save_agent, write_json
 from dreamer.config import Config
-from dreamer.envs import EnvFault, MakeEnv, make_envs, random_action
+from dreamer.envs import EnvFault, MakeEnv, VectorEnv, make_envs, random_action
 from dreamer.evaluation import EVALUATION, EXPLORATION, evaluate_in, open_loop_error
-from dreamer.machine import Signals, fast_cpu, memory
+from dreamer.machine import Signals, fast_cpu, memory, pick_device
 from dreamer.replay_buffer import Layout, ReplayBuffer
 from dreamer.resume import CHECKPOINT, LOG, restore, save, try_save
 from dreamer.rssm import State
 from dreamer.tensorboard import Board
-from dreamer.utils import derive_seed, pick_device, symlog
+from dreamer.utils import derive_seed, symlog
 
 REPORTS = 200  # rows of metrics in the log of a run
 PREFILL_HOLD = 16  # rows for which the prefill holds a random action at most

@@ -78,7 +78,7 @@ def kind_of(space: Any) -> str:
     shape, reason = image_shape(space), ""
     if shape and min(shape[:2]) < MIN_SIDE:
         reason = f"an image has sides of {MIN_SIDE} or more; FlattenObservation makes it numbers"
-    elif shape and not 0 < np.ptp([space.low.min(), space.high.max()]) < np.inf:
+    elif shape and not 0 < float(space.high.max()) - float(space.low.min()) < np.inf:
         reason = "an image needs bounds, such as 0 to 255 or 0 to 1"
     elif shape:
         return "images"

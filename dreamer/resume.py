@@ -44,19 +44,22 @@ def save(run: "Run") -> None:
             "numbers": {name: getattr(run, name) for name in NUMBERS},
             "metrics": run.metrics,
             "optimizer": run.agent.optimizer.state_dict()["state"],
-            "agent_rng": run.agent.rng.get_state(),
+            **(run.before or generators(run)),
             "replay": run.replay.state_dict(),
             "replay_rng": run.replay_rng.bit_generator.state,
-            "holds": [
-                [hold.rng.bit_generator.state, torch.from_numpy(hold.action), hold.left]
-                for hold in run.holds
-            ],
             "episode": run.episode.tolist(),
             "actions": [torch.from_numpy(np.array(taken)) for taken in run.actions],
             "now": [torch.from_numpy(x) for x in (run.obs, run.reward, run.is_first)],
             "state": run.state and [x.clone() for x in run.state],
         },
     )
+
+
+def generators(run: "Run") -> dict[str, Any]:
+    """What the choice of an action depends on and changes: a choice that came to nothing, as the
+    environment failed, is made again by the resumed run."""
+    held = [(h.rng.bit_generator.state, torch.from_numpy(h.action), h.left) for h in run.holds]
+    return {"agent_rng": run.agent.rng.get_state(), "holds": held}
 
 
 def try_save(run: "Run") -> None:
@@ -141,6 +144,7 @@ def restore_episodes(run: "Run", saved: dict[str, Any]) -> None:
     histories = dict(zip(run.seeds(), run.actions, strict=True))
     obs, info = run.envs.reset(seed=run.seeds(), options={"actions": histories})
     run.obs, run.reward, run.is_first = (x.numpy() for x in saved["now"])
+    run.obs[run.is_first] = obs[run.is_first]  # nothing was done there yet
     same = (obs == run.obs).all(1) & (info["reward"] == run.reward)
     if not same.all():
         warnings.warn(

@@ -29,7 +29,7 @@ from dreamer.envs import EnvFault, MakeEnv, VectorEnv, make_envs, random_action
 from dreamer.evaluation import EVALUATION, EXPLORATION, evaluate_in, open_loop_error
 from dreamer.machine import Signals, fast_cpu, memory, pick_device
 from dreamer.replay_buffer import Layout, ReplayBuffer
-from dreamer.resume import CHECKPOINT, LOG, restore, save, try_save
+from dreamer.resume import CHECKPOINT, LOG, generators, restore, save, try_save
 from dreamer.rssm import State
 from dreamer.tensorboard import Board
 from dreamer.utils import derive_seed, symlog
@@ -124,6 +124,7 @@ class Run:
             self.obs = np.zeros((config.envs, self.layout.obs_size), np.float32)
             self.reward, self.is_first = np.zeros(config.envs), np.ones(config.envs, bool)
             self.state: State | None = None  # of the filter
+            self.before: dict[str, Any] | None = None  # the choice that is made now
 
             if run_dir is None:
                 folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
@@ -214,7 +215,7 @@ class Run:
     ) -> None:
         """Go on to what `envs.step` returned for the action taken (N, A), which was chosen in the
         filter's `state`. Where an episode ended, the next one begins."""
-        self.step += self.stride
+        self.before, self.step = None, self.step + self.stride
         self.state = state._replace(action=torch.from_numpy(action).to(self.agent.device))
         self.obs, self.reward, self.is_first = obs, reward, np.zeros_like(terminated)
         for history, taken in zip(self.actions, action, strict=True):
@@ -230,19 +231,20 @@ class Run:
 
     def end_episodes(self, which: np.ndarray, terminated: np.ndarray) -> None:
         """Add the final observations' rows of these environments, (N,) bool, where an episode has
-        begun. Their action is zeros."""
-        i = (which & ~self.is_first).nonzero()[0]
+        begun, and count on to the next ones. A row's action is zeros; nothing is held any more."""
+        which = which & ~self.is_first
+        i = which.nonzero()[0]
         nothing = np.zeros((len(i), self.layout.action_size))
         last = self.obs[i], nothing, self.reward[i], False, True, terminated[i]
         self.replay.add(*last, streams=i)
+        self.episode[i] += self.config.envs
+        self.reward, self.is_first = np.where(which, 0.0, self.reward), self.is_first | which
+        for k in i:
+            self.actions[k], self.holds[k].left = [], 0
 
     def begin_episodes(self, which: np.ndarray) -> None:
-        """Reset these environments, (N,) bool; nothing is held there any more."""
-        self.episode[which] += self.config.envs
+        """Reset these environments, (N,) bool. If one fails, the run goes on from here."""
         self.obs, _ = self.envs.reset(seed=self.seeds(), options={"reset_mask": which})
-        self.reward, self.is_first = np.where(which, 0.0, self.reward), self.is_first | which
-        for i in which.nonzero()[0]:
-            self.actions[i], self.holds[i].left = [], 0
 
     def seeds(self) -> list[int]:
         """Seed of each environment's present episode."""
@@ -278,9 +280,9 @@ class Run:
     def faint_data(self) -> Iterator[str]:
         """What the agent would barely see, in what was collected before the first update."""
         rows, filled = self.replay.rows, self.replay.filled()
-        obs = symlog(torch.from_numpy(rows["obs"][filled, : self.layout.numbers]).double())
-        moves, least = obs.amax(0) > obs.amin(0), self.agent.encoder.norm.min_std / 3
-        faint = [str(i) for i in (moves & (obs.std(0) < least)).nonzero().flatten().tolist()]
+        obs = symlog(torch.from_numpy(rows["obs"][filled, : self.layout.numbers]).double()).numpy()
+        moves, least = np.ptp(obs, 0) > 0, self.agent.encoder.norm.min_std / 3
+        faint = [str(i) for i in (moves & (obs.std(0) < least)).nonzero()[0]]
         if faint:
             yield (
                 f"observation dimensions {', '.join(faint[:5] + ['...'][: len(faint) - 5])} barely "
@@ -314,6 +316,7 @@ class Run:
             self.evaluate()
             self.show("evaluated")
             self.pause()
+        self.before = generators(self)
 
     def show(self, text: str) -> None:
         """Bring the bar up to date."""

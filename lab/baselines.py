@@ -30,6 +30,12 @@ BASELINE = 40  # stream of random numbers for `derive_seed`: a baseline's whole 
 ZOO = json.loads(Path(__file__).with_name("zoo.json").read_text())["tasks"]  # env_id -> method
 
 
+def need_library() -> None:
+    """Raises ValueError where Stable-Baselines3 is missing."""
+    if not INSTALLED:
+        raise ValueError("this takes Stable-Baselines3: pip install 'stable-baselines3>=2.9,<3'")
+
+
 def settings(env_id: str, method: str, seed: int, smoke: bool = False) -> dict[str, Any]:
     """Everything that a run depends on, as plain JSON values: how it is judged, and the Zoo's
     hyperparameters of this task and method. smoke: it is over in seconds."""

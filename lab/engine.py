@@ -187,18 +187,22 @@ def run_job(job: Job, goes_on: Callable[[], bool] = lambda: True) -> str:
 
 Key = tuple[str, str, int]  # task, variant (a model-free method, or an idea removed), seed
 Runs = dict[Key, dict[str, Any]]  # what is kept of each run
-OfKey = Callable[[str, str, int, bool], dict[str, Any]]  # of task, variant, seed, smoke
-Pairs = Sequence[tuple[str, str]]  # task, variant
 
 
 def make_runs(
-    script: str, flags: Any, settings: OfKey, planned: Pairs, chosen: Pairs, committed: Runs
+    script: str,
+    flags: Any,
+    variants: Sequence[str],
+    settings: Callable[[str, str, int, bool], dict[str, Any]],
+    planned: Sequence[tuple[str, str]],
+    committed: Runs,
 ) -> tuple[Runs, Runs, bool]:
-    """Make those of the chosen runs of a comparison that are neither committed nor complete.
+    """Make those runs that the flags choose, unless they are committed or complete.
 
-    script: its module, with a function `make(task, variant, seed, smoke, folder)`; settings: all
-    that a result depends on, as plain JSON values. Returns the committed runs that have the
-    settings of today, the complete ones of `flags.base`, and whether all went well.
+    script: a module with a function `make(task, variant, seed, smoke, folder)`; settings: all that
+    a run's result depends on, as plain JSON values; planned: all pairs of task and variant. Returns
+    the committed runs that have the settings of today, the complete ones of `flags.base`, and
+    whether all went well.
     """
     jobs: dict[Key, Job] = {}
     seeds = flags.seeds[:1] if flags.smoke else flags.seeds
@@ -211,11 +215,12 @@ def make_runs(
     known = {key: run for key, run in known.items() if run["config"] == settings(*key, flags.smoke)}
     failed = []
     if not (flags.plot_only or flags.publish):
-        asked = {key: job for key, job in jobs.items() if key[:2] in chosen}
-        missing = [job for key, job in asked.items() if flags.fresh or key not in known]
-        print(f"{len(missing)} of {len(asked)} runs are not in assets/results yet")
+        chosen = [key for key in jobs if key[0] in flags.tasks and key[1] in variants]
+        missing = [jobs[key] for key in chosen if flags.fresh or key not in known]
+        print(f"{len(missing)} of {len(chosen)} runs are not in assets/results yet")
         failed = run_jobs(missing, flags.jobs, flags.scheduler)
     new = {key: result for key, job in jobs.items() if (result := job.result())}
+    new = {key: {k: v for k, v in run.items() if k != "return"} for key, run in new.items()}
     return known, new, not failed
 
 

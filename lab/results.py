@@ -21,6 +21,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,14 @@ def merge(
     text = dump(data)
     write_atomic(path, lambda temporary: temporary.write_text(text))
     return data
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Bring the JSON files of a comparison's folder to `target`, and its figures to assets/."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.*"):
+        shutil.copyfile(path, (target if path.suffix == ".json" else ASSETS) / path.name)
+    print(f"Published to {short(target)} and {short(ASSETS)}")
 
 
 def same_but_seed(a: dict[str, Any], b: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import itertools
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -27,8 +28,6 @@ from dreamer.checkpoint import write_atomic
 from lab.cli import ROOT
 
 INSTALL = "several jobs at a time need Dask: pip install 'dask[distributed]>=2025.1,<2027'"
-Ends = Iterator[tuple["Job", str]]  # each job as it ends, and what went wrong or ""
-Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,14 @@ class Job:
         found = json.loads(path.read_text()) if path.exists() else {}
         return found if found.get("config") == self.config else None
 
-    def files(self) -> Files:
+    def files(self) -> dict[str, bytes]:
         """What is in the folder: the checkpoint first, as the log beside it may have more rows but
         not fewer; result.json, the mark of a complete run, last."""
         ranks = {"checkpoint.pt": -1, "result.json": 1}
         paths = sorted(self.path.glob("[!.]*"), key=lambda path: ranks.get(path.name, 0))
         return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
-    def write(self, files: Files) -> None:
+    def write(self, files: dict[str, bytes]) -> None:
         for name, data in files.items():
             write_atomic(self.path / name, lambda path, data=data: path.write_bytes(data))
 
@@ -82,35 +81,37 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1, scheduler: str | None = None
             shutil.rmtree(job.path, ignore_errors=True)
         elif job not in missing:
             print(f"{job.name}: complete")
-    many = scheduler or min(workers, len(missing)) > 1
-    ends = run_on_dask(missing, workers, scheduler) if many else run_in_turn(missing)
+    if missing:
+        print(f"{len(missing)} of {len(jobs)} jobs to run; each writes output.txt into its folder")
+    if scheduler or min(workers, len(missing)) > 1:
+        ends = run_on_dask(missing, workers, scheduler)
+    else:
+        ends = ((job, run_job(job)) for job in missing)
     failed = []
     for job, error in ends:
         result = {} if error else job.result() or {}
-        numbers = [f"{name} {result[name]:.1f}" for name in ("return", "minutes") if name in result]
+        numbers = [f"{x} {result[x]:.1f}" for x in ("return", "minutes") if result.get(x)]
         print(", ".join([f"{job.name}: {error or 'done'}", *numbers]), flush=True)
         failed += [job] if error else []
     return failed
 
 
-def run_in_turn(jobs: Sequence[Job]) -> Ends:
-    for job in jobs:
-        print(f"{job.name}: running, output in {job.folder}/output.txt", flush=True)
-        yield job, run_job(job)
-
-
-def run_on_dask(jobs: Sequence[Job], workers: int, scheduler: str | None) -> Ends:
+def run_on_dask(
+    jobs: Sequence[Job], workers: int, scheduler: str | None
+) -> Iterator[tuple[Job, str]]:
+    """Each job as it ends, and "" or what went wrong."""
     try:
         from distributed import Client, LocalCluster, as_completed
     except ImportError:
         raise ValueError(INSTALL) from None
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     with contextlib.ExitStack() as stack:
         cluster = scheduler or stack.enter_context(
             # Jobs are processes: what waits for them here may be threads of this process.
             LocalCluster(1, workers, processes=False, dashboard_address="localhost:8787")
         )
         client = stack.enter_context(Client(cluster))
-        print(f"{len(jobs)} jobs; Dask's dashboard is {client.dashboard_link}", flush=True)
+        print(f"Dask's dashboard: {client.dashboard_link}", flush=True)
         known = client.list_datasets()
         for job in jobs:
             if job.fresh and job.folder in known:
@@ -129,8 +130,8 @@ def run_on_dask(jobs: Sequence[Job], workers: int, scheduler: str | None) -> End
             yield job, str(error or "")
 
 
-def run_on_worker(job: Job) -> tuple[str, Files]:
-    """Run a job in a Dask worker, from its last checkpoint; what went wrong, and its files.
+def run_on_worker(job: Job) -> tuple[str, dict[str, bytes]]:
+    """Run a job in a Dask worker, from its last checkpoint; "" or what went wrong, and its files.
 
     A new checkpoint goes to the scheduler within seconds. A job whose client is gone is stopped.
     """

@@ -6,6 +6,7 @@ the states found there, and learn actor and critic from the dreams.
 
 import copy
 import functools
+import threading
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from dreamer.rssm import RSSM, Dream, Posterior, State, kl_losses
 from dreamer.utils import PercentileScale, frozen, lambda_return, make_rng
 
 Metrics = dict[str, Tensor]
+GLOBAL_RNG = threading.Lock()  # PyTorch's layers draw their weights from one for all threads
 
 
 # ---------------------------------------------------------------- losses
@@ -109,7 +111,7 @@ class DreamerAgent(nn.Module):
         self.env_spec: str | None = None
         c, images = config, layout.images
         feat_size = c.deter + c.categoricals * c.classes
-        with torch.random.fork_rng(devices=[]):  # weights depend on the seed alone
+        with GLOBAL_RNG, torch.random.fork_rng(devices=[]):  # weights depend on the seed alone
             torch.manual_seed(c.seed)
             sizes = c.hidden, c.layers, c.depth
             self.encoder = Encoder(layout.numbers, layout.vector_size, images, *sizes)

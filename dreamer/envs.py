@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -384,11 +384,17 @@ def spec_json(env: gym.Env) -> str | None:
         return None
 
 
-def make_envs(env: MakeEnv, number: int, config: Config, **options: Any) -> VectorEnv:
-    """That many environments (`AgentEnv`) side by side: in this process, or with
-    `vectorization_mode="async"` each in its own. They are reset by hand when an episode ends.
+def make_envs(
+    env: MakeEnv,
+    number: int,
+    config: Config,
+    taken: Sequence[gym.Env] = (),
+    **options: Any,
+) -> VectorEnv:
+    """Make that many environments (`AgentEnv`), which are reset by hand when an episode ends: in
+    this process, or with `vectorization_mode="async"` each in its own.
 
-    Raises EnvFault for a function that gives the same environment twice.
+    Raises EnvFault for a function that gives the same environment twice, or a `taken` one.
     """
     repeat, longest = config.action_repeat, config.max_episode_steps
     make = functools.partial(AgentEnv, env, repeat, longest, **options)
@@ -396,7 +402,8 @@ def make_envs(env: MakeEnv, number: int, config: Config, **options: Any) -> Vect
         makers = [functools.partial(make_in_worker, make, os.getpid())] * number
         return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
     envs = SyncVectorEnv([make] * number, autoreset_mode=AutoresetMode.DISABLED)
-    if len({id(one.unwrapped) for one in envs.envs}) < number:
+    everyone = [*taken, *envs.envs]
+    if len({id(one.unwrapped) for one in everyone}) < len(everyone):
         raise EnvFault(f"{envs.envs[0].name}: the function gave the same environment twice")
     return envs
 

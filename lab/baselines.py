@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dreamer.evaluation import EVALUATION
-from dreamer.run import tune_cpu
+from dreamer.machine import tune_cpu
 from dreamer.utils import derive_seed
 from lab.results import cpu_name, significant
 

@@ -200,7 +200,7 @@ def test_every_stage_in_seconds(tmp_path, capsys):
     assert list(runs) == [(*pair, 0) for pair in script.SMOKE]
     assert all(runs[pair[0], pair[1], 0]["dream_error"] for pair in script.SMOKE[:2])
     sac = runs["pendulum-x10000", "sac", 0]  # it got the scaled rewards, and tells plain ones
-    assert -2000 < sac["return"] < -100
+    assert -2000 < sac["curve"]["return"][-1] < -100
     assert capsys.readouterr().out.count("/seed0: done") == 4
     call("--smoke", "--out", tmp_path)  # again: nothing is left to do
     assert capsys.readouterr().out.count("/seed0: complete") == 4

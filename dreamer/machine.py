@@ -47,6 +47,13 @@ class Signals:
             signal.signal(number, handler)
 
 
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of a name; `auto` is CUDA where there is a GPU, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
 @contextlib.contextmanager
 def fast_cpu(threads: int = 1) -> Iterator[None]:
     """`tune_cpu` within this block; afterwards threads and denormal numbers are as before."""

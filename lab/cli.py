@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn
 
 import gymnasium as gym
 import tyro
@@ -53,21 +53,17 @@ class Args(dreamer.cli.ConfigFlags):
         return 2 if self.smoke else 100
 
 
-A = TypeVar("A", bound=Args)
-
-
 def parse(
     script: str,
     description: str | None,
     config: Config,
     argv: Sequence[str] | None = None,
-    kind: type[A] = Args,
-) -> A:
-    """Read the command line of a numbered script.
+    kind: type[Args] = Args,
+) -> Any:
+    """Read the command line of a numbered script, as an object of `kind`.
 
-    script: its `__file__`; description: its `__doc__`, which --help shows; config: its defaults,
-    replaced by a tiny one under --smoke; flags given by the user win over both. argv: the words
-    after the script's name (default: sys.argv's); kind: of a script with flags of its own.
+    script: its `__file__`; description: its `__doc__`; config: its defaults, replaced by a tiny one
+    under --smoke; the user's flags win over both. argv: the words, sys.argv's if None.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     smoke = "--smoke" in words

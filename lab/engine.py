@@ -1,12 +1,12 @@
 """Long work as jobs: each in a process of its own, several at a time, on one or many machines.
 
 A job is a function that at its very end writes `result.json` into its folder, with the `config`
-that it ran with. A job whose result has the wanted config is complete and is skipped, so that the
+that it ran with. One whose result has the wanted config is complete and is skipped, so that the
 same command again does only what a crash or Ctrl-C left undone. When one fails the others go on.
 
-One job at a time needs nothing else. For more Dask is the engine (docs/distributed.md): when one of
-its workers dies, its jobs run again on another one. They go on from the last checkpoint, which the
-scheduler holds, and their files come back through Dask: the machines need no common disk.
+For several at a time Dask is the engine (docs/distributed.md). When one of its workers dies, its
+jobs go on on another one, from the last checkpoint, which the scheduler holds; and their files come
+back through Dask: the machines need no common disk.
 """
 
 import contextlib
@@ -69,12 +69,8 @@ def portable(folder: Path) -> str:
 
 
 def run_jobs(jobs: Sequence[Job], workers: int = 1, scheduler: str | None = None) -> list[Job]:
-    """Run the jobs that are not complete, begun in this order, and print how each ended; returns
-    those that failed.
-
-    workers: so many at a time on this machine; scheduler: address of a Dask scheduler, whose
-    workers run them instead.
-    """
+    """Run the jobs that are not complete, begun in this order: so many at a time on this machine,
+    or on the workers of a Dask scheduler. Prints how each ended; returns those that failed."""
     missing = [job for job in jobs if job.fresh or not job.result()]
     for job in jobs:
         if job.fresh:
@@ -200,10 +196,9 @@ def make_runs(
 ) -> tuple[Runs, Runs, bool]:
     """Make those runs that the flags choose, unless they are committed or complete.
 
-    script: a module with a function `make(task, variant, seed, smoke, folder)`; settings: all that
-    a run's result depends on, as plain JSON values; planned: all pairs of task and variant. Returns
-    the committed runs that have the settings of today, the complete ones of `flags.base`, and
-    whether all went well.
+    script: a module with `make(task, variant, seed, smoke, folder)`; settings: all that a result
+    depends on, as plain JSON values; planned: all pairs of task and variant. Returns the committed
+    runs with the settings of today, the complete ones of `flags.base`, and whether all went well.
     """
     jobs: dict[Key, Job] = {}
     seeds = flags.seeds[:1] if flags.smoke else flags.seeds
@@ -212,8 +207,11 @@ def make_runs(
         folder, config = portable(flags.base / script / name), settings(*key, flags.smoke)
         arguments = [*key, flags.smoke, folder]
         jobs[key] = Job(name, f"{script}:make", arguments, folder, config, flags.fresh)
-    known = {key: run for key, run in committed.items() if key[:2] in planned}
-    known = {key: run for key, run in known.items() if run["config"] == settings(*key, flags.smoke)}
+    known = {
+        key: run
+        for key, run in committed.items()
+        if key[:2] in planned and run["config"] == settings(*key, flags.smoke)
+    }
     failed = []
     if not (flags.plot_only or flags.publish):
         chosen = [key for key in jobs if key[0] in flags.tasks and key[1] in variants]
@@ -221,7 +219,8 @@ def make_runs(
         print(f"{len(missing)} of {len(chosen)} runs are not in assets/results yet")
         failed = run_jobs(missing, flags.jobs, flags.scheduler)
     new = {key: result for key, job in jobs.items() if (result := job.result())}
-    new = {key: {k: v for k, v in run.items() if k != "return"} for key, run in new.items()}
+    for result in new.values():
+        result.pop("return", None)  # it is only shown
     return known, new, not failed
 
 

@@ -177,7 +177,7 @@ def free_port():
         return found.getsockname()[1]
 
 
-def wait_for(condition, process, seconds=120):
+def wait_for(condition, process, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline
@@ -231,12 +231,12 @@ def test_a_worker_killed_with_its_job_costs_nothing_but_time(start, tmp_path):
     wait_for(begun, client)
     time.sleep(2)  # one checkpoint or another has left the machine
     doomed.kill()
-    assert client.wait(180) == 0
+    assert client.wait(600) == 0
     (seed,) = begun()
     assert not (tmp_path / "a" / f"{below}{seed}" / "result.json").exists()
 
     whole = start("whole", *words[:-2], str(seed))
-    assert whole.wait(180) == 0
+    assert whole.wait(600) == 0
     runs = [tmp_path / machine / f"{below}{seed}" for machine in ("client", "whole")]
     resumed, alone = ([json.loads(x) for x in (run / "log.jsonl").open()] for run in runs)
     for row in resumed + alone:

@@ -107,7 +107,6 @@ def run_on_dask(
             LocalCluster(1, workers, processes=False, dashboard_address="localhost:8787")
         )
         client = stack.enter_context(Client(cluster))
-        print(f"Dask's dashboard: {client.dashboard_link}", flush=True)
         known = client.list_datasets()
         for job in jobs:
             if job.fresh and job.folder in known:

@@ -6,15 +6,14 @@ the states found there, and learn actor and critic from the dreams.
 
 import copy
 import functools
-import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dreamer.config import Config
-from dreamer.networks import Actor, ContinueHead, Critic, Decoder, Encoder, Policy, RewardHead
+from dreamer.networks import Actor, ContinueHead, Critic, Decoder, Encoder, RewardHead
+from dreamer.replay_buffer import Layout
 from dreamer.rssm import RSSM, Dream, Posterior, State, kl_losses
 from dreamer.utils import PercentileScale, frozen, lambda_return, make_rng
 
@@ -100,47 +99,27 @@ def critic_loss(
 class DreamerAgent(nn.Module):
     """World model, actor and critic, and their optimiser.
 
-    obs_size O; action_size A. discrete: False for actions scaled to [-1, 1], True for one-hot
-    actions, or the sizes (adding up to A) of several one-hot vectors, one after another.
-    images: shapes (H, W, C) of the images at the end of an observation, whose pixels O includes.
-    obs_parts: what it is made of before them (`ObsNorm`'s parts), numbers alone if it is empty.
-    masked: the last A entries of these say which actions are valid; no other is ever chosen,
-    not even in dreams.
+    layout: what observations and actions consist of. env_spec: how Gymnasium makes the environment
+    that it learns in, as `gymnasium.envs.registration.EnvSpec.to_json` says it; None if unknown.
     """
 
-    def __init__(
-        self,
-        obs_size: int,
-        action_size: int,
-        discrete: bool | Sequence[int],
-        config: Config,
-        device: torch.device | str = "cpu",
-        obs_parts: Sequence[int] = (),
-        masked: bool = False,
-        images: Sequence[Sequence[int]] = (),
-    ):
+    def __init__(self, layout: Layout, config: Config, device: torch.device | str = "cpu"):
         super().__init__()
-        if isinstance(discrete, bool):
-            discrete = (action_size,) if discrete else ()
-        self.obs_size, self.action_size, self.segments = obs_size, action_size, tuple(discrete)
-        self.discrete = bool(self.segments)
-        self.images = tuple(tuple(shape) for shape in images)
-        numbers = obs_size - sum(map(math.prod, self.images))
-        self.obs_parts, self.masked = tuple(obs_parts) or (0,) * numbers, masked
-        self.config = c = config
-        self.device = torch.device(device)
-
+        self.layout, self.config, self.device = layout, config, torch.device(device)
+        self.env_spec: str | None = None
+        c, images = config, layout.images
         feat_size = c.deter + c.categoricals * c.classes
         with torch.random.fork_rng(devices=[]):  # weights depend on the seed alone
             torch.manual_seed(c.seed)
-            sizes = c.hidden, c.layers, self.images, c.depth
-            self.encoder = Encoder(self.obs_parts, *sizes)
+            sizes = c.hidden, c.layers, c.depth
+            self.encoder = Encoder(layout.numbers, layout.vector_size, images, *sizes)
             latent = c.categoricals, c.classes, c.unimix
-            self.rssm = RSSM(self.encoder.size, action_size, c.deter, c.hidden, *latent)
-            self.decoder = Decoder(feat_size, self.encoder.norm, *sizes)
+            self.rssm = RSSM(self.encoder.size, layout.action_size, c.deter, c.hidden, *latent)
+            self.decoder = Decoder(feat_size, self.encoder, layout.categories, images, *sizes)
             self.reward = RewardHead(feat_size, c.hidden, c.layers)
             self.cont = ContinueHead(feat_size, c.hidden, c.layers)
-            self.actor = Actor(feat_size, action_size, self.segments, c.hidden, c.layers, c.unimix)
+            action = layout.action_numbers, layout.action_categories
+            self.actor = Actor(feat_size, *action, c.hidden, c.layers, c.unimix)
             self.critic = Critic(feat_size, c.hidden, c.layers)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.ret_scale = PercentileScale()
@@ -178,11 +157,11 @@ class DreamerAgent(nn.Module):
         rng = self.rng if rng is None else rng
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.device)[:, None]
         is_first = torch.as_tensor(is_first, dtype=torch.bool, device=self.device)[:, None]
-        no_action = obs.new_zeros(len(obs), 1, self.action_size)  # this row's is not chosen yet
+        no_action = obs.new_zeros(
+            len(obs), 1, self.layout.action_size
+        )  # not chosen yet
         _, state = self.rssm.observe(self.encoder(obs), no_action, is_first, rng, state)
         policy = self.actor(self.rssm.get_feat(state))
-        if self.masked:
-            policy = policy.masked(self.decoder.split(obs[:, 0])[0][:, -self.action_size :])
         action = policy.mode() if greedy else policy.sample(self.actor.noise((len(obs),), rng))
         return action.cpu().numpy(), state._replace(action=action)
 
@@ -197,19 +176,19 @@ class DreamerAgent(nn.Module):
         batch = {k: torch.from_numpy(v).to(self.device) for k, v in rows.items()}
 
         # Learn the world from what happened.
-        post, feat, loss_model, metrics = self.learn_world(batch)
+        world_loss, metrics, post, feat = self.world_model_loss(batch)
 
         # Dream ahead of some of the states that the batch passed through.
         starts = self.choose_starts(feat.shape[0] * feat.shape[1])
         dream = self.imagine(post, starts)
 
         # The actor learns from dreams alone, the critic mainly from them.
-        loss_behaviour, ret, dream_metrics = self.learn_behaviour(dream)
+        dream_loss, dream_metrics, ret = self.actor_critic_loss(dream)
 
         # The critic's anchor in reality: returns along the replayed windows.
-        loss_replay = self.replay_value_loss(batch, feat, starts, ret[:, 0].detach())
+        replay_loss = self.replay_value_loss(batch, feat, starts, ret[:, 0].detach())
 
-        loss = loss_model + loss_behaviour + self.config.replay_value_weight * loss_replay
+        loss = world_loss + dream_loss + self.config.replay_value_weight * replay_loss
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norms = [
@@ -222,13 +201,15 @@ class DreamerAgent(nn.Module):
 
         names = "model_grad_norm", "actor_grad_norm", "critic_grad_norm"
         metrics |= dream_metrics | dict(zip(names, norms, strict=True))
-        metrics |= {"replay_value_loss": loss_replay, "loss": loss}
+        metrics |= {"replay_value_loss": replay_loss, "loss": loss}
         return {name: value.detach() for name, value in metrics.items()}, post
 
-    def learn_world(self, batch: dict[str, Tensor]) -> tuple[Posterior, Tensor, Tensor, Metrics]:
-        """World model loss of a batch: (posterior, feat (B, T, F), loss, metrics)."""
+    def world_model_loss(
+        self, batch: dict[str, Tensor]
+    ) -> tuple[Tensor, Metrics, Posterior, Tensor]:
+        """Loss of the world model on a batch: (loss, metrics, posterior, feat (B, T, F))."""
         c = self.config
-        self.encoder.norm.update(batch["obs"])
+        self.encoder.norm.update(batch["obs"][..., : self.layout.numbers])
         before = State(*(batch[f"prev_{name}"] for name in State._fields))
         post, _ = self.rssm.observe(
             self.encoder(batch["obs"]), batch["action"], batch["is_first"], self.rng, before
@@ -244,10 +225,10 @@ class DreamerAgent(nn.Module):
             "dyn_loss": dyn,
             "rep_loss": rep,
         }
-        if self.images:
+        if self.layout.images:
             parts["image_loss"] = self.decoder.image_loss(recon, batch["obs"])
         loss, metrics = model_loss(parts, c.beta_obs, c.beta_dyn, c.beta_rep)
-        return post, feat, loss, metrics
+        return loss, metrics, post, feat
 
     def choose_starts(self, total: int) -> Tensor:
         """Indices (N,) of the replayed states to dream from: `imag_starts`, or all if those are
@@ -262,31 +243,19 @@ class DreamerAgent(nn.Module):
         pathwise gradients the graph runs through the actions only, the world being constant.
         """
         deter, stoch = (x.detach().flatten(0, 1)[starts] for x in (post.deter, post.stoch))
-        start = State(deter, stoch, deter.new_zeros(len(deter), self.action_size))
+        start = State(deter, stoch, deter.new_zeros(len(deter), self.layout.action_size))
         horizon = self.config.imag_horizon
         noise = self.actor.noise((horizon, len(deter)), self.rng)
 
         def policy(feat: Tensor, t: int) -> Tensor:
-            return self.dreamed_policy(feat.detach()).sample(noise[t])
+            return self.actor(feat.detach()).sample(noise[t])
 
         pathwise = self.config.actor_grad == "pathwise"
         with frozen(*self.model_parts), torch.set_grad_enabled(pathwise):
             return self.rssm.imagine(start, policy, horizon, self.rng)
 
-    def dreamed_policy(self, feat: Tensor, taken: Tensor | None = None) -> Policy:
-        """π(a | feat (..., F)), of actions that the decoder takes for valid where not all are.
-
-        taken (..., A): actions chosen so before, valid even if the mask now rounds otherwise.
-        """
-        policy = self.actor(feat)
-        if not self.masked:
-            return policy
-        assert self.decoder.mlp is not None  # the mask stands among the numbers; no image is made
-        valid = self.decoder.mlp(feat)[..., -self.action_size :].detach()
-        return policy.masked(valid if taken is None else valid.maximum(taken))
-
-    def learn_behaviour(self, dream: Dream) -> tuple[Tensor, Tensor, Metrics]:
-        """Actor and critic loss of dreams: (loss, returns (N, H), metrics)."""
+    def actor_critic_loss(self, dream: Dream) -> tuple[Tensor, Metrics, Tensor]:
+        """Loss of actor and critic on dreams: (loss, metrics, returns (N, H))."""
         c = self.config
         feat = self.rssm.get_feat(dream)  # (N, H+1, F)
         pathwise = c.actor_grad == "pathwise"
@@ -305,21 +274,21 @@ class DreamerAgent(nn.Module):
             adv = (ret - value[:, :-1]) / ret_scale
 
         # The actor raises the return of what it did, and keeps some entropy.
-        policy = self.dreamed_policy(feat[:, :-1].detach(), dream.action)
+        policy = self.actor(feat[:, :-1].detach())
         entropy = policy.entropy()
         if pathwise:
-            loss_actor = pathwise_loss(ret, ret_scale, entropy, weight, c.ent_coef)
+            actor_loss = pathwise_loss(ret, ret_scale, entropy, weight, c.ent_coef)
         else:
             log_prob = policy.log_prob(dream.action)
-            loss_actor = reinforce_loss(log_prob, adv, entropy, weight, c.ent_coef)
+            actor_loss = reinforce_loss(log_prob, adv, entropy, weight, c.ent_coef)
 
         # The critic learns the return of every dreamed state but the last.
-        loss_critic = critic_loss(
+        value_loss = critic_loss(
             self.critic, logits[:, :-1], ret, slow_value, weight, c.slow_weight
         )
         metrics = {
-            "actor_loss": loss_actor,
-            "critic_loss": loss_critic,
+            "actor_loss": actor_loss,
+            "critic_loss": value_loss,
             "entropy": entropy.mean(),
             "adv_mag": adv.abs().mean(),
             "imag_reward": reward.mean(),
@@ -328,7 +297,7 @@ class DreamerAgent(nn.Module):
             "ret_scale": ret_scale,
             "value": value.mean(),
         }
-        return loss_actor + loss_critic, ret, metrics
+        return actor_loss + value_loss, metrics, ret
 
     def replay_value_loss(
         self, batch: dict[str, Tensor], feat: Tensor, starts: Tensor, imag_return: Tensor

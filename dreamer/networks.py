@@ -4,8 +4,8 @@ All are MLPs of `Linear -> LayerNorm -> SiLU` blocks on vectors, with convolutio
 all prediction heads read the model state `feat` (..., F): deter, the GRU's memory h, beside stoch,
 the sampled latent z (rssm.py).
 
-An observation (..., O) is one flat vector: first its numbers, flags and categories, then the pixels
-of its images, if it has any, each image (H, W, C) row by row in whole numbers from 0 to 255.
+An observation (..., O) is one flat vector: its numbers first, then its flags and one-hot vectors,
+then the pixels of its images, each image (H, W, C) row by row in whole numbers from 0 to 255.
 """
 
 import itertools
@@ -143,148 +143,143 @@ class ImageDecoder(nn.Sequential):
         return x.permute(0, 2, 3, 1).reshape(*feat.shape[:-1], self.size)
 
 
-def side_by_side(parts: list[Tensor]) -> Tensor:
-    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
-
-
 # ---------------------------------------------------------------- observations
 
 
 class ObsNorm(nn.Module):
-    """symlog of the observation, then each dimension to mean 0, standard deviation 1, within ±10.
+    """symlog of numbers (..., N), then each dimension to mean 0, standard deviation 1, within ±10.
 
     Symlog alone leaves an angle of ±0.1 rad so small that the decoder's squared error hardly
     notices it. Running averages over replayed batches, debiased, and none before the first; a
     (nearly) constant dimension is not blown up. The bound is for rare extremes, such as a
     contact: one would outweigh all else.
-
-    parts: what the O entries are, in order: 0 for a number, 1 for a flag, K for a one-hot vector of
-    K entries; pixels are not among them. Flags and one-hot vectors stay as they are.
     """
 
-    numbers: Tensor  # (O,) bool: neither flags nor in a one-hot vector
-    moments: Tensor  # (2, O), averages of x and x^2
+    moments: Tensor  # (2, N), averages of x and x^2
     weight: Tensor  # 1 - decay^n, the debiasing
-    mean: Tensor  # (O,)
-    std: Tensor  # (O,)
+    mean: Tensor  # (N,)
+    std: Tensor  # (N,)
     limit = 10.0  # standard deviations
 
-    def __init__(self, parts: Sequence[int], decay: float = 0.99, min_std: float = 0.01):
+    def __init__(self, numbers: int, decay: float = 0.99, min_std: float = 0.01):
         super().__init__()
-        self.parts, self.decay, self.min_std = parts, decay, min_std
-        numbers = torch.tensor([k == 0 for k in parts for _ in range(max(k, 1))], dtype=torch.bool)
-        self.register_buffer("numbers", numbers, persistent=False)
-        self.register_buffer("moments", torch.zeros(2, len(numbers)))
+        self.decay, self.min_std = decay, min_std
+        self.register_buffer("moments", torch.zeros(2, numbers))
         self.register_buffer("weight", torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(len(numbers)))
-        self.register_buffer("std", torch.ones(len(numbers)))
+        self.register_buffer("mean", torch.zeros(numbers))
+        self.register_buffer("std", torch.ones(numbers))
 
     @torch.no_grad()
-    def update(self, obs: Tensor) -> None:
-        """Take in a batch of raw observations (..., O)."""
-        x = self.symlog(obs).flatten(0, -2)
+    def update(self, numbers: Tensor) -> None:
+        """Take in a batch (..., N) in the environment's own units."""
+        x = symlog(numbers).flatten(0, -2)
         self.moments.lerp_(torch.stack([x.mean(0), x.square().mean(0)]), 1 - self.decay)
         self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
         mean, square = self.moments / self.weight
-        std = (square - mean.square()).clamp(min=0).sqrt().clamp(min=self.min_std)
-        self.mean.copy_(mean * self.numbers)
-        self.std.copy_(torch.where(self.numbers, std, 1.0))
+        self.mean.copy_(mean)
+        self.std.copy_((square - mean.square()).clamp(min=0).sqrt().clamp(min=self.min_std))
 
-    def forward(self, obs: Tensor) -> Tensor:
-        """obs (..., O and pixels) -> (..., O)."""
-        return ((self.symlog(obs) - self.mean) / self.std).clamp(-self.limit, self.limit)
-
-    def symlog(self, obs: Tensor) -> Tensor:
-        obs = obs[..., : len(self.numbers)]  # no pixels
-        return torch.where(self.numbers, symlog(obs), obs)
+    def forward(self, numbers: Tensor) -> Tensor:
+        """(..., N) -> (..., N)."""
+        return ((symlog(numbers) - self.mean) / self.std).clamp(-self.limit, self.limit)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """(..., O) back to the environment's own units."""
-        x = x * self.std + self.mean
-        return torch.where(self.numbers, symexp(x), x)
+        """(..., N) back to the environment's own units."""
+        return symexp(x * self.std + self.mean)
 
 
 class Encoder(nn.Module):
-    """Normalised symlog of the observation, then an MLP: obs (..., O) -> embed (..., E). Each image
-    (of `images`, their shapes) goes through convolutions instead, and all is put side by side.
+    """What an observation says: obs (..., O) -> embed (..., E). Normalised symlog of its numbers,
+    beside its flags and one-hot vectors, goes through an MLP; each image goes through convolutions.
+
+    numbers: how many entries are numbers; vector: how many come before the pixels; images: shapes.
     """
 
     def __init__(
-        self, parts: Sequence[int], hidden: int, layers: int, images: Shapes = (), depth: int = 8
+        self, numbers: int, vector: int, images: Shapes, hidden: int, layers: int, depth: int
     ):
         super().__init__()
-        self.norm = ObsNorm(parts)
-        self.mlp = MLP(len(self.norm.mean), hidden, layers) if parts else None
+        self.norm = ObsNorm(numbers)
+        self.sizes = [vector, *map(math.prod, images)]  # of the vector and of each image
+        self.numbers = numbers
+        self.mlp = MLP(vector, hidden, layers) if vector else None
         encoders = [ImageEncoder(shape, depth) for shape in images]
         self.images = nn.ModuleList(encoders)
-        self.pixels = [math.prod(shape) for shape in images]
-        self.size = (hidden if parts else 0) + sum(image.size for image in encoders)  # E
+        self.size = (hidden if vector else 0) + sum(image.size for image in encoders)  # E
 
     def forward(self, obs: Tensor) -> Tensor:
-        _, *images = obs.split([len(self.norm.mean), *self.pixels], -1)
+        vector, *images = obs.split(self.sizes, -1)
         embed = [image(x) for image, x in zip(self.images, images, strict=True)]
         if self.mlp is not None:
-            embed.insert(0, self.mlp(self.norm(obs)))
-        return side_by_side(embed)
+            embed.insert(0, self.mlp(self.normalise(vector)))
+        return torch.cat(embed, -1)
+
+    def normalise(self, vector: Tensor) -> Tensor:
+        """An observation's vector (..., V) with its numbers normalised."""
+        numbers, rest = vector.tensor_split([self.numbers], -1)
+        return torch.cat([self.norm(numbers), rest], -1)
 
 
 class Decoder(nn.Module):
-    """Reconstructs the observation: feat (..., F) -> (..., O), numbers and flags in the units of
-    the encoder's norm, logits for the entries of one-hot vectors, pixels from 0 to 1 (v2, eq. 1).
-    """
+    """Reconstructs the observation: feat (..., F) -> (..., O), numbers in the units of the
+    encoder's norm, logits for the entries of one-hot vectors, pixels from 0 to 1 (v2, eq. 1).
 
-    plain: Tensor  # (O,), 0 for entries of one-hot vectors, else 1
+    encoder: the one whose observations are reconstructed; categories: sizes of the one-hot vectors.
+    """
 
     def __init__(
         self,
         feat_size: int,
-        norm: ObsNorm,
+        encoder: Encoder,
+        categories: Sequence[int],
+        images: Shapes,
         hidden: int,
         layers: int,
-        images: Shapes = (),
-        depth: int = 8,
+        depth: int,
     ):
         super().__init__()
-        self.norm, self.numbers = norm, len(norm.mean)
-        self.mlp = MLP(feat_size, hidden, layers, self.numbers) if norm.parts else None
+        self.norm, self.normalise, self.numbers = encoder.norm, encoder.normalise, encoder.numbers
+        self.vector, self.categories = encoder.sizes[0], list(categories)
+        self.plain = self.vector - sum(categories)  # numbers and flags
+        self.mlp = MLP(feat_size, hidden, layers, self.vector) if self.vector else None
         self.images = nn.ModuleList(ImageDecoder(feat_size, shape, depth) for shape in images)
-        ends = itertools.accumulate(max(k, 1) for k in norm.parts)
-        parts = zip(norm.parts, ends, strict=True)
-        self.one_hots = [slice(end - k, end) for k, end in parts if k > 1]
-        plain = torch.tensor([float(k < 2) for k in norm.parts for _ in range(max(k, 1))])
-        self.register_buffer("plain", plain, persistent=False)
 
     def forward(self, feat: Tensor) -> Tensor:
-        numbers = [] if self.mlp is None else [self.mlp(feat)]
-        return side_by_side(numbers + [image(feat) for image in self.images])
+        vector = [] if self.mlp is None else [self.mlp(feat)]
+        return torch.cat(vector + [image(feat) for image in self.images], -1)
+
+    def split(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., O) -> the vector (..., V), and the pixels."""
+        return obs[..., : self.vector], obs[..., self.vector :]
+
+    def one_hots(self, vector: Tensor) -> tuple[Tensor, ...]:
+        """The one-hot vectors in (..., V), or the logits in their places."""
+        return vector[..., self.plain :].split(self.categories, -1)
 
     def mean(self, recon: Tensor) -> Tensor:
         """`self(feat)` with probabilities in the place of logits."""
-        recon = recon.clone()
-        for part in self.one_hots:
-            recon[..., part] = recon[..., part].softmax(-1)
-        return recon
+        vector, pixels = self.split(recon)
+        probs = [logits.softmax(-1) for logits in self.one_hots(vector)]
+        return torch.cat([vector[..., : self.plain], *probs, pixels], -1)
 
     def predict(self, feat: Tensor) -> Tensor:
         """Predicted observation in the environment's own units; probabilities of categories."""
-        numbers, pixels = self.split(self.mean(self(feat)))
-        return side_by_side([self.norm.inverse(numbers), 255 * pixels.clamp(0, 1)])
-
-    def split(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers and pixels."""
-        return obs[..., : self.numbers], obs[..., self.numbers :]
+        vector, pixels = self.split(self.mean(self(feat)))
+        numbers, rest = vector.tensor_split([self.numbers], -1)
+        return torch.cat([self.norm.inverse(numbers), rest, 255 * pixels.clamp(0, 1)], -1)
 
     def image_loss(self, recon: Tensor, obs: Tensor) -> Tensor:
         """Squared error of `self(feat)`, summed over pixels and channels (v2, eq. 3): (...)."""
         return (self.split(recon)[1] - self.split(obs)[1] / 255).square().sum(-1)
 
     def loss(self, recon: Tensor, obs: Tensor) -> Tensor:
-        """Of `self(feat)`, summed over all but pixels: (...). Squared error against the normalised
-        symlog of numbers (v2, eq. 8, without its ½), cross-entropy of one-hot vectors, in nats."""
-        target, recon = self.norm(obs), self.split(recon)[0]
-        loss = ((recon - target).square() * self.plain).sum(-1)
-        for part in self.one_hots:
-            loss = loss - (recon[..., part].log_softmax(-1) * target[..., part]).sum(-1)
+        """Loss of `self(feat)`, summed over all but pixels: (...). Squared error against flags and
+        the normalised symlog of numbers (v2, eq. 8, without its ½), cross-entropy of one-hot
+        vectors, in nats."""
+        target, recon = self.normalise(self.split(obs)[0]), self.split(recon)[0]
+        loss = (recon - target)[..., : self.plain].square().sum(-1)
+        for logits, onehot in zip(self.one_hots(recon), self.one_hots(target), strict=True):
+            loss = loss - (logits.log_softmax(-1) * onehot).sum(-1)
         return loss
 
 
@@ -371,14 +366,6 @@ class DiscretePolicy:
         log_probs = torch.cat(list(self.log_probs), -1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
-    def masked(self, valid: Tensor) -> "DiscretePolicy":
-        """The same policy, given that the action is one of those for which valid (..., A) is above
-        a half; where it is for none of a one-hot vector, all are."""
-        sizes = [part.shape[-1] for part in self.log_probs]
-        parts = zip(self.log_probs, (valid > 0.5).split(sizes, -1), strict=True)
-        fits = [(part, ok | ~ok.any(-1, keepdim=True)) for part, ok in parts]
-        return DiscretePolicy([p.masked_fill(~ok, -1e9).log_softmax(-1) for p, ok in fits])
-
 
 class ContinuousPolicy:
     """Independent normals, mean and std (..., A), in units of the scaled action [-1, 1]."""
@@ -412,34 +399,35 @@ class Actor(nn.Module):
     `std = 0.1 + 0.9 sigmoid(s + 2)` (the authors' code). The output layer starts small: a fresh
     policy is close to uniform, or a normal of mean 0 and std 0.9.
 
-    segments: sizes of the one-hot vectors that make up an action, none for continuous actions.
+    numbers: of a continuous action; categories: sizes of the one-hot vectors of a discrete one.
     """
 
     def __init__(
         self,
         feat_size: int,
-        action_size: int,
-        segments: Sequence[int],
+        numbers: int,
+        categories: Sequence[int],
         hidden: int,
         layers: int,
         mix: float,
     ):
         super().__init__()
-        self.action_size, self.segments, self.mix = action_size, list(segments), mix
-        out_size = action_size if segments else 2 * action_size
+        self.numbers, self.categories, self.mix = numbers, list(categories), mix
+        out_size = 2 * numbers + sum(categories)
         self.mlp = MLP(feat_size, hidden, layers, out_size, out_scale=0.01)
 
     def forward(self, feat: Tensor) -> Policy:
         """feat (..., F) -> the policy of each."""
         out = self.mlp(feat)
-        if self.segments:
-            return DiscretePolicy([unimix(part, self.mix) for part in out.split(self.segments, -1)])
+        if self.categories:
+            parts = out.split(self.categories, -1)
+            return DiscretePolicy([unimix(logits, self.mix) for logits in parts])
         mean, std = out.chunk(2, -1)
         return ContinuousPolicy(mean.tanh(), 0.1 + 0.9 * (std + 2).sigmoid())
 
     def noise(self, shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
         """The random numbers that `sample` takes, for actions of leading `shape`."""
-        if self.segments:
-            count = len(self.segments)
-            return torch.rand((*shape, count), generator=rng, device=rng.device)
-        return torch.randn((*shape, self.action_size), generator=rng, device=rng.device)
+        if self.categories:
+            size = (*shape, len(self.categories))
+            return torch.rand(size, generator=rng, device=rng.device)
+        return torch.randn((*shape, self.numbers), generator=rng, device=rng.device)

@@ -22,148 +22,166 @@ start in mid-episode and may cross episodes: no padding, no masks.
 
 Acting stores its states. Each update that replays a row overwrites the row's state with the new
 model's (v2, "Experience replay"; the authors' replay context).
+
+Each of several environments writes a stream of its own, and a window lies in one stream.
 """
 
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dreamer.rssm import Posterior, State
 
-FIELDS = ("obs", "action", "reward", "is_first", "is_last", "is_terminal")
+
+@dataclass(frozen=True)
+class Layout:
+    """What the flat vectors of an observation (O,) and an action (A,) consist of, in this order.
+
+    An image's pixels are whole numbers from 0 to 255, channels last, row by row. An action is
+    either numbers from -1 to 1 or one-hot vectors, one after another.
+    """
+
+    numbers: int = 0
+    flags: int = 0  # entries that are 0 or 1
+    categories: tuple[int, ...] = ()  # sizes of one-hot vectors
+    images: tuple[tuple[int, int, int], ...] = ()  # (H, W, C) of each
+    action_numbers: int = 0
+    action_categories: tuple[int, ...] = ()  # sizes of one-hot vectors
+
+    @property
+    def vector_size(self) -> int:
+        """Entries of an observation before its pixels."""
+        return self.numbers + self.flags + sum(self.categories)
+
+    @property
+    def pixels(self) -> int:
+        """Entries of all images."""
+        return sum(map(math.prod, self.images))
+
+    @property
+    def obs_size(self) -> int:
+        """O, entries of an observation."""
+        return self.vector_size + self.pixels
+
+    @property
+    def action_size(self) -> int:
+        """A, entries of an action."""
+        return self.action_numbers + sum(self.action_categories)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether an action consists of categories."""
+        return bool(self.action_categories)
 
 
 class ReplayBuffer:
     """The last `capacity` rows of experience, oldest overwritten first; adding is O(1).
 
-    segments: sizes of the one-hot vectors that make up an action, none for continuous actions.
-    state: sizes (D, S, K) of the model's state. pixels: so many of the last entries of an
-    observation are whole numbers from 0 to 255, kept as uint8. One-hot vectors are kept as class
-    numbers, so that a row is small however many classes there are. Raises ValueError for a capacity
-    below 2, and where the machine has no memory for so many rows. Memory is touched only as rows
-    come in.
+    state: sizes (D, S, K) of the model's state, whose one-hot vectors are kept as class numbers.
+    Pixels are kept as uint8. streams: environments, which share the capacity equally. Memory is
+    touched only as rows come in.
     """
 
     def __init__(
-        self,
-        capacity: int,
-        obs_size: int,
-        action_size: int,
-        segments: Sequence[int] = (),
-        state: tuple[int, int, int] = (0, 0, 0),
-        pixels: int = 0,
+        self, capacity: int, layout: Layout, state: tuple[int, int, int], streams: int = 1
     ):
-        if capacity < 2:
-            raise ValueError(f"capacity must be at least 2 rows, got {capacity}")
-        self.capacity, self.segments = capacity, tuple(segments)
+        self.layout, self.length = layout, capacity // streams  # rows of a stream
         deter, categoricals, self.classes = state
-        self.numbers = obs_size - pixels  # entries of an observation before its pixels
-        self.size = 0  # rows filled
-        self.head = 0  # where the next row is written
-        self.shapes = {"obs": (obs_size,), "action": (action_size,), "reward": ()}
-        row: dict[str, np.ndarray] = {
-            "obs": np.zeros(self.numbers, np.float32),
-            "action": np.zeros(len(segments) or action_size, np.int32 if segments else np.float32),
-            "reward": np.zeros((), np.float32),
-            **{flag: np.zeros((), bool) for flag in FIELDS[3:]},
-            "deter": np.zeros(deter, np.float16),  # numbers from -1 to 1
-            "stoch": np.zeros(categoricals, np.int16),
+        self.size = np.zeros(streams, np.int64)  # rows filled, of each stream
+        self.head = np.zeros(streams, np.int64)  # where each writes its next row
+        fields: dict[str, tuple[Any, ...]] = {
+            "obs": (np.float32, layout.vector_size),
+            "action": (np.float32, layout.action_size),
+            "reward": (np.float32,),
+            "is_first": (bool,),
+            "is_last": (bool,),
+            "is_terminal": (bool,),
+            "deter": (np.float16, deter),  # numbers from -1 to 1
+            "stoch": (np.int16, categoricals),
         }
-        if pixels:
-            row["pixels"] = np.zeros(pixels, np.uint8)
-        need = capacity * sum(x.nbytes for x in row.values())
-        try:
-            if 3 * need > memory_of_this_machine():  # a checkpoint makes two copies
-                raise MemoryError
-            self.rows = {name: np.zeros((capacity, *x.shape), x.dtype) for name, x in row.items()}
-        except MemoryError:
-            raise ValueError(
-                f"a replay of {capacity:,} rows needs {need / 1e9:.1f} GB, and three times that "
-                "while it is saved, more than this machine has: lower Config.capacity"
-            ) from None
+        if layout.pixels:
+            fields["pixels"] = np.uint8, layout.pixels
+        rows = streams * self.length  # stream after stream
+        self.rows = {name: np.zeros((rows, *size), kind) for name, (kind, *size) in fields.items()}
 
     def __len__(self) -> int:
-        return self.size
+        return int(self.size.sum())
+
+    def can_sample(self, seq_len: int) -> bool:
+        """Whether every stream holds a window of so many rows."""
+        return bool(self.size.min() >= seq_len)
 
     def add(
         self,
         obs: np.ndarray,
         action: np.ndarray,
-        reward: float,
-        is_first: bool,
-        is_last: bool,
-        is_terminal: bool,
+        reward: np.ndarray,
+        is_first: np.ndarray,
+        is_last: np.ndarray,
+        is_terminal: np.ndarray,
         state: State | None = None,
+        streams: np.ndarray | None = None,
     ) -> None:
-        """Write one row (see the time diagram). state: of the model (batch 1), zeros if None.
-        Raises ValueError for NaN, infinity or a wrong shape, and writes nothing then."""
-        values: dict[str, Any] = dict(
-            zip(FIELDS, (obs, action, reward, is_first, is_last, is_terminal), strict=True)
-        )
-        for name, expected in self.shapes.items():
-            value = np.asarray(values[name], np.float32)
-            if value.shape != expected:
-                raise ValueError(f"{name} must have shape {expected}, got {value.shape}")
-            if not np.isfinite(value).all():
-                raise ValueError(f"{name} must be finite (float32), got {values[name]}")
-        values["action"] = self.encode_action(np.asarray(action))
-        if "pixels" in self.rows:
-            values["obs"], values["pixels"] = np.split(np.asarray(obs), [self.numbers])
+        """Write a row into each stream (see the time diagram).
+
+        obs (N, O), action (N, A), all else (N,); state: of the model (batch N), zeros if None;
+        streams (N,): which ones, all of them if None.
+        """
+        streams = np.arange(len(self.size)) if streams is None else streams
+        index = streams * self.length + self.head[streams]
+        numbers, pixels = np.split(obs, [self.layout.vector_size], -1)
+        values = {"obs": numbers, "action": action, "reward": reward, "is_first": is_first}
+        values |= {"is_last": is_last, "is_terminal": is_terminal, "deter": 0, "stoch": -1}
+        if self.layout.pixels:
+            values["pixels"] = pixels
         for name, value in values.items():
-            self.rows[name][self.head] = value
-        self.rows["deter"][self.head], self.rows["stoch"][self.head] = 0, -1
+            self.rows[name][index] = value
         if state is not None:
-            self.refresh(np.array([self.head]), state)
-        self.head = (self.head + 1) % self.capacity
-        self.size = min(self.size + 1, self.capacity)
-
-    def encode_action(self, action: np.ndarray) -> np.ndarray:
-        """An action (A,) as a row holds it: of one-hot parts the classes (G,), -1 for all zeros."""
-        if not self.segments:
-            return action
-        parts = np.split(action, np.cumsum(self.segments)[:-1])
-        return np.array([part.argmax() if part.any() else -1 for part in parts])
-
-    def decode_action(self, action: np.ndarray) -> np.ndarray:
-        """Kept actions (..., G) or (..., A) -> float32 (..., A)."""
-        return one_hot(action, self.segments) if self.segments else action
+            self.refresh(index, state)
+        self.head[streams] = (self.head[streams] + 1) % self.length
+        self.size[streams] = np.minimum(self.size[streams] + 1, self.length)
 
     def sample(
         self, batch_size: int, seq_len: int, rng: np.random.Generator, recency: float = 1.0
     ) -> dict[str, np.ndarray]:
-        """Randomly drawn windows: FIELDS with leading shape (B, T); what was in the rows before
+        """Draw windows: the fields of a row with leading shape (B, T); what was in the rows before
         them, `prev_deter` (B, D), `prev_stoch` (B, S, K) and `prev_action` (B, A), zeros before the
         oldest row; and `index` (B, T), for `refresh`.
 
-        A window's age is the oldest one's times u^recency, u uniform from 0 to 1: with 1 all
-        windows are equally likely, with 2 the likelihood falls as 1/sqrt(age). No window crosses
-        the write head, where the newest row meets the oldest. Raises ValueError when the buffer
-        holds fewer than `seq_len` rows.
+        All streams are equally likely. A window's age is the oldest one's times u^recency, u
+        uniform from 0 to 1: with 1 all windows are equally likely, with 2 the likelihood falls as
+        1/sqrt(age). No window crosses the write head, where the newest row meets the oldest.
+        Raises ValueError when a stream holds fewer than `seq_len` rows.
         """
-        if self.size < seq_len:
+        if not self.can_sample(seq_len):
             raise ValueError(
-                f"seq_len must be at most the number of rows collected ({self.size}), got {seq_len}"
+                f"seq_len must be at most the rows collected ({self.size.min()}), got {seq_len}"
             )
-        newest = self.head - seq_len
-        age = (self.size - seq_len + 1) * rng.random(batch_size) ** recency
-        start = newest - age.astype(np.int64)
-        index = (start[:, None] + np.arange(seq_len)) % self.capacity
-        before, known = (start - 1) % self.capacity, (start > self.head - self.size)[:, None]
-        batch = {name: self.rows[name][index] for name in FIELDS}
-        batch["action"] = self.decode_action(batch["action"])
-        if "pixels" in self.rows:
+        stream = rng.integers(len(self.size), size=batch_size)
+        head, size = self.head[stream], self.size[stream]
+        age = (size - seq_len + 1) * rng.random(batch_size) ** recency
+        start = head - seq_len - age.astype(np.int64)
+        first = (stream * self.length)[:, None]  # the stream's first row
+        index = first + (start[:, None] + np.arange(seq_len)) % self.length
+        before, known = first[:, 0] + (start - 1) % self.length, (start > head - size)[:, None]
+
+        names = "obs", "action", "reward", "is_first", "is_last", "is_terminal"
+        batch = {name: self.rows[name][index] for name in names}
+        if self.layout.pixels:
             seen = batch["obs"], self.rows["pixels"][index]
             batch["obs"] = np.concatenate(seen, -1, dtype=np.float32)
-        stoch = np.where(known, self.rows["stoch"][before], -1)
+        no_class = np.zeros(self.classes, np.float32)  # of class -1
+        codes = np.vstack([np.eye(self.classes, dtype=np.float32), no_class])
         return {
             **batch,
             "prev_deter": self.rows["deter"][before].astype(np.float32) * known,
-            "prev_stoch": one_hot(stoch[..., None], [self.classes]),
-            "prev_action": self.decode_action(self.rows["action"][before]) * known,
+            "prev_stoch": codes[np.where(known, self.rows["stoch"][before], -1)],
+            "prev_action": self.rows["action"][before] * known,
             "index": index,
         }
 
@@ -172,38 +190,25 @@ class ReplayBuffer:
         self.rows["deter"][index] = states.deter.detach().cpu()
         self.rows["stoch"][index] = states.stoch.detach().argmax(-1).cpu()
 
-    def state_dict(self) -> dict[str, Any]:
-        """All rows, oldest first, as tensors."""
-        order = np.arange(self.head - self.size, self.head) % self.capacity
-        return {name: torch.from_numpy(rows[order]) for name, rows in self.rows.items()}
+    def state_dict(self) -> dict[str, Tensor]:
+        """All rows, stream after stream and oldest first, and how many each stream has."""
+        order = np.concatenate(
+            [
+                stream * self.length + np.arange(head - size, head) % self.length
+                for stream, (head, size) in enumerate(zip(self.head, self.size, strict=True))
+            ]
+        )
+        rows = {name: torch.from_numpy(rows[order]) for name, rows in self.rows.items()}
+        return {**rows, "size": torch.from_numpy(self.size.copy())}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError where the rows are of another shape or too many."""
-        size = len(state["reward"])
-        if size > self.capacity:
-            raise ValueError(f"capacity must be at least the {size} saved rows: {self.capacity}")
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take in what `state_dict` gave, of a buffer with as many streams. Raises ValueError where
+        they have too many rows."""
+        self.size[:] = state["size"].numpy()
+        if self.size.max() > self.length:
+            raise ValueError(f"{self.size.max()} saved rows do not fit into {self.length}")
+        self.head = self.size % self.length
+        streams = np.repeat(np.arange(len(self.size)), self.size)
+        index = streams * self.length + np.concatenate([np.arange(n) for n in self.size])
         for name, rows in self.rows.items():
-            saved = state[name].numpy()
-            if saved.shape != (size, *rows.shape[1:]):
-                raise ValueError(
-                    f"{name}: saved rows have shape {saved.shape[1:]}, not {rows.shape[1:]}"
-                )
-            rows[:size] = saved
-        self.size, self.head = size, size % self.capacity
-
-
-def one_hot(classes: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """Class numbers (..., G), -1 for none -> G one-hot vectors of these sizes side by side,
-    float32 (..., sum of sizes)."""
-    code = np.zeros((*classes.shape[:-1], sum(sizes)), np.float32)
-    where = np.nonzero(classes >= 0)
-    code[(*where[:-1], (classes + np.cumsum([0, *sizes])[:-1])[where])] = 1
-    return code
-
-
-def memory_of_this_machine() -> float:
-    """Bytes; infinite where the system does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return math.inf
+            rows[index] = state[name].numpy()

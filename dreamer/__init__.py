@@ -3,14 +3,24 @@
 In reading order, each file importing from those above it only:
 
     utils, networks, rssm, replay_buffer, config, agent    the algorithm
-    checkpoint, spaces, envs, evaluation, run, resume, tensorboard, training, check    the rest
+    checkpoint, envs, evaluation, tensorboard, resume, run, training, check, cli    the rest
 """
 
 from dreamer.agent import DreamerAgent
+from dreamer.checkpoint import load_agent, save_agent
 from dreamer.config import Config
 from dreamer.envs import AgentEnv
 from dreamer.evaluation import evaluate
-from dreamer.resume import load_agent, save_agent
+from dreamer.replay_buffer import Layout
 from dreamer.training import train
 
-__all__ = ["AgentEnv", "Config", "DreamerAgent", "evaluate", "load_agent", "save_agent", "train"]
+__all__ = [
+    "AgentEnv",
+    "Config",
+    "DreamerAgent",
+    "Layout",
+    "evaluate",
+    "load_agent",
+    "save_agent",
+    "train",
+]

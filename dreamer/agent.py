@@ -157,9 +157,7 @@ class DreamerAgent(nn.Module):
         rng = self.rng if rng is None else rng
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.device)[:, None]
         is_first = torch.as_tensor(is_first, dtype=torch.bool, device=self.device)[:, None]
-        no_action = obs.new_zeros(
-            len(obs), 1, self.layout.action_size
-        )  # not chosen yet
+        no_action = obs.new_zeros(len(obs), 1, self.layout.action_size)  # not chosen yet
         _, state = self.rssm.observe(self.encoder(obs), no_action, is_first, rng, state)
         policy = self.actor(self.rssm.get_feat(state))
         action = policy.mode() if greedy else policy.sample(self.actor.noise((len(obs),), rng))

@@ -1,34 +1,37 @@
-"""Files that survive a crash: atomic writes, sealed checkpoints, the log.
+"""Files that survive a crash: atomic writes, sealed checkpoints, agents, the log of a run.
 
 A checkpoint is plain data (tensors, numbers, strings, lists, dictionaries): one line of text that
 says what it is and carries a checksum, then the data as `torch.save` writes it.
 
-    dreamer-from-scratch checkpoint, format 8, sha256 3f7a...
+    dreamer-from-scratch checkpoint, format 9, sha256 3f7a...
 
 The checksum is verified before anything is read, and reading executes nothing that a file says.
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import io
 import json
-import math
 import os
-import re
 import sys
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dreamer.agent import DreamerAgent
+from dreamer.config import Config
+from dreamer.replay_buffer import Layout
+from dreamer.utils import pick_device
+
 if sys.platform != "win32":
     import fcntl
 
-FORMAT = 8  # of checkpoints; raised when their content changes
-TITLE = "dreamer-from-scratch checkpoint, format {}, sha256 "
+FORMAT = 9  # of checkpoints; raised when their content changes
+TITLE = "dreamer-from-scratch checkpoint, format "
 REMEDY = "put a good copy in its place, or delete it and train again"
-NOTHING = hashlib.sha256().hexdigest()
 
 
 class CheckpointError(ValueError):
@@ -40,11 +43,7 @@ class CheckpointError(ValueError):
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Write to a temporary file beside `path`, then rename: `path` is never half a file, and an
-    old one stays until the new one is safe on the disk. Raises OSError naming `path`, and
-    ValueError where it is a folder or is in none."""
-    if path.is_dir() or path.parent.is_file():
-        what = "is a folder" if path.is_dir() else f"cannot be, as {path.parent} is a file"
-        raise ValueError(f"{path} {what}: name a file in a folder")
+    old one stays until the new one is safe on the disk. Makes the folder. Raises OSError."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,18 +54,18 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        if os.name == "posix":  # the new name itself must reach the disk too
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
     except OSError as error:
         raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
+    with contextlib.suppress(OSError):  # the new name too, on disks that can
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Atomic; indented as people read it."""
+    """Write JSON atomically, indented as people read it."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     write_atomic(path, lambda temporary: temporary.write_text(text))
 
@@ -74,12 +73,12 @@ def write_json(path: Path, value: Any) -> None:
 # ---------------------------------------------------------------- checkpoints
 
 
-def seal(data: bytes | memoryview, version: int = FORMAT) -> bytes:
+def seal(data: bytes | memoryview, version: bytes) -> bytes:
     """The first line of a checkpoint; its checksum covers the line's own words and the data."""
-    title = TITLE.format(version).encode()
+    title = TITLE.encode() + version + b", sha256 "
     digest = hashlib.sha256(title)
     digest.update(data)
-    return title + digest.hexdigest().encode() + b"\n"
+    return title + digest.hexdigest().encode()
 
 
 def save_checkpoint(path: Path | str, value: dict[str, Any]) -> None:
@@ -90,81 +89,75 @@ def save_checkpoint(path: Path | str, value: dict[str, Any]) -> None:
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
-            file.write(seal(data))
+            file.write(seal(data, str(FORMAT).encode()) + b"\n")
             file.write(data)
 
     write_atomic(Path(path).expanduser(), write)
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, tensors on the CPU.
+    """Read what `save_checkpoint` wrote, tensors on the CPU.
 
-    Raises CheckpointError for a file that is damaged, of another format, or no checkpoint, and
+    Raises CheckpointError for a file that is damaged, of another format, or not a checkpoint, and
     OSError for one that cannot be read.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder: name a file in it, such as agent.pt")
-    first, newline, data = path.read_bytes().partition(b"\n")
-    title = re.escape(TITLE).replace(re.escape("{}"), r"(\d{1,9})").encode()
-    found = re.fullmatch(title + rb"[0-9a-f]{64}", first)
-    if not found or seal(data, int(found[1])) != first + newline:
+    first, _, data = path.read_bytes().partition(b"\n")
+    version = first.removeprefix(TITLE.encode()).partition(b",")[0]
+    if seal(data, version) != first:
         raise CheckpointError(f"{path} is damaged or is no checkpoint: {REMEDY}")
-    if int(found[1]) != FORMAT:
+    if version != str(FORMAT).encode():
         raise CheckpointError(
-            f"{path} is of format {int(found[1])}, but this program reads format {FORMAT}: use the "
-            "version of the program that wrote it, or delete it and train again"
+            f"{path} is of format {version.decode()}, but this program reads format {FORMAT}: use "
+            "the version of the program that wrote it, or delete it and train again"
         )
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+@contextlib.contextmanager
+def fitting(path: Path | str) -> Iterator[None]:
+    """Turn what fails in this block into a `CheckpointError`: the file's content does not fit."""
     try:
-        files = zipfile.ZipFile(io.BytesIO(data)).infolist()
-        if sum(x.file_size for x in files) > len(data):  # `torch.save` compresses nothing
-            raise ValueError("it unpacks to more than it is")
-        value = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch makes of data that `save_checkpoint` did not write
-        raise CheckpointError(f"{path} holds something else than plain data: {REMEDY}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds something else than a checkpoint: {REMEDY}")
-    return value
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{path} does not fit this program ({error!r:.200}): use the version of the program "
+            "that wrote it, or train again"
+        ) from error
 
 
-def check(value: Any, like: Any, name: str) -> None:
-    """Raises ValueError where `value` has not the form of its example `like`, part by part.
+# ---------------------------------------------------------------- agents
 
-    A dictionary has all its keys, a list as many parts; None is allowed where the example is a
-    tuple (None, example). A tensor has the same type and shape, or any number of rows where the
-    example has none. Numbers are finite, whole ones not negative.
+
+def agent_part(agent: DreamerAgent) -> dict[str, Any]:
+    """What a checkpoint says of the agent itself."""
+    return {
+        "layout": dataclasses.asdict(agent.layout),
+        "config": dataclasses.asdict(agent.config),
+        "env_spec": agent.env_spec,
+        "agent": agent.state_dict(),
+    }
+
+
+def save_agent(agent: DreamerAgent, path: Path | str) -> None:
+    """Write the agent without its training: enough to act, and to make its environment again."""
+    save_checkpoint(path, agent_part(agent))
+
+
+def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
+    """Read an agent to act with, from `save_agent`'s file or from a checkpoint of `train`.
+
+    Raises CheckpointError when the file is damaged or does not fit this program.
     """
-    parts: dict[Any, Any] = {}  # of the example
-    if isinstance(like, tuple):
-        if value is not None:
-            check(value, like[1], name)
-        return
-    if isinstance(like, torch.Tensor):
-        what = f"tensor of finite {like.dtype} and shape {tuple(like.shape)}"
-        rows = like.shape[:1] == (0,)  # 1 where their number is free
-        fits = (
-            type(value) is torch.Tensor
-            and (value.dtype, value.layout, value.ndim) == (like.dtype, like.layout, like.ndim)
-            and value.shape[rows:] == like.shape[rows:]
-            and value.nbytes <= value.untyped_storage().nbytes()  # no row stands for many
-            and bool(value.isfinite().all())
-        )
-    elif isinstance(like, dict):
-        lacking = like.keys() - (value.keys() if isinstance(value, dict) else set())
-        what, parts = f"dictionary with {', '.join(map(str, lacking))}", like
-        fits = isinstance(value, dict) and not lacking
-    elif isinstance(like, list):
-        what, parts = f"list of {len(like)}", dict(enumerate(like))
-        fits = isinstance(value, list) and len(value) == len(like)
-    elif type(like) is int:
-        what, fits = "whole number", type(value) is int and 0 <= value < 2**128
-    else:
-        what = type(like).__name__
-        fits = type(value) is type(like) and (what != "float" or math.isfinite(value))
-    if not fits:
-        raise ValueError(f"{name} is no {what}")
-    for key, part in parts.items():
-        check(value[key], part, f"{name}.{key}")
+    saved = load_checkpoint(path)
+    with fitting(path):
+        layout, config = Layout(**saved["layout"]), Config(**saved["config"])
+        agent = DreamerAgent(layout, config, pick_device(device))
+        agent.load_state_dict(saved["agent"])
+        agent.env_spec = saved["env_spec"]
+    return agent
 
 
 # ---------------------------------------------------------------- one run in one folder
@@ -174,14 +167,11 @@ class Lock:
     """Held by the one run that writes into a folder, until `release` or the end of its process,
     where system and disk have `flock`; elsewhere two runs in one folder are not found out.
 
-    Makes the folder. Raises ValueError where another run has it or a file is in its place.
+    Makes the folder. Raises ValueError where another run has it.
     """
 
     def __init__(self, folder: Path):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise ValueError(f"{folder} cannot be a run's folder: a file is in its way") from None
+        folder.mkdir(parents=True, exist_ok=True)
         self.file = open(folder / ".lock", "w")
         if sys.platform == "win32":
             return
@@ -200,33 +190,19 @@ class Lock:
         self.file.close()
 
 
-# ---------------------------------------------------------------- the log
-
-
 class Log:
     """`log.jsonl`: one JSON object a line, with `kind` (episode, report, eval) and `step`.
 
-    size: bytes of an existing log to go on from, as `flush` returned them, and sha256 of them, as
-    `digest` had it; what comes after them is cut off, as those rows will be made again. Raises
-    CheckpointError, and touches nothing, where the log does not begin with these bytes.
+    size: bytes of an existing log to go on from, as `flush` returned them; what comes after them is
+    cut off, as those rows will be made again. Raises CheckpointError where the log is shorter.
     """
 
-    def __init__(self, path: Path, size: int = 0, sha256: str = NOTHING):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, size: int = 0):
         found = path.stat().st_size if path.exists() else 0
-        remedy = "put that log in its place, or delete the checkpoint and train again"
         if found < size:
             raise CheckpointError(
-                f"{path} has {found} bytes, but the checkpoint beside it was made when it had "
-                f"{size}: {remedy}"
-            )
-        self.digest = hashlib.sha256()  # of all that is written
-        if size:
-            with open(path, "rb") as file:
-                self.digest.update(file.read(size))
-        if self.digest.hexdigest() != sha256:
-            raise CheckpointError(
-                f"{path} is not the log that the checkpoint beside it was made with: {remedy}"
+                f"{path} has {found} bytes, but {size} when the checkpoint beside it was made: put "
+                "that log in its place, or delete the checkpoint and train again"
             )
         self.path, self.size = path, size
         self.unwritten = b""  # rows that the system would not take, the disk being full
@@ -240,10 +216,8 @@ class Log:
         row = {"kind": kind, "step": step, **values}
         self.listen(row)
         self.unwritten += json.dumps(row).encode() + b"\n"
-        try:
+        with contextlib.suppress(OSError):  # `flush`, called before every checkpoint, reports it
             self._write_rows()
-        except OSError:
-            pass  # `flush`, called before every checkpoint, reports it
 
     def flush(self) -> int:
         """Bring all rows to the disk; returns the file's size in bytes. Raises OSError."""
@@ -264,7 +238,6 @@ class Log:
             self.file.truncate(self.size)
             raise
         self.size += len(self.unwritten)
-        self.digest.update(self.unwritten)
         self.unwritten = b""
 
     def close(self) -> None:

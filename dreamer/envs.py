@@ -1,434 +1,409 @@
 """Gymnasium environments as the agent sees them: flat actions in, flat float32 observations out."""
 
 import contextlib
-import itertools
+import copy
+import functools
 import math
+import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from dreamer.config import Config
-from dreamer.spaces import (
-    check_actions,
-    check_observations,
-    flatten,
-    image_shapes,
-    inside,
-    obs_parts,
-    segments,
-    within,
-)
+from dreamer.replay_buffer import Layout
 
-EnvSpec = str | Callable[..., gym.Env]
-FLAGS = bool | int | float | np.bool_ | np.number  # what may stand for True or False
+MakeEnv = str | EnvSpec | Callable[..., gym.Env]  # an id, Gymnasium's description, or a function
+MIN_SIDE = 8  # pixels of an image's sides
+MOST_CLASSES = 100_000  # entries of a one-hot vector
 
 
 class EnvFault(ValueError):
     """An environment raised an error or gave what no agent can learn from; the message names
-    environment, step and value."""
+    environment, step and what is wrong."""
 
 
-class AgentEnv:
-    """One Gymnasium environment (not a batch): flat actions in, flat float32 observations out.
+@contextlib.contextmanager
+def blaming(what: str, *known: type[Exception]) -> Iterator[None]:
+    """Turn whatever fails in this block, the environment's own code, into an `EnvFault`, except
+    errors that are known to say what is wrong."""
+    try:
+        yield
+    except (EnvFault, *known):
+        raise
+    except Exception as error:
+        raise EnvFault(f"{what}: {type(error).__name__}: {error}") from error
 
-    Observations of any space of numbers are flattened, categories become one-hot vectors
-    (`gymnasium.spaces.flatten`). Actions go in as the agent makes them: for `Box` in [-1, 1]
-    (clipped, then rescaled to the space's bounds), for `Discrete`, `MultiDiscrete` and
-    `MultiBinary` as one-hot vectors, one after another, whose sizes are `segments` (empty for
-    `Box`). `obs_parts` says the same of the observation, with 1 for a flag and 0 for a number.
-    Behind all that come the `pixels` of its images, in whole numbers from 0 to 255: `images` are
-    their shapes (H, W, C). Floats and flags are rounded to such numbers here, once for all.
-    Each action is held for `action_repeat` steps of the environment, and an episode that does not
-    end is cut after `max_episode_steps`, as by a time limit.
 
-    `steps` counts `action_repeat` for each action, also for one that an end cuts short;
-    `episode_steps` counts what the environment has really taken. `success` is its last
-    `info["is_success"]`, or None.
+# ---------------------------------------------------------------- spaces
 
-    An environment that says which actions are valid, by `info["action_mask"]` from the first reset
-    on, is `masked`: `mask` (A,) bool then also stands as flags at the end of each observation, so
-    that the world model learns to foresee it.
 
-    Raises ValueError with a sentence for what is no such environment, and EnvFault when the
-    environment fails.
+def leaves(space: Any, value: Any = None, name: str = "") -> list[tuple[str, Any, Any]]:
+    """(name, space, value) of a `Dict`'s or `Tuple`'s innermost spaces, or of the space alone."""
+    if isinstance(space, spaces.Dict):
+        parts = [(f"{name}.{key}".lstrip("."), key, part) for key, part in space.spaces.items()]
+    elif isinstance(space, spaces.Tuple):
+        parts = [(f"{name}[{i}]", i, part) for i, part in enumerate(space.spaces)]
+    else:
+        return [(name, space, value)]
+    inner = (leaves(part, None if value is None else value[key], n) for n, key, part in parts)
+    return [leaf for found in inner for leaf in found]
+
+
+def image_shape(space: Any) -> tuple[int, int, int] | None:
+    """(H, W, C) of an image, None for any other space.
+
+    An image is a `Box` of three axes, or one of uint8 with two, neither shorter than MIN_SIDE. Of
+    three axes the shorter one of the first and the last holds the channels, the last if they are
+    alike.
+    """
+    shape = space.shape if isinstance(space, spaces.Box) else ()
+    if len(shape) == 2 and space.dtype == np.uint8 and min(shape) >= MIN_SIDE:
+        return (*shape, 1)
+    if len(shape) != 3:
+        return None
+    return (*shape[1:], shape[0]) if shape[0] < shape[2] else shape
+
+
+def kind_of(space: Any) -> str:
+    """Where in a `Layout` a space that is no `Dict` or `Tuple` belongs. Raises ValueError for what
+    no observation can be."""
+    shape, reason = image_shape(space), ""
+    if shape and min(shape[:2]) < MIN_SIDE:
+        reason = f"an image has sides of {MIN_SIDE} or more; FlattenObservation makes it numbers"
+    elif shape and not 0 < np.ptp([space.low.min(), space.high.max()]) < np.inf:
+        reason = "an image needs bounds, such as 0 to 255 or 0 to 1"
+    elif shape:
+        return "images"
+    elif isinstance(space, spaces.Box) and len(space.shape) < 3:
+        whole = space.dtype == bool or np.issubdtype(space.dtype, np.integer)
+        return "flags" if whole and space.low.min() >= 0 and space.high.max() <= 1 else "numbers"
+    elif isinstance(space, spaces.MultiBinary):
+        return "flags"
+    elif max(classes_of(space), default=0) > MOST_CLASSES:
+        reason = "a one-hot vector would be too long; give its parts as a MultiDiscrete"
+    elif classes_of(space):
+        return "categories"
+    raise ValueError(
+        f"observation space {space} is not supported"
+        + (f": {reason}" if reason else "; a wrapper (TransformObservation) can make it a Box")
+    )
+
+
+def classes_of(space: Any) -> tuple[int, ...]:
+    """Sizes of the one-hot vectors that stand for a value of the space; none for `Box`."""
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(int(n) for n in space.nvec.flat)
+    if isinstance(space, spaces.MultiBinary):
+        return (2,) * int(np.prod(space.shape))
+    return ()
+
+
+def layout_of(obs_space: Any, action_space: Any) -> Layout:
+    """What observations and actions consist of. Raises ValueError for spaces that are not
+    supported."""
+    sizes: dict[str, Any] = {"numbers": 0, "flags": 0, "categories": (), "images": ()}
+    for _, space, _ in leaves(obs_space):
+        kind = kind_of(space)
+        size = {"categories": classes_of(space), "images": (image_shape(space),)}
+        sizes[kind] += size.get(kind, space.shape and math.prod(space.shape))
+    numbers, categories = 0, classes_of(action_space)
+    if isinstance(action_space, spaces.Box) and action_space.is_bounded():
+        numbers = math.prod(action_space.shape)
+    if not numbers and not categories:
+        raise ValueError(
+            f"action space {action_space} is not supported: a bounded Box, Discrete, MultiDiscrete "
+            "and MultiBinary are; a wrapper (gymnasium.wrappers.TransformAction) can make it one"
+        )
+    return Layout(**sizes, action_numbers=numbers, action_categories=categories)
+
+
+def names_of(space: Any) -> list[str]:
+    """A name for each entry of an observation before its pixels, in the order of its `Layout`."""
+    found: dict[str, list[str]] = {"numbers": [], "flags": [], "categories": [], "images": []}
+    for name, part, _ in leaves(space):
+        kind, classes = kind_of(part), classes_of(part)
+        if kind == "categories":
+            owners = [name] if len(classes) == 1 else [f"{name}[{i}]" for i in range(len(classes))]
+            pairs = zip(owners, classes, strict=True)
+            found[kind] += [f"{owner}={k}".lstrip("=") for owner, n in pairs for k in range(n)]
+        elif kind != "images":
+            size = math.prod(part.shape)
+            found[kind] += [f"{name}[{i}]" if name else str(i) for i in range(size)]
+    return found["numbers"] + found["flags"] + found["categories"]
+
+
+def flatten(space: Any, obs: Any) -> np.ndarray:
+    """An observation as the flat float32 vector of its `Layout`, a copy. Raises ValueError or
+    TypeError for what is not in the space, NaN and infinity included."""
+    found: dict[str, list[Any]] = {"numbers": [], "flags": [], "categories": [], "images": []}
+    for _, part, value in leaves(space, obs):
+        kind = kind_of(part)
+        if kind == "categories" or isinstance(part, spaces.MultiBinary):
+            value = np.asarray(value) if part.shape else value
+            if not part.contains(value):
+                raise ValueError(f"{value!r} is not in {part}")
+            value = spaces.flatten(part, value)
+        elif kind == "images":
+            value = pixels(part, value)
+        else:
+            value = np.asarray(value)
+            if value.ndim > 1 and value.shape != part.shape:
+                raise ValueError(f"its shape is {value.shape}, not {part.shape}")
+            value = value.reshape(math.prod(part.shape))
+        found[kind].append(value)
+    flat = np.concatenate([x for group in found.values() for x in group], dtype=np.float32)
+    if not np.isfinite(flat).all():
+        raise ValueError(f"not finite in float32: {obs}")
+    return flat
+
+
+def pixels(space: spaces.Box, image: Any) -> np.ndarray:
+    """An image in whole numbers from 0, at its space's lower bound, to 255, at its upper one:
+    (H*W*C), channels last, row by row. Raises ValueError for what is not in the space."""
+    image, low, high = np.asarray(image), float(space.low.min()), float(space.high.max())
+    if image.shape != space.shape or (image.dtype.kind == "f") > (space.dtype.kind == "f"):
+        raise ValueError(f"{image.dtype} of shape {image.shape} is not in {space}")
+    if (low, high) != (0, 255):
+        image = 255 * (image.astype(np.float32) - low) / (high - low)
+    image = np.rint(image)
+    if not (-1 <= image.min() and image.max() <= 256):
+        raise ValueError("pixels beyond the bounds of their space")
+    first = len(space.shape) == 3 and space.shape[0] < space.shape[2]
+    return (np.moveaxis(image, 0, -1) if first else image).clip(0, 255).ravel()
+
+
+# ---------------------------------------------------------------- actions
+
+
+def random_action(layout: Layout, rng: np.random.Generator) -> np.ndarray:
+    """Draw an action (A,) uniformly."""
+    if not layout.discrete:
+        return rng.uniform(-1, 1, layout.action_size).astype(np.float32)
+    action, start = np.zeros(layout.action_size, np.float32), 0
+    for size in layout.action_categories:
+        action[start + rng.integers(size)] = 1
+        start += size
+    return action
+
+
+def native_action(space: Any, action: np.ndarray, categories: tuple[int, ...]) -> Any:
+    """The environment's own action for the agent's (A,): numbers are clipped to [-1, 1] and
+    rescaled to the bounds, each one-hot vector becomes its class."""
+    if isinstance(space, spaces.Box):
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        share = (np.clip(action, -1, 1).astype(np.float64).reshape(space.shape) + 1) / 2
+        scaled = low * (1 - share) + high * share
+        if space.dtype.kind != "f":
+            scaled = np.rint(scaled)
+        return np.clip(scaled, space.low, space.high).astype(space.dtype)
+    if isinstance(space, spaces.MultiBinary):
+        flat = action.reshape(-1, 2).argmax(-1)
+        return flat.reshape(space.shape).astype(space.dtype)
+    return spaces.unflatten(space, action)
+
+
+class ActionMask(gym.Wrapper):
+    """Shows `info["action_mask"]` in the observation and takes no invalid action.
+
+    In the place of an invalid action the next valid one is taken, so that the world model learns
+    what really happens. A mask holds 1 for each valid action and 0 for each invalid one
+    (Gymnasium's convention), of a `MultiDiscrete` a tuple of such masks. Raises ValueError for
+    other values.
+    """
+
+    def __init__(self, env: gym.Env):
+        super().__init__(env)
+        self.classes = classes_of(env.action_space)
+        mask = spaces.MultiBinary(sum(self.classes))
+        self.observation_space = spaces.Dict({"obs": env.observation_space, "action_mask": mask})
+
+    def with_mask(self, obs: Any, info: dict[str, Any]) -> dict[str, Any]:
+        masks = info["action_mask"] if len(self.classes) > 1 else [info["action_mask"]]
+        self.masks = [np.asarray(mask) for mask in masks]
+        valid = np.concatenate(self.masks)
+        if valid.shape != (sum(self.classes),) or not np.isin(valid, (0, 1)).all():
+            raise ValueError(
+                f'info["action_mask"] must hold 1 for each valid action and 0 for each invalid one '
+                f"of {sum(self.classes)}, got {valid}"
+            )
+        return {"obs": obs, "action_mask": valid.astype(np.int8)}
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(**kwargs)
+        return self.with_mask(obs, info), info
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        space: Any = self.action_space
+        chosen = np.array(action - space.start).reshape(-1)
+        for i, mask in enumerate(self.masks):
+            valid = mask.nonzero()[0]
+            if len(valid):
+                chosen[i] = valid[np.searchsorted(valid, chosen[i]) % len(valid)]
+        taken = (chosen.reshape(space.shape) + space.start).astype(space.dtype)
+        obs, *rest, info = self.env.step(taken if space.shape else taken.item())
+        return self.with_mask(obs, info), *rest, info
+
+
+# ---------------------------------------------------------------- one environment
+
+
+class AgentEnv(gym.Wrapper):
+    """An environment with flat actions and observations, as `layout` says, and a name.
+
+    env: an id, a Gymnasium spec, or a function that makes an environment; it gets `options`, such
+    as render_mode. Each action is held for `action_repeat` steps, with the rewards summed, or until
+    the episode ends. An episode is cut after `max_episode_steps`, as by a time limit. At an
+    episode's end `info` holds its `return`, its `length` in steps, and `success`, where the
+    environment gives `is_success`. Where it gives `action_mask`, see `ActionMask`.
+
+    `reset(options={"idle": True})` leaves the environment alone: until the next reset a step does
+    nothing. `options={"actions": {seed: [...]}}` takes these actions again after the reset.
+
+    Raises ValueError for what is no such environment, and EnvFault when the environment fails.
     """
 
     def __init__(
         self,
-        spec: EnvSpec,
+        env: MakeEnv,
         action_repeat: int = 1,
         max_episode_steps: int = 100_000,
         **options: Any,
     ):
-        self.env = make(spec, options)
-        known = getattr(self.env, "spec", None)
-        self.name = known.id if known else type(self.env.unwrapped).__name__
-        self.spec_name = spec if isinstance(spec, str) else self.name  # to make another one
-        name_videos(self.env)
-        self.action_repeat, self.max_episode_steps = action_repeat, max_episode_steps
-        self.mask: np.ndarray | None = None
-        self.success: bool | None = None
-        self.steps = self.episode_steps = 0
-        try:
-            self._look()
-        except BaseException:
-            self.close()
-            raise
+        made = make_env(env, **options)
+        self.name = made.spec.id if made.spec else type(made.unwrapped).__name__
+        self.spec_json = spec_json(made)
+        self.action_repeat, self.taken = action_repeat, 0
+        with blaming(self.name):
+            if isinstance(made.action_space, spaces.Discrete | spaces.MultiDiscrete):
+                if "action_mask" in made.reset(seed=0)[1]:
+                    made = ActionMask(made)
+            self.layout = layout_of(made.observation_space, made.action_space)
+        super().__init__(gym.wrappers.TimeLimit(made, max_episode_steps))
+        self.observation_space = spaces.Box(-np.inf, np.inf, (self.layout.obs_size,))
+        self.action_space = spaces.Box(-1, 1, (self.layout.action_size,))
+        self.obs, self.idle = np.zeros(self.layout.obs_size, np.float32), True
 
-    def _look(self) -> None:
-        """Sizes and parts of observations and actions."""
-        try:
-            self.obs_space: Any = self.env.observation_space
-            self.action_space: Any = self.env.action_space
-        except Exception as error:
-            raise EnvFault(
-                f"{self.name} does not say what goes in and out, by its observation_space and "
-                f"action_space: {error}"
-            ) from error
-        check_observations(self.name, self.obs_space)
-        check_actions(self.name, self.action_space)
-        self.obs_parts = obs_parts(self.obs_space)
-        self.images = image_shapes(self.obs_space)
-        self.pixels = sum(map(math.prod, self.images))
-        self.segments = segments(self.action_space)
-        self.action_size = sum(self.segments) or int(np.prod(self.action_space.shape))
-        limit = getattr(getattr(self.env, "spec", None), "max_episode_steps", None)
-        self.time_limit = limit and min(limit, self.max_episode_steps)
-        with unfilmed(self.env):
-            mask = self._reset(seed=0)[1].get("action_mask") if self.segments else None
-        self.masked = mask is not None
-        if self.masked:
-            self.obs_parts += (1,) * self.action_size
-        self.obs_size = sum(max(size, 1) for size in self.obs_parts) + self.pixels
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode that depends on `seed` alone: obs (O,), info."""
+        options = options or {}
+        self.idle = "idle" in options
+        if self.idle:
+            return self.obs, {}
+        with blaming(f"{self.name}: reset at step {self.taken}"):
+            obs, _ = self.env.reset(seed=seed)
+            self.obs = flatten(self.env.observation_space, obs)
+        self.ret, self.length, reward = 0.0, 0, 0.0
+        for action in options.get("actions", {}).get(seed, ()):
+            _, reward, terminated, truncated, _ = self.step(action)
+            if terminated or truncated:  # it did not then
+                return self.obs, {"reward": math.nan}
+        return self.obs, {"reward": reward}
 
-    # ------------------------------------------------------------ reset, step, close
-
-    def reset(self, seed: int) -> np.ndarray:
-        """Start an episode that depends on `seed` alone: obs (O,)."""
-        self.episode_steps = 0
-        obs, info = self._reset(seed)
-        self.mask = self._mask(info)
-        return self._flat(obs)
-
-    def _reset(self, seed: int) -> tuple[Any, dict[str, Any]]:
-        found = self._call("reset", lambda: self.env.reset(seed=seed))
-        obs, info = self._unpack("reset", found, ("observation", "info"))
-        return obs, info if isinstance(info, dict) else {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
-        """action (A,) -> obs (O,), reward, terminated, truncated: what the last of the steps that
-        the action is held for gives, the reward summed over all of them. An end cuts them short,
-        and so does an action that is no longer valid."""
-        counted, total = self.steps + self.action_repeat, 0.0
-        for _ in range(self.action_repeat):
-            obs, reward, terminated, truncated = self._step(action)
-            total += reward
-            if terminated or truncated or not self.allows(action):
-                break
-        self.steps = counted
-        return obs, float(self._number("reward", total, ())), terminated, truncated
-
-    def _step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
-        """One step of the environment."""
-        self.steps += 1
-        self.episode_steps += 1
-        native = self.native_action(action)  # anew each time: environments may change it
-        found = self._call("step", lambda: self.env.step(native))
-        names = ("observation", "reward", "terminated", "truncated", "info")
-        obs, reward, terminated, truncated, info = self._unpack("step", found, names)
-        self.mask = self._mask(info)
-        said = info.get("is_success") if isinstance(info, dict) else None
-        self.success = bool(said) if isinstance(said, FLAGS) else None
-        obs = self._flat(obs)
-        reward = float(self._number("reward", reward, ()))
-        terminated = self._flag("terminated", terminated)
-        truncated = self._flag("truncated", truncated)
-        if self.episode_steps >= self.max_episode_steps and not (terminated or truncated):
-            truncated = True
-            warnings.warn(
-                f"{self.name}: an episode that did not end in {self.max_episode_steps} steps was "
-                "cut there, as by a time limit (Config.max_episode_steps)",
-                stacklevel=3,
-            )
-        return obs, reward, terminated, truncated
-
-    def close(self) -> None:
-        """Close the environment; a failure there does not lose a finished run."""
-        try:
-            self.env.close()
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and ctrl_c_raises():
-                raise
-            warnings.warn(
-                f"{self.name}: close raised {type(error).__name__}: {error}", stacklevel=2
-            )
-
-    # ------------------------------------------------------------ actions
-
-    def native_action(self, action: np.ndarray) -> Any:
-        """The environment's own action for the agent's (A,)."""
-        space = self.action_space
-        if not self.segments:
-            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-            share = (np.clip(action, -1, 1).astype(np.float64).reshape(space.shape) + 1) / 2
-            with np.errstate(over="ignore", invalid="ignore"):
-                spread = high - low  # infinite where the bounds are the ends of float64
-                scaled = np.where(
-                    np.isfinite(spread), low + share * spread, low * (1 - share) + high * share
-                )
-            if space.dtype == bool or np.issubdtype(space.dtype, np.integer):
-                scaled = np.rint(scaled)
-            return within(scaled, space)
-        ends = np.cumsum(self.segments)[:-1]
-        index = np.array([part.argmax() for part in np.split(action, ends)])
-        if isinstance(space, spaces.Discrete):
-            return space.start + int(index[0])
-        if isinstance(space, spaces.MultiBinary):
-            return index.reshape(space.shape).astype(space.dtype)
-        return (index.reshape(space.shape) + space.start).astype(space.dtype)
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """action (A,) -> obs (O,), reward, terminated, truncated, info."""
+        if self.idle:
+            return self.obs, 0.0, False, False, {}
+        space, total, info = self.env.action_space, 0.0, {}
+        what = f"{self.name}: step at step {self.taken + 1} must return observation, reward, "
+        with blaming(what + "terminated, truncated, info"):
+            for _ in range(self.action_repeat):
+                self.taken += 1
+                self.length += 1
+                native = native_action(space, action, self.layout.action_categories)
+                obs, reward, terminated, truncated, said = self.env.step(native)
+                total += float(np.float32(reward))
+                if terminated or truncated:
+                    break
+            self.obs, total = flatten(self.env.observation_space, obs), float(np.float32(total))
+            if not math.isfinite(total):
+                raise ValueError(f"the reward is {total}")
+            self.ret += total
+            if terminated or truncated:
+                info = {"return": self.ret, "length": self.length, **success_of(said)}
+        return self.obs, total, bool(terminated), bool(truncated), info
 
     def random_action(self, rng: np.random.Generator) -> np.ndarray:
-        """A uniformly drawn valid action (A,), as the agent would give it."""
-        if not self.segments:
-            return rng.uniform(-1, 1, self.action_size).astype(np.float32)
-        action, start = np.zeros(self.action_size, np.float32), 0
-        for size in self.segments:
-            if self.mask is None:
-                action[start + rng.integers(size)] = 1
-            else:
-                action[start + rng.choice(self.mask[start : start + size].nonzero()[0])] = 1
-            start += size
-        return action
+        """Draw an action (A,) uniformly."""
+        return random_action(self.layout, rng)
 
-    def allows(self, action: np.ndarray) -> bool:
-        """Whether the environment's mask, where it gives one, has nothing against the action."""
-        return self.mask is None or bool(self.mask[action > 0.5].all())
-
-    def _mask(self, info: Any) -> np.ndarray | None:
-        """`info["action_mask"]` as booleans (A,); a part without any valid action is all valid."""
-        mask: Any = info.get("action_mask") if isinstance(info, dict) and self.segments else None
-        if not self.masked and mask is None:
-            return None
-        if not self.masked or mask is None:
-            raise EnvFault(
-                f'{self.name}: info["action_mask"] at step {self.steps} is '
-                f"{'missing' if mask is None else 'new'}: give it always, from reset on, or never"
-            )
-        flat = np.concatenate([np.ravel(part) for part in leaves(mask)])
-        if isinstance(self.action_space, spaces.MultiBinary) and len(flat) == len(self.segments):
-            flat = np.stack([flat != 1, flat != 0], -1).ravel()  # 0: only 0, 1: only 1, 2: both
-        flat = flat.astype(bool)
-        if flat.shape != (self.action_size,):
-            raise EnvFault(
-                f'{self.name}: info["action_mask"] at step {self.steps} has {flat.size} entries, '
-                f"not {self.action_size}"
-            )
-        for part in np.split(flat, np.cumsum(self.segments)[:-1]):  # views
-            if not part.any():
-                part[:] = True
-        return flat
-
-    # ------------------------------------------------------------ what the environment gives
-
-    def _call(self, what: str, function: Callable[[], Any]) -> Any:
+    def close(self) -> None:
+        """Close the environment; a failure there does not lose what was computed."""
         try:
-            return function()
-        except BaseException as error:  # whatever it is (SystemExit too), it is the environment's
-            if isinstance(error, KeyboardInterrupt) and ctrl_c_raises():
-                raise
-            raise EnvFault(
-                f"{self.name}: {what} at step {self.steps} raised {type(error).__name__}: {error}"
-            ) from error
-
-    def _unpack(self, what: str, found: Any, names: tuple[str, ...]) -> tuple:
-        if not isinstance(found, tuple) or len(found) != len(names):
-            count = f"{len(found)} values" if isinstance(found, tuple) else type(found).__name__
-            raise EnvFault(
-                f"{self.name}: {what} at step {self.steps} returned {count}, not "
-                f"({', '.join(names)})"
-            )
-        return found
-
-    def _flat(self, obs: Any) -> np.ndarray:
-        """The observation as float32 (O,)."""
-        try:
-            if not inside(self.obs_space, obs):
-                raise ValueError("another shape, or a category that is none")
-            obs, pixels = flatten(self.obs_space, obs)
+            super().close()
         except Exception as error:
-            raise EnvFault(
-                f"{self.name}: observation at step {self.steps} is not in {self.obs_space}: {obs!r}"
-            ) from error
-        size = self.obs_size - self.pixels - self.masked * self.action_size
-        obs = self._number("observation", obs, (size,))
-        if self.mask is None and not self.pixels:
-            return obs
-        mask = () if self.mask is None else self.mask
-        return np.concatenate([obs, mask, pixels], dtype=np.float32)
-
-    def _flag(self, what: str, value: Any) -> bool:
-        if isinstance(value, FLAGS) or (isinstance(value, np.ndarray) and value.shape == ()):
-            return bool(value)
-        raise EnvFault(f"{self.name}: {what} at step {self.steps} is not True or False: {value!r}")
-
-    def _number(self, what: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
-        """A copy, as environments may reuse their arrays; float32 and finite."""
-        try:
-            with np.errstate(over="ignore"):
-                number = np.array(value, np.float32).reshape(shape)
-        except Exception:
-            wanted = f"{shape[0]} numbers" if shape else "a number"
-            raise EnvFault(
-                f"{self.name}: {what} at step {self.steps} is not {wanted}: {value!r}"
-            ) from None
-        if not np.isfinite(number).all():
-            raise EnvFault(
-                f"{self.name}: {what} at step {self.steps} is not finite in float32: {value}"
-            )
-        return number
+            warnings.warn(f"{self.name}: close failed: {error!r}", stacklevel=2)
 
 
-def leaves(mask: Any) -> list[Any]:
-    """The arrays in nested tuples."""
-    if isinstance(mask, tuple | list):
-        return [leaf for part in mask for leaf in leaves(part)]
-    return [mask]
+def success_of(info: dict[str, Any]) -> dict[str, float]:
+    """`info["is_success"]` as 0 or 1; nothing where it is not given or NaN."""
+    success = float(np.asarray(info.get("is_success", math.nan), float).item())
+    return {} if math.isnan(success) else {"success": float(bool(success))}
 
 
-def ctrl_c_raises() -> bool:
-    """Whether a KeyboardInterrupt may come from the user: Python's own handler is in place, not
-    the one of a run, for which Ctrl-C is a flag."""
-    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+# ---------------------------------------------------------------- making them
 
 
-# ---------------------------------------------------------------- making one
+def make_env(env: MakeEnv, **options: Any) -> gym.Env:
+    """The environment itself. Raises ValueError for what makes none, EnvFault where it fails."""
+    name = getattr(env, "__name__", None) or getattr(env, "id", env)
+    with blaming(f"{name} could not be made", gym.error.Error):
+        if isinstance(env, str | EnvSpec):
+            return gym.make(env, **options)
+        made: Any = env(**options) if callable(env) else None
+    if isinstance(made, gym.Env):
+        return made
+    raise ValueError(
+        f"an environment's id is needed, or a function that makes a gymnasium.Env each time it is "
+        f"called: {name} " + (f"makes {made!r}" if callable(env) else "is neither")
+    )
 
 
-def make(spec: EnvSpec, options: dict[str, Any]) -> Any:
-    """The environment of an id, or of a function that makes one; ValueError for anything else."""
-    wanted = "an environment's id, or a function that makes a new one each time it is called"
-    if isinstance(spec, str):
-        return made(spec, lambda: gym.make(spec, **options))
-    if isinstance(spec, gym.vector.VectorEnv):
-        raise ValueError(f"{spec} is a batch of environments: one environment is needed")
-    if isinstance(spec, gym.Env):
-        raise ValueError(f"{spec} is an environment; pass {wanted}, as evaluation needs several")
-    if not callable(spec):
-        raise ValueError(
-            f"{spec!r}: {OLD_GYM}" if of_old_gym(spec) else f"{spec!r} is not {wanted}"
-        )
-    name = getattr(spec, "__name__", repr(spec))
-    env: Any = made(name, lambda: spec(**options))
-    if isinstance(env, gym.vector.VectorEnv):
-        raise ValueError(f"{env} is a batch of environments: one environment is needed")
-    if not isinstance(env, gym.Env):
-        hint = OLD_GYM if of_old_gym(env) else f"it must make a gymnasium.Env, and gave {env!r}"
-        raise ValueError(f"{name}: {hint}")
-    return env
-
-
-OLD_GYM = "this is gym, Gymnasium is needed (gymnasium.make, or shimmy to convert it)"
-
-
-def of_old_gym(thing: Any) -> bool:
-    return any(kind.__module__.split(".")[0] == "gym" for kind in type(thing).__mro__)
-
-
-def made(name: str, construct: Callable[[], Any]) -> Any:
-    """What `construct` makes. Gymnasium's own errors (an unknown id) go on as they are."""
+def spec_json(env: gym.Env) -> str | None:
+    """Gymnasium's JSON of how to make the environment again, arguments and wrappers included; None
+    where no JSON can say it (a function inside, a wrapper that does not record its arguments)."""
+    spec: Any = copy.deepcopy(env.spec)
+    if spec is None or any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):
+        return None
+    where = spec.entry_point
+    if callable(where) and where.__module__ != "__main__" and where.__qualname__.isidentifier():
+        spec.entry_point = f"{where.__module__}:{where.__name__}"
     try:
-        return construct()
-    except gym.error.Error:
-        raise
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) and ctrl_c_raises():
-            raise
-        raise EnvFault(
-            f"{name} could not be made: it raised {type(error).__name__}: {error}"
-        ) from error
+        return spec.to_json()
+    except (ValueError, TypeError):
+        return None
 
 
-VIDEOS = itertools.count()
+def make_envs(env: MakeEnv, number: int, config: Config, **options: Any) -> VectorEnv:
+    """That many environments (`AgentEnv`) side by side: in this process, or with
+    `vectorization_mode="async"` each in its own. They are reset by hand when an episode ends.
 
-
-def name_videos(env: Any) -> None:
-    """Each episode keeps its file: `RecordVideo` counts the episodes of one environment, so those
-    of several, or of a resumed run, would have the same names."""
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, gym.wrappers.RecordVideo):
-            folder, prefix = Path(env.video_folder), env.name_prefix
-            names = (f"{prefix}-{number}" for number in VIDEOS)
-            env.name_prefix = next(n for n in names if not any(folder.glob(f"{n}-*")))
-        env = env.env
-
-
-@contextlib.contextmanager
-def unfilmed(env: Any) -> Iterator[None]:
-    """`RecordVideo` neither records nor counts what happens here: it is nobody's episode."""
-    films = []
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, gym.wrappers.RecordVideo):
-            films.append((env, env.episode_trigger, env.step_trigger))
-            env.episode_trigger = env.step_trigger = None
-        env = env.env
-    try:
-        yield
-    finally:
-        for film, *triggers in films:
-            film.episode_trigger, film.step_trigger = triggers
-            film.episode_id = film.step_id = -1
-
-
-def make_envs(
-    spec: EnvSpec, number: int, config: Config, others: Sequence[AgentEnv] = (), **options: Any
-) -> list[AgentEnv]:
-    """That many environments. Raises ValueError if they and the others are not all different ones:
-    what one of them goes through would then happen to the others too. Closes what it has made when
-    it fails."""
-    envs: list[AgentEnv] = []
-    try:
-        for _ in range(number):
-            repeat, longest = config.action_repeat, config.max_episode_steps
-            envs.append(AgentEnv(spec, repeat, longest, **options))
-        everyone = [*others, *envs]
-        if len({id(e.env.unwrapped) for e in everyone}) < len(everyone):
-            raise ValueError(
-                f"{envs[0].name}: the function gave the same environment twice; it must make a new "
-                "one each time it is called"
-            )
-    except BaseException as error:
-        for env in envs:
-            env.close()
-        if isinstance(error, EnvFault) and (envs or others):
-            error.args = (f"{error} (if only one can be there, train with Config(evals=0))",)
-        raise
+    Raises EnvFault for a function that gives the same environment twice.
+    """
+    repeat, longest = config.action_repeat, config.max_episode_steps
+    make = functools.partial(AgentEnv, env, repeat, longest, **options)
+    if config.vectorization_mode == "async":
+        makers = [functools.partial(make_in_worker, make, os.getpid())] * number
+        return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+    envs = SyncVectorEnv([make] * number, autoreset_mode=AutoresetMode.DISABLED)
+    if len({id(one.unwrapped) for one in envs.envs}) < number:
+        raise EnvFault(f"{envs.envs[0].name}: the function gave the same environment twice")
     return envs
 
 
-def share_a_simulator(one: AgentEnv, other: AgentEnv) -> bool:
-    """Whether what `other` does happens to `one` too. It is seen where `one` repeats itself when it
-    is seeded; both must be reset afterwards."""
-    rng = np.random.default_rng(0)
-
-    def first_step(between: Callable[[], Any]) -> list[float]:
-        one.reset(0)
-        action = one.random_action(np.random.default_rng(0))
-        between()
-        obs, *rest = one.step(action)
-        return [*obs.tolist(), *rest]
-
-    def other_moves() -> None:
-        other.reset(1)
-        other.step(other.random_action(rng))
-
-    with unfilmed(one.env), unfilmed(other.env):
-        alone, beside = first_step(lambda: None), first_step(other_moves)
-        shared = alone != beside and alone == first_step(lambda: None)
-    one.steps = other.steps = 0
-    return shared
+def make_in_worker(make: Callable[[], AgentEnv], creator: int) -> AgentEnv:
+    """`make()`; in a process of its own, Ctrl-C is left to the one that created it."""
+    if os.getpid() != creator:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return make()

@@ -1,140 +1,136 @@
 """What an agent is worth: greedy returns on fresh episodes, and how good its dreams are."""
 
 import contextlib
-import math
-import warnings
+import numbers
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.envs import AgentEnv, EnvSpec, make, make_envs
-from dreamer.replay_buffer import ReplayBuffer
+from dreamer.envs import AgentEnv, MakeEnv, make_envs
+from dreamer.replay_buffer import Layout, ReplayBuffer
 from dreamer.rssm import State
 from dreamer.utils import derive_seed, make_rng
 
 # Streams of random numbers that `derive_seed` tells apart; others are in run.py.
 EXPLORATION, EVALUATION, PROBE = 11, 12, 13
+FRAMES = 400  # pictures of a film, at most
 
 
 # ---------------------------------------------------------------- returns
 
 
-SIDE_BY_SIDE = 20  # environments that an evaluation has open at once, at most
-
-
 def evaluate(
     agent: DreamerAgent,
-    env: EnvSpec,
+    env: MakeEnv | None = None,
     episodes: int = 100,
     seed: int = 0,
     greedy: bool = True,
+    envs: int = 20,
     details: bool = False,
     **env_options: Any,
 ) -> Any:
     """Undiscounted returns (episodes,) of whole episodes.
 
-    Episode i is reset with a seed derived from (seed, i), on a stream that training never uses.
-    Up to SIDE_BY_SIDE episodes run at once, each in an environment of its own, through one batched
-    policy, which holds its actions as in training (`Config.action_repeat`). Training is not
-    touched: the random numbers are the evaluation's own. `details` makes it a tuple (returns,
-    dict): see `evaluate_in`. env_options go to `gymnasium.make`, or to your own function: with
-    `render_mode="human"` you can watch (one episode, unless you want a window for each).
+    env: None is the one that the agent learned in. Episode i is reset with a seed derived from
+    (seed, i), on a stream that training never uses. envs: how many environments play at once,
+    through one batched policy that holds its actions as in training; with 1 the episodes come one
+    after the other in one environment. `details` makes it a tuple (returns, dict): see
+    `evaluate_in`. env_options go to `gymnasium.make`, or to your own function: with
+    `render_mode="human"` you can watch (one environment, unless you want several windows).
 
-    Raises ValueError for an environment that does not fit the agent, for a function that does not
-    make a new one each time, and without episodes.
+    Raises ValueError for an environment that does not fit the agent and for numbers out of range.
     """
-    if episodes < 1:
-        raise ValueError(f"evaluate needs at least 1 episode, got {episodes}")
-    envs = make_envs(env, min(episodes, SIDE_BY_SIDE), agent.config, **env_options)
-    try:
-        returns, stats = evaluate_in(agent, envs, episodes, seed, greedy)
-    finally:
-        for e in envs:
-            e.close()
+    for name, value, least in ("episodes", episodes, 1), ("seed", seed, 0), ("envs", envs, 1):
+        if not isinstance(value, numbers.Integral) or value < least:
+            raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
+    env = env_of(agent) if env is None else env
+    made = make_envs(env, min(episodes, envs), agent.config, **env_options)
+    with contextlib.closing(made):
+        returns, stats = evaluate_in(agent, made, episodes, seed, greedy)
     return (returns, stats) if details else returns
 
 
-def check_fit(agent: DreamerAgent, env: AgentEnv) -> None:
-    """Raises ValueError for an agent that was made for other observations or actions."""
-    theirs: tuple = env.obs_size, env.action_size, env.segments
-    ours: tuple = agent.obs_size, agent.action_size, agent.segments
-    if env.images:
-        theirs, ours = (*theirs, env.images), (*ours, agent.images)
-    if theirs != ours:
+def env_of(agent: DreamerAgent) -> EnvSpec:
+    """How Gymnasium makes the environment that the agent learned in, arguments and wrappers
+    included. Raises ValueError where a function made it that no file can hold."""
+    if agent.env_spec is None:
         raise ValueError(
-            f"{env.name} has (observation size, action size, classes of actions) {theirs}, but "
-            f"the agent was made for {ours}"
+            "the agent does not say how to make its environment, as a function made it: name the "
+            "function (or on the command line an id, with --env)"
         )
+    return EnvSpec.from_json(agent.env_spec)
+
+
+def check_fit(agent: DreamerAgent, layout: Layout) -> None:
+    """Raises ValueError for an environment whose observations or actions are not the agent's."""
+    if layout != agent.layout:
+        raise ValueError(f"the environment has {layout}, but the agent was made for {agent.layout}")
 
 
 def evaluate_in(
     agent: DreamerAgent,
-    envs: list[AgentEnv],
+    envs: VectorEnv,
     episodes: int,
     seed: int,
     greedy: bool = True,
-    progress: Callable[[int], None] | None = None,
-    max_steps: float = math.inf,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """`evaluate` in existing environments, which stay open.
+    """`evaluate` in existing environments, made by `make_envs`, which stay open.
 
-    progress: called with the number of finished episodes. max_steps: of the environments in all; an
-    evaluation that would take more is broken off and returns nothing, as the episodes that have
-    ended by then are the short ones. Returns the returns (episodes,) and `episodes`, their number,
+    progress: called with the number of finished episodes. Returns the returns (episodes,) and
     `length`, their mean length in steps of the environment, `success`, the share of them with a
     true `info["is_success"]` at their end (where all say so), and the critic's `calibration`.
     """
-    check_fit(agent, envs[0])
-    rng = make_rng(agent.device, seed, EVALUATION)
-    running = list(range(min(len(envs), episodes)))  # episode of each row of obs and state
-    worlds = envs[: len(running)]  # environment of each row
-    obs = np.stack([worlds[i].reset(derive_seed(seed, EVALUATION, i)) for i in running])
-    is_first, state, started = np.ones(len(running), bool), None, len(running)
+    check_fit(agent, envs.get_attr("layout")[0])
+    rng, number = make_rng(agent.device, seed, EVALUATION), envs.num_envs
+    episode = np.arange(number)  # that each environment plays; from `episodes` on it idles
+    state: State | None = None
     rewards: list[list[float]] = [[] for _ in range(episodes)]
     values: list[list[float]] = [[] for _ in range(episodes)]
     bootstrap = np.zeros(episodes)  # value after a time limit
-    lengths = np.zeros(episodes)
-    successes: list[bool | None] = [None] * episodes
-    before = sum(w.steps for w in envs)
-    while running:
-        taken = sum(w.steps for w in envs) - before
-        if taken + len(running) * agent.config.action_repeat > max_steps:
-            return np.zeros(0), {}
+    ends: dict[str, list[float]] = {"return": [], "length": [], "success": []}
+    returns = np.zeros(episodes)
+
+    def begin(which: np.ndarray) -> np.ndarray:
+        """Start the episodes of these environments, and let those idle that have none left."""
+        plays, obs = episode < episodes, np.zeros(0)
+        for options, mask in ({}, which & plays), ({"idle": True}, which & ~plays):
+            if mask.any():
+                seeds = [derive_seed(seed, EVALUATION, int(i)) for i in episode]
+                obs, _ = envs.reset(seed=seeds, options={"reset_mask": mask, **options})
+        return obs
+
+    is_first = np.ones(number, bool)
+    obs = begin(is_first)
+    while (plays := episode < episodes).any():
         action, state = agent.act(obs, is_first, state, greedy, rng)
         with torch.inference_mode():
             value = agent.critic.predict(agent.rssm.get_feat(state)).tolist()
-        is_first = np.zeros(len(running), bool)
-        keep = []
-        for row, (i, world) in enumerate(zip(running, worlds, strict=True)):
-            obs[row], reward, terminated, truncated = world.step(action[row])
-            values[i].append(value[row])
-            rewards[i].append(reward)
-            if not (terminated or truncated):
-                keep.append(row)
-                continue
-            bootstrap[i] = 0 if terminated else value[row]
-            lengths[i], successes[i] = world.episode_steps, world.success
-            if progress:
-                progress(int((lengths > 0).sum()))
-            if started < episodes:  # the same environment goes on with the next episode
-                running[row], is_first[row] = started, True
-                obs[row] = world.reset(derive_seed(seed, EVALUATION, started))
-                started += 1
-                keep.append(row)
-        if len(keep) < len(running):
-            running, worlds = [running[k] for k in keep], [worlds[k] for k in keep]
-            obs, is_first = obs[keep], is_first[keep]
-            state = State(*(x[keep] for x in state))
-    stats = {"episodes": float(episodes), "length": float(lengths.mean())}
-    if all(success is not None for success in successes):
-        stats["success"] = float(np.mean([bool(success) for success in successes]))
-    stats |= calibration(rewards, values, bootstrap, agent.config.gamma)
-    return np.array([sum(r) for r in rewards]), stats
+        obs, reward, terminated, truncated, info = envs.step(action)
+        for k in plays.nonzero()[0]:
+            rewards[episode[k]].append(float(reward[k]))
+            values[episode[k]].append(value[k])
+        is_first = terminated | truncated
+        for k in is_first.nonzero()[0]:
+            returns[episode[k]] = info["return"][k]
+            bootstrap[episode[k]] = 0 if terminated[k] else value[k]
+            for name in ends:
+                if name in info and info[f"_{name}"][k]:
+                    ends[name].append(float(info[name][k]))
+            episode[k] = 1 + episode.max()  # the next one
+            progress(len(ends["return"]))
+        if is_first.any():
+            obs = begin(is_first)
+    stats = {"episodes": float(episodes)}
+    stats |= {k: float(np.mean(ends[k])) for k in ends if len(ends[k]) == episodes}
+    stats.pop("return")
+    return returns, stats | calibration(rewards, values, bootstrap, agent.config.gamma)
 
 
 def calibration(
@@ -163,103 +159,101 @@ def calibration(
     }
 
 
-def random_returns(env: EnvSpec, episodes: int = 100, seed: int = 0) -> np.ndarray:
+def random_returns(env: MakeEnv, episodes: int = 100, seed: int = 0) -> np.ndarray:
     """Returns (episodes,) of uniformly random actions, one a step: what learning must beat."""
     with contextlib.closing(AgentEnv(env)) as world:
-        choose = random_policy(world, 1, derive_seed(seed, EXPLORATION))
+        policy = random_policy(world, 1, derive_seed(seed, EXPLORATION))
         seeds = [derive_seed(seed, EVALUATION, i) for i in range(episodes)]
-        return np.array([play(world, choose, s)["reward"].sum(dtype=float) for s in seeds])
+        return np.array([play(world, policy, s)["reward"].sum(dtype=float) for s in seeds])
 
 
 # ---------------------------------------------------------------- real episodes
 
 Episode = dict[str, np.ndarray]  # rows as in the replay: obs (T, O), action (T, A), reward (T,),
 #                                  cont (T,): 0 on the row where the task ended, else 1
-Chooser = Callable[[np.ndarray, bool], np.ndarray]  # (obs (O,), is_first) -> action (A,)
+RowPolicy = Callable[[np.ndarray, bool], np.ndarray]  # (obs (O,), is_first) -> action (A,)
 
 
-def play(env: AgentEnv, choose: Chooser, seed: int) -> Episode:
-    """One whole episode."""
-    obs, reward = env.reset(seed), 0.0
+def play(env: AgentEnv, policy: RowPolicy, seed: int) -> Episode:
+    """Play one whole episode."""
+    (obs, _), reward = env.reset(seed=seed), 0.0
     rows: list[tuple] = []
     terminated = done = False
     while not done:
-        action = choose(obs, not rows)
+        action = policy(obs, not rows)
         rows.append((obs, action, reward, 1.0))
-        obs, reward, terminated, truncated = env.step(action)
+        obs, reward, terminated, truncated, _ = env.step(action)
         done = terminated or truncated
     rows.append((obs, np.zeros_like(action), reward, 0.0 if terminated else 1.0))
     columns = (np.array(column, np.float32) for column in zip(*rows, strict=True))
     return dict(zip(("obs", "action", "reward", "cont"), columns, strict=True))
 
 
-def greedy_policy(agent: DreamerAgent, seed: int) -> Chooser:
+def greedy_policy(agent: DreamerAgent, seed: int) -> RowPolicy:
     """For `play`: the greedy agent, filtering what it sees."""
     rng, state = torch.Generator(agent.device).manual_seed(seed), None
 
-    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
+    def policy(obs: np.ndarray, is_first: bool) -> np.ndarray:
         nonlocal state
         action, state = agent.act(obs[None], np.array([is_first]), state, True, rng)
-        return action[0] if agent.discrete else np.clip(action[0], -1, 1)
+        return action[0] if agent.layout.discrete else np.clip(action[0], -1, 1)
 
-    return choose
+    return policy
 
 
-def random_policy(env: AgentEnv, hold: int, seed: int) -> Chooser:
-    """For `play`: random actions, each chosen for 1 to `hold` rows in turn."""
-    rng, left = np.random.default_rng(seed), 0
-    action = np.zeros(env.action_size, np.float32)
+def random_policy(env: AgentEnv, hold: int, seed: int) -> RowPolicy:
+    """For `play`: random actions, each taken for 1 to `hold` rows in turn."""
+    rng, left, action = np.random.default_rng(seed), 0, np.zeros(0)
 
-    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
+    def policy(obs: np.ndarray, is_first: bool) -> np.ndarray:
         nonlocal action, left
-        if left == 0 or not env.allows(action):
+        if left == 0:
             action, left = env.random_action(rng), int(rng.integers(1, hold + 1))
         left -= 1
         return action
 
-    return choose
+    return policy
 
 
-def film(agent: DreamerAgent, env: EnvSpec, seed: int) -> tuple[float, list[np.ndarray]]:
-    """(return, pictures) of one episode of the greedy agent, the pictures as the environment draws
-    them, one for each action."""
-    config, options = agent.config, {"render_mode": "rgb_array"}
+def film(agent: DreamerAgent, env: MakeEnv, seed: int) -> tuple[float, list[np.ndarray]]:
+    """(return, pictures) of one episode of the greedy agent, uint8 (H, W, 3), as the environment
+    draws them, one for each action. Of a long episode only every second, fourth, ... is kept.
+    Raises ValueError where it draws none."""
     greedy = greedy_policy(agent, derive_seed(seed, EVALUATION))  # as in `evaluate`
     frames: list[np.ndarray] = []
+    rows, every = 0, 1
 
-    def choose(obs: np.ndarray, is_first: bool) -> np.ndarray:
-        frames.append(world._call("render", world.env.render))
+    def policy(obs: np.ndarray, is_first: bool) -> np.ndarray:
+        nonlocal rows, every
+        if rows % every == 0:
+            frames.append(as_picture(world.render(), world.name))
+        if len(frames) > FRAMES:
+            del frames[1::2]
+            every *= 2
+        rows += 1
         return greedy(obs, is_first)
 
-    repeat, longest = config.action_repeat, config.max_episode_steps
-    with contextlib.closing(AgentEnv(env, repeat, longest, **options)) as world:
-        check_fit(agent, world)
-        episode = play(world, choose, derive_seed(seed, EVALUATION, 0))
+    repeat, longest = agent.config.action_repeat, agent.config.max_episode_steps
+    with contextlib.closing(AgentEnv(env, repeat, longest, render_mode="rgb_array")) as world:
+        check_fit(agent, world.layout)
+        episode = play(world, policy, derive_seed(seed, EVALUATION, 0))
     return float(episode["reward"].sum()), frames
 
 
-def need_pictures(env: EnvSpec, mode: str) -> bool:
-    """Whether the environment draws itself in this mode. Raises ValueError for one that cannot draw
-    itself at all."""
-    with contextlib.closing(AgentEnv(env)) as plain:  # what fails here has nothing to do with it
-        name, modes = plain.name, plain.env.metadata.get("render_modes") or ()
-    try:
-        if not {"human", "rgb_array"} & set(modes):
-            raise NotImplementedError(f"render_modes: {list(modes)}")
-        with warnings.catch_warnings(action="ignore"):
-            with contextlib.closing(make(env, {"render_mode": mode})) as made:
-                if mode == "rgb_array":  # no window opens for it
-                    made.reset(seed=0)
-                    if np.ndim(made.render()) != 3:
-                        raise ValueError("no picture")
-                return made.render_mode in (mode, None)  # None: it does not say
-    except gym.error.Error:
-        raise
-    except Exception as error:
+def as_picture(drawn: Any, name: str) -> np.ndarray:
+    """What `render` gave, as uint8 (H, W, 3): floats from 0 to 1, whole numbers and one channel
+    are converted."""
+    picture = np.asarray(drawn)
+    if picture.ndim == 2:
+        picture = picture[..., None]
+    if picture.ndim != 3 or picture.shape[-1] not in (1, 3):
         raise ValueError(
-            f"{name} cannot draw itself: its constructor must take render_mode, and "
-            "metadata['render_modes'] must list 'rgb_array' (or 'human', for a window)"
-        ) from error
+            f"{name} draws no picture: its constructor must take render_mode='rgb_array', and "
+            f"`render` return (height, width, 3); it gave {drawn!r:.60}"
+        )
+    if picture.dtype.kind == "f" and picture.max() <= 1:
+        picture = picture * 255
+    return np.broadcast_to(picture.clip(0, 255), (*picture.shape[:2], 3)).astype(np.uint8)
 
 
 # ---------------------------------------------------------------- dreams of them
@@ -350,7 +344,7 @@ def open_loop_error(
     pixels as in the loss, and the errors of the naive guess that the last observed row repeats.
     Rows after an episode's end do not count.
     """
-    steps = min(context + agent.config.imag_horizon, len(replay))
+    steps = min(context + agent.config.imag_horizon, int(replay.size.min()))
     if steps <= context:
         return {}
     rows = replay.sample(64, steps, np.random.default_rng(derive_seed(seed, PROBE)))
@@ -358,16 +352,17 @@ def open_loop_error(
     rng = make_rng(agent.device, seed, PROBE)
     before = State(*(batch[f"prev_{name}"] for name in State._fields))
     feat = dream_on(agent, batch["obs"], batch["action"], batch["is_first"], context, rng, before)
-    real, recon = agent.encoder.norm(batch["obs"]), agent.decoder.mean(agent.decoder(feat))
+    recon = agent.decoder.mean(agent.decoder(feat))
     alive = (~batch["is_last"][:, context - 1 : -1]).cumprod(1).float()
     errors = {
         "dream_reward_error": (agent.reward.predict(feat) - batch["reward"][:, context:]).abs(),
     }
-    if agent.obs_parts:
-        numbers, last = agent.decoder.split(recon)[0], real[:, context - 1 : context]
-        errors["dream_obs_error"] = (numbers - real[:, context:]).abs().mean(-1)
+    if agent.layout.vector_size:
+        real = agent.encoder.normalise(agent.decoder.split(batch["obs"])[0])
+        vector, last = agent.decoder.split(recon)[0], real[:, context - 1 : context]
+        errors["dream_obs_error"] = (vector - real[:, context:]).abs().mean(-1)
         errors["naive_obs_error"] = (last - real[:, context:]).abs().mean(-1)
-    if agent.images:
+    if agent.layout.images:
         later, last = batch["obs"][:, context:], batch["obs"][:, context - 1 : context]
         errors["dream_image_error"] = agent.decoder.image_loss(recon, later)
         errors["naive_image_error"] = agent.decoder.image_loss(last / 255, later)

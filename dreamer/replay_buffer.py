@@ -112,6 +112,15 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return int(self.size.sum())
 
+    def filled(self) -> np.ndarray:
+        """Index of every row that is filled, stream after stream and oldest first."""
+        return np.concatenate(
+            [
+                stream * self.length + np.arange(head - size, head) % self.length
+                for stream, (head, size) in enumerate(zip(self.head, self.size, strict=True))
+            ]
+        )
+
     def can_sample(self, seq_len: int) -> bool:
         """Whether every stream holds a window of so many rows."""
         return bool(self.size.min() >= seq_len)
@@ -122,8 +131,8 @@ class ReplayBuffer:
         action: np.ndarray,
         reward: np.ndarray,
         is_first: np.ndarray,
-        is_last: np.ndarray,
-        is_terminal: np.ndarray,
+        is_last: np.ndarray | bool = False,
+        is_terminal: np.ndarray | bool = False,
         state: State | None = None,
         streams: np.ndarray | None = None,
     ) -> None:
@@ -135,8 +144,9 @@ class ReplayBuffer:
         streams = np.arange(len(self.size)) if streams is None else streams
         index = streams * self.length + self.head[streams]
         numbers, pixels = np.split(obs, [self.layout.vector_size], -1)
-        values = {"obs": numbers, "action": action, "reward": reward, "is_first": is_first}
-        values |= {"is_last": is_last, "is_terminal": is_terminal, "deter": 0, "stoch": -1}
+        values: dict[str, Any] = {"obs": numbers, "action": action, "reward": reward}
+        values |= {"is_first": is_first, "is_last": is_last, "is_terminal": is_terminal}
+        values |= {"deter": 0, "stoch": -1}
         if self.layout.pixels:
             values["pixels"] = pixels
         for name, value in values.items():
@@ -192,12 +202,7 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All rows, stream after stream and oldest first, and how many each stream has."""
-        order = np.concatenate(
-            [
-                stream * self.length + np.arange(head - size, head) % self.length
-                for stream, (head, size) in enumerate(zip(self.head, self.size, strict=True))
-            ]
-        )
+        order = self.filled()
         rows = {name: torch.from_numpy(rows[order]) for name, rows in self.rows.items()}
         return {**rows, "size": torch.from_numpy(self.size.copy())}
 

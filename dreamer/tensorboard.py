@@ -6,17 +6,18 @@ It needs `pip install tensorboard`, and is used with `train(..., tensorboard=Tru
 """
 
 import dataclasses
-import importlib.util
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 
 from dreamer.evaluation import PROBE, open_loop
 from dreamer.rssm import State
-from dreamer.run import Run
 from dreamer.utils import derive_seed
+
+if TYPE_CHECKING:
+    from dreamer.run import Run
 
 BEHAVIOUR = """actor_loss critic_loss replay_value_loss entropy adv_mag imag_reward imag_cont
 imag_return ret_scale value actor_grad_norm critic_grad_norm""".split()
@@ -25,46 +26,36 @@ PANEL = (460, 90)  # pixels of the picture of one number
 
 
 class Board:
-    """TensorBoard's log of a run, in `run_dir/tensorboard`. One that cannot be written is a
-    warning. Raises ValueError where TensorBoard is not installed."""
+    """TensorBoard's log of a run, in `run_dir/tensorboard`."""
 
-    def __init__(self, run: Run):
-        need_tensorboard()
+    def __init__(self, run: "Run"):
         from torch.utils.tensorboard import SummaryWriter
 
         self.run = run
         folder = run.run_dir / "tensorboard"
-        self.writer: Any = SummaryWriter(folder, purge_step=run.step + 1)
+        self.writer = SummaryWriter(folder, purge_step=run.step + 1)
         fields = dataclasses.asdict(run.config).items()
         table = "\n".join(f"| {name} | {value} |" for name, value in fields)
-        title = f"| {run.env.name} | |\n|---|---|\n"
-        self.write("add_text", "config", title + table)
+        title = f"| {run.name} | |\n|---|---|\n"
+        self.writer.add_text("config", title + table, run.step)
 
-    def write(self, what: str, *values: Any) -> None:
-        if not self.writer:
-            return
-        try:
-            getattr(self.writer, what)(*values, self.run.step)
-        except OSError as error:
-            warnings.warn(f"TensorBoard's log is not written: {error}", stacklevel=2)
-            self.writer = None
+    def __enter__(self) -> Self:
+        return self
 
     def row(self, row: dict[str, Any]) -> None:
-        """A row of the run's log."""
-        for name, value in row.items():
-            if name not in ("kind", "step", "update") and not isinstance(value, list):
-                self.write("add_scalar", f"{group(row['kind'], name)}/{name}", value)
-        if row["kind"] == "eval":
-            pictures = dream_picture(self.run)
-            if pictures is not None:
-                self.write("add_image", "dream", pictures)
+        """Write a row of the run's log. A full disk is a warning."""
+        try:
+            for name, value in row.items():
+                if name not in ("kind", "step", "update") and not isinstance(value, list):
+                    tag = f"{group(row['kind'], name)}/{name}"
+                    self.writer.add_scalar(tag, value, self.run.step)
+            if row["kind"] == "eval" and (pictures := dream_picture(self.run)) is not None:
+                self.writer.add_image("dream", pictures, self.run.step)
+        except OSError as error:
+            warnings.warn(f"TensorBoard's log is not written: {error}", stacklevel=2)
 
-    def close(self) -> None:
-        if self.writer:
-            try:
-                self.writer.close()
-            except OSError:
-                pass
+    def __exit__(self, *_: Any) -> None:
+        self.writer.close()
 
 
 def group(kind: str, name: str) -> str:
@@ -76,20 +67,14 @@ def group(kind: str, name: str) -> str:
     return {"eval": "evaluation"}.get(kind, kind)
 
 
-def need_tensorboard() -> None:
-    """Raises ValueError where TensorBoard is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ValueError("--tensorboard needs `pip install tensorboard`")
-
-
-def dream_picture(run: Run, numbers: int = 8) -> np.ndarray | None:
+def dream_picture(run: "Run", numbers: int = 8) -> np.ndarray | None:
     """Pixels (3, height, width): the first numbers of the observation, one below the other, as
     they were (grey) and as dreamed (red), after CONTEXT rows or half of a shorter episode were
     seen; None while the replay is too small."""
     from PIL import Image, ImageDraw  # TensorBoard brings it
 
     steps = CONTEXT + run.config.imag_horizon
-    if len(run.replay) < steps:
+    if not run.replay.can_sample(steps):
         return None
     rng = np.random.default_rng(derive_seed(run.config.seed, PROBE, run.step))
     rows = run.replay.sample(64, steps, rng)

@@ -200,7 +200,14 @@ class PercentileScale(nn.Module):
         return (high - low).clamp(min=1.0)
 
 
-# ---------------------------------------------------------------- seeds, gradients
+# ---------------------------------------------------------------- devices, seeds, gradients
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of a name; `auto` is CUDA where there is a GPU, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def derive_seed(*parts: int) -> int:

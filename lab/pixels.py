@@ -1,21 +1,20 @@
 """Tasks seen as pictures alone, and what an agent that learned from them sees and dreams.
 
 Registered with Gymnasium: `lab.pixels:PixelPendulum-v0` and `lab.pixels:PixelCartPole-v0`. Each
-frame is the environment's own drawing, made small by Gymnasium's own wrappers. Before that the
-part is cut out in which anything ever happens: the sky above the cart and the ground under it,
-and the margin that the pendulum cannot reach, are empty. The pendulum's curved arrow is the last
-torque. ResizeObservation needs OpenCV.
+frame is the environment's own drawing, cut to where anything ever happens (the sky above the cart
+and the ground under it, and the margin that the pendulum cannot reach, are empty), and made small.
+The pendulum's curved arrow is the last torque.
 """
 
 import contextlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import gymnasium as gym
 import matplotlib
 import numpy as np
 import torch
-from gymnasium.wrappers import AddRenderObservation, ResizeObservation, TransformObservation
 from matplotlib.figure import Figure
 
 from dreamer import AgentEnv, DreamerAgent
@@ -32,14 +31,23 @@ CUT = {  # id -> rows and columns of the drawing that are kept
 }
 
 
+class Picture(gym.utils.RecordConstructorArgs, gym.ObservationWrapper):
+    """Observes what the environment draws, as side x side pixels, instead of what it says."""
+
+    def __init__(self, env: gym.Env, cut: str, side: int):
+        gym.utils.RecordConstructorArgs.__init__(self, cut=cut, side=side)
+        gym.ObservationWrapper.__init__(self, env)
+        self.cut, self.side = CUT[cut], side
+        self.observation_space = gym.spaces.Box(0, 255, (side, side, 3), np.uint8)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        size = self.side, self.side
+        return cv2.resize(self.env.render()[self.cut], size, interpolation=cv2.INTER_AREA)
+
+
 def make(env_id: str, side: int = SIDE, **_: Any) -> gym.Env:
     """The environment, observed as a picture of side x side pixels."""
-    env = AddRenderObservation(gym.make(env_id, render_mode="rgb_array").unwrapped)
-    rows, columns = CUT[env_id]
-    size = rows.stop - rows.start, columns.stop - columns.start
-    space = gym.spaces.Box(0, 255, (*size, 3), np.uint8)
-    env = TransformObservation(env, lambda picture: picture[rows, columns], space)
-    return ResizeObservation(env, (side, side))
+    return Picture(gym.make(env_id, render_mode="rgb_array").unwrapped, env_id, side)
 
 
 for name, limit in ("Pendulum", 200), ("CartPole", 500):

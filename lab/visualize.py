@@ -49,6 +49,11 @@ VISUALIZE = 40  # stream of random numbers
 Quantity = tuple[str, Callable[[np.ndarray], np.ndarray], str]  # name, obs (N, O) -> (N,), colours
 
 
+def say(what: str) -> None:
+    """Announce what takes some seconds."""
+    print(f"    {what} ...", flush=True)
+
+
 def observed(rows: int) -> int:
     """How many of an episode's rows are observed before a dream."""
     return min(CONTEXT, rows // 2)
@@ -117,28 +122,34 @@ class Visualizer:
         with contextlib.closing(AgentEnv(env)) as world:
             evaluation.check_fit(agent, world.layout)
             self.title, names = world.name, names_of(world.env.observation_space)
+            self.draws_itself = "rgb_array" in (world.metadata.get("render_modes") or ())
         owners = [names[i].rpartition("=")[0] or "category" for i in starts(self.layout)]
-        self.names = names[: self.layout.numbers + self.layout.flags] + owners
+        plain = names[: self.layout.numbers + self.layout.flags]
+        self.names = [f"observation {name}" if name.isdigit() else name for name in plain] + owners
         self.known = isinstance(env, str) and env in style.OBS_NAMES
         if self.known:
             self.names = style.OBS_NAMES[env]
 
+    def path(self, end: str) -> Path:
+        return self.stem.with_name(self.stem.name + end)
+
     def draw(self) -> dict[str, float]:
         """Draw everything. Returns how good the dreams are. Raises ValueError where the agent's
         episodes are over before a dream could begin."""
-        print("    playing episodes ...", flush=True)
+        say("episodes")
         groups = own, others = self.watch(random=False), self.watch(random=True)
         number = to_draw(own, CONTEXT + self.agent.config.imag_horizon)
         whole, longest = own[number], max(len(episode["obs"]) for episode in own + others)
         if len(whole["obs"]) < 3:
             raise ValueError(f"{self.title}: its episodes end with the first choice: no dreams")
-        print("    a map of its states ...", flush=True)
+        say("a map of its states")
         self.map_latents(groups)
-        print("    its dreams ...", flush=True)
+        say("its dreams")
         if self.layout.images:  # most pixels never change: the squared error in the log says more
             pixels.draw_all(self.agent, self.env, self.seed, self.stem.parent, self.stem.name)
             return {}
         self.draw_dreams(first(whole, CONTEXT + HORIZON))
+        say("an animation")
         size = self.animate(first(whole, CONTEXT + FRAMES), self.episode_seed(False, number))
         context, horizon = observed(longest), self.agent.config.imag_horizon
         errors = dream_errors(self.agent, own + others, context, horizon)
@@ -215,8 +226,7 @@ class Visualizer:
         title = (
             f"{self.title}: a map (t-SNE) of {len(feat):,} states of the world model, coloured by"
         )
-        path = self.stem.with_name(f"{self.stem.name}_latents.png")
-        figures.latents_figure(title, tsne.fit_transform(feat), maps, path)
+        figures.latents_figure(title, tsne.fit_transform(feat), maps, self.path("_latents.png"))
 
     def draw_dreams(self, episode: Episode) -> None:
         """Many dreams ahead of the start of an episode, entry by entry."""
@@ -228,10 +238,7 @@ class Visualizer:
             {**part, "obs": entries(self.layout, part["obs"])[..., chosen]}
             for part in (episode, dreams)
         )
-        names, path = (
-            [self.names[i] for i in chosen],
-            self.stem.with_name(f"{self.stem.name}_dreams.png"),
-        )
+        names, path = [self.names[i] for i in chosen], self.path("_dreams.png")
         about = {"trained": self.agent.config.imag_horizon, "step": self.step}
         figures.dream_figure(title, names, context, real, dreamed, path, **about)
 
@@ -251,11 +258,8 @@ class Visualizer:
         pictures = draw(first(episode, rows), dreams["obs"][:, : rows - context], over, seed)
         reality = "Solid" if self.known else "Black"
         title = f"{reality}: reality. Blue: {GHOSTS} dreams that take the same actions."
-        pace, path = (
-            60 if self.known else max(60, 4_000 // rows),
-            self.stem.with_name(f"{self.stem.name}.gif"),
-        )
-        return animations.write_gif(pictures, captions, title, path, pace, cut=self.known)
+        pace = 60 if self.known else max(60, 4_000 // rows)
+        return animations.write_gif(pictures, captions, title, self.path(".gif"), pace, self.known)
 
     def draw_ghosts(
         self, episode: Episode, dreams: np.ndarray, over: np.ndarray, seed: int
@@ -276,24 +280,24 @@ class Visualizer:
         chosen = self.most_varied(episode["obs"], CURVES)
         real, dreamed = (entries(self.layout, x)[..., chosen] for x in (episode["obs"], dreams))
         dreamed[over[:, : dreams.shape[1]]] = np.nan
-        names, beside = [self.names[i] for i in chosen], self.seen_again(episode, seed)
+        beside: list[np.ndarray] = []
+        try:
+            beside = self.seen_again(episode, seed) if self.draws_itself else []
+        except Exception as error:  # whatever drawing needs and this machine lacks
+            print(f"    curves alone, as the environment does not draw itself: {error}")
+        names = [self.names[i] for i in chosen]
         return animations.curves(names, real, dreamed, self.step, beside)
 
     def seen_again(self, episode: Episode, seed: int) -> list[np.ndarray]:
-        """Pictures of an episode's rows, played again; none where it does not come again, or the
-        environment draws none."""
+        """Pictures of an episode's rows, played again; none where it does not come again."""
         held, pictures, seen = self.agent.config.action_repeat, [], []
-        try:
-            with contextlib.closing(AgentEnv(self.env, held, render_mode="rgb_array")) as world:
-                for t in range(len(episode["obs"])):
-                    obs, *_ = world.step(episode["action"][t - 1]) if t else world.reset(seed=seed)
-                    seen.append(obs)
-                    picture = Image.fromarray(evaluation.as_picture(world.render(), self.title))
-                    picture.thumbnail((300, 300))
-                    pictures.append(np.asarray(picture))
-        except Exception as error:  # whatever drawing needs and this environment or machine lacks
-            print(f"    curves alone, as the environment does not draw itself: {error}")
-            return []
+        with contextlib.closing(AgentEnv(self.env, held, render_mode="rgb_array")) as world:
+            for t in range(len(episode["obs"])):
+                obs, *_ = world.step(episode["action"][t - 1]) if t else world.reset(seed=seed)
+                seen.append(obs)
+                picture = Image.fromarray(evaluation.as_picture(world.render(), self.title))
+                picture.thumbnail((300, 300))
+                pictures.append(np.asarray(picture))
         return pictures if np.array_equal(seen, episode["obs"]) else []
 
 

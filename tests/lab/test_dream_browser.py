@@ -4,20 +4,19 @@ Debian's `chromium`, or Chrome. Where there is neither, these tests are skipped,
 variable CI is set, as it is in .ci/run.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from lab import dream_page
 import numpy as np
 import pytest
 from dreamjs import build_page, save_agents
 from PIL import Image
 from playwright.sync_api import Error, Page, expect, sync_playwright
+
+from lab import dream_page
 
 TASKS = list(dream_page.TASKS)
 PHONE = {"width": 380, "height": 760}

@@ -1,8 +1,5 @@
 """The dream page's JavaScript: its forward pass is PyTorch's, its reality Gymnasium's."""
 
-from __future__ import annotations
-
-from lab import dream_page
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,8 +7,10 @@ import torch
 from dreamjs import EPISODE, engine, experience, onehot, run, stirred_agent
 
 from dreamer import AgentEnv
+from dreamer.envs import native_action
 from dreamer.rssm import State, kl_losses
 from dreamer.utils import make_rng
+from lab import dream_page
 
 TASKS = list(dream_page.TASKS)
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -71,7 +70,7 @@ def compare(agent, said: list[dict], expected: dict[str, torch.Tensor], noise: t
         policy = agent.actor(feat)
         same("drawn", policy.sample(noise))
         same("mode", policy.mode())
-        if agent.discrete:
+        if agent.layout.discrete:
             same("probs", policy.log_probs[0].exp())
         else:
             same("mean", policy.mean)
@@ -94,7 +93,7 @@ def test_filtering_dreaming_and_all_heads_are_those_of_pytorch(task):
         post, last = agent.rssm.observe(
             agent.encoder(obs)[None], action[None], is_first[None], make_rng(agent.device, 2)
         )
-    before = [[0.0] * agent.action_size, *action[:-1].tolist()]
+    before = [[0.0] * agent.layout.action_size, *action[:-1].tolist()]
     firsts = is_first.tolist()
     said = run(
         js, EPISODE_JS, obs=obs.tolist(), actions=before, isFirst=firsts, start=None, **given
@@ -207,6 +206,7 @@ def test_reality_is_gymnasiums_step_by_step(env_id):
     kind, state_of = WORLDS[env_id]
     env, js = gym.make(env_id), engine("reality.js")
     agent_env, rng = AgentEnv(env_id), np.random.default_rng(0)
+    categories = agent_env.layout.action_categories
     ended = 0
     for seed in range(10):
         env.reset(seed=seed)
@@ -222,7 +222,9 @@ def test_reality_is_gymnasiums_step_by_step(env_id):
         return actions.map((a) => world.step(a)).map((s) => ({{ ...s, obs: [...s.obs] }}));"""
         steps = run(js, code, start=start, actions=[a.tolist() for a in actions])
         for action, step in zip(actions, steps, strict=True):
-            obs, reward, terminated, _, _ = world.step(agent_env.native_action(action))
+            obs, reward, terminated, _, _ = world.step(
+                native_action(env.action_space, action, categories)
+            )
             np.testing.assert_allclose(step["obs"], obs, rtol=1e-5, atol=1e-5)
             assert step["reward"] == pytest.approx(reward, rel=1e-5, abs=1e-5)
             assert step["terminated"] == terminated

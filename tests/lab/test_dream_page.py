@@ -124,7 +124,7 @@ def session(task: str, code: str, limit: int = 1000):
     return run(engine(*FILES), NEW + code, packed=packed, name=task, limit=limit)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["pendulum", "lunar_lander"])
 def test_it_sees_awake_and_dreams_asleep(task):
     begun, awake, asleep, woken, later = session(
         task,
@@ -243,17 +243,6 @@ def test_a_dream_goes_on_when_reality_has_ended_and_waking_begins_anew():
     assert not finished
     assert (over["over"], over["age"], over["error"]) == ("time", 20, None)
     assert (woken["over"], woken["steps"], woken["asleep"]) == (None, 0, False)
-
-
-def test_a_dream_ends_where_the_model_says_so():
-    assert session(
-        "pendulum",
-        """
-        session.sleep();
-        session.model.contHead.out.bias.data[0] = -50;
-        session.step("visitor", idle);
-        return session.finished("visitor");""",
-    )
 
 
 def test_a_recording_goes_its_own_way():

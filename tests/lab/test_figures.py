@@ -127,13 +127,6 @@ def test_entropy_has_its_maximum_where_there_is_one(drawn):
     assert len(free.lines) == 1
 
 
-def test_the_same_loss_is_drawn_once(drawn):
-    figures.training_figure("CartPole", [make_run(1)], 475, 22.0, "")
-    losses = panel(drawn[0], "losses")
-    assert legend(losses) == ["KL", "reward", "observation", "continue"]
-    assert len(losses.lines) == 4 and losses.get_yscale() == "log"
-
-
 def test_calibration_has_a_dot_for_each_evaluation_later_ones_darker(drawn):
     figures.training_figure("CartPole", [make_run(1), make_run(3)], 475, 22.0, "", [make_run(5)])
     critic = panel(drawn[0], "critic")
@@ -153,13 +146,6 @@ def test_episodes_that_are_too_low_to_be_drawn_are_counted(drawn):
     returns = panel(drawn[0], "greedy return")
     np.testing.assert_array_equal(returns.collections[0].get_offsets(), [[10, 0], [30, -430.9]])
     assert "training episodes (2 are lower)" in legend(returns)
-
-
-def test_panels_without_a_record_say_so(drawn):
-    run = {"seed": 0, "curve": {"env_steps": [], "return": []}, "env_steps": 0, "final_returns": []}
-    figures.training_figure("CartPole", [run], 475, 22.0, "", max_entropy=1.0)
-    texts = [[text.get_text() for text in ax.texts] for ax in drawn[0].axes]
-    assert texts == [[], *[["not recorded"]] * 6]
 
 
 # ---------------------------------------------------------------- methods compared
@@ -273,14 +259,6 @@ def test_a_dream_is_over_after_the_row_in_which_it_ends():
     cont = np.array([[1, 1, 1], [1, 0.4, 0.9], [0.2, 1, 1]])
     expected = [[False, False, False], [False, False, True], [False, True, True]]
     assert figures.over(cont).tolist() == expected
-
-
-def test_what_changes():
-    rare = np.ones(200)
-    rare[:3] = 0  # three of 200 are below 2%
-    assert not figures.changes(np.full(5, -1.0)) and not figures.changes(np.zeros(5))
-    assert not figures.changes(rare) and not figures.changes(100 + np.linspace(0, 1, 50))
-    assert figures.changes(np.linspace(-1, 1, 50)) and figures.changes(np.append(rare, [0] * 9))
 
 
 def test_maps_leave_out_what_is_the_same_everywhere(drawn):

@@ -123,16 +123,6 @@ def measure_acting(env: Any, config: Config, rows: int) -> float:
         return rows * config.envs / (time.perf_counter() - started)
 
 
-def measure_simulators(config: Config, rows: int) -> dict[str, float]:
-    """Steps a second of slow simulators, by how many there are and how they are stepped."""
-    return {
-        f"{envs} {mode}": measure_acting(
-            Simulator, replace(config, envs=envs, vectorization_mode=mode), rows
-        )
-        for envs, mode in SIMULATORS
-    }
-
-
 # ---------------------------------------------------------------- all of it
 
 
@@ -150,12 +140,17 @@ def benchmark(quick: bool) -> dict[str, Any]:
         for shape, values in shapes.items():
             values["update_ms"][threads], values["cpu_ms"][threads] = times[shape]
     layout, config = SHAPES["default"]
+    slow = {
+        f"{n} {mode}": replace(config, envs=n, vectorization_mode=mode) for n, mode in SIMULATORS
+    }
     return {
         "gflops": gflops,
         "shapes": shapes,
         "growth_ms": measure_growth(layout, config, 3 if quick else 7),
         "acting_steps_per_s": measure_acting("CartPole-v1", config, 500 if quick else 3_000),
-        "simulator_steps_per_s": measure_simulators(config, 50 if quick else 200),
+        "simulator_steps_per_s": {
+            name: measure_acting(Simulator, c, 50 if quick else 200) for name, c in slow.items()
+        },
         "cpu": cpu_name(),
         "versions": versions(),
     }

@@ -38,6 +38,7 @@ from dreamer.cli import parse
 from dreamer.evaluation import greedy_policy, play
 from dreamer.utils import derive_seed
 from lab.cli import ASSETS, ROOT, short
+from lab.style import save_png
 
 PAGE = ROOT / "docs" / "dream"
 SOURCE = "https://github.com/DrunkJin/dreamer-from-scratch/blob/main"
@@ -199,9 +200,7 @@ def take_picture(page: Path, target: Path) -> None:
         clip = {"x": 24, "y": top - 12, "width": 1072, "height": height + 24}
         picture = Image.open(io.BytesIO(tab.screenshot(clip=clip))).convert("RGB")
         browser.close()
-    every = Image.Quantize.MAXCOVERAGE  # no colour is lost, were it ever so rare
-    small = picture.quantize(256, every, dither=Image.Dither.NONE)
-    write_atomic(target, lambda part: small.save(part, "PNG", optimize=True))
+    save_png(picture, target, Image.Quantize.MAXCOVERAGE)  # no colour is lost, were it ever so rare
 
 
 def main(

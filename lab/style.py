@@ -52,11 +52,16 @@ Curve = tuple[Sequence[float], Sequence[float]]  # steps, values
 
 
 def save(fig: Figure, path: Path | str) -> None:
-    """Write a PNG of at most 256 colours, whole or not at all; makes the folder."""
+    """Write a figure; makes the folder."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=150)
-    picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    write_atomic(Path(path), lambda part: picture.save(part, "PNG", optimize=True))
+    save_png(Image.open(buffer).convert("RGB"), path)
+
+
+def save_png(picture: Image.Image, path: Path | str, method: Any = None) -> None:
+    """Write a PNG of at most 256 colours, whole or not at all. method: of choosing them."""
+    small = picture.quantize(256, method, dither=Image.Dither.NONE)
+    write_atomic(Path(path), lambda part: small.save(part, "PNG", optimize=True))
 
 
 def smooth(values: np.ndarray, width: int = 5) -> np.ndarray:

@@ -6,6 +6,7 @@ the states found there, and learn actor and critic from the dreams.
 
 import copy
 import functools
+import threading
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from dreamer.replay_buffer import Layout
 from dreamer.rssm import RSSM, Dream, Posterior, State, kl_losses
 from dreamer.utils import PercentileScale, frozen, lambda_return, make_rng
 
-Metrics = dict[str, Tensor]
+Batch = Metrics = dict[str, Tensor]
+GLOBAL_RNG = threading.Lock()  # PyTorch's layers draw their weights from one for all threads
 
 
 # ---------------------------------------------------------------- losses
@@ -109,7 +111,7 @@ class DreamerAgent(nn.Module):
         self.env_spec: str | None = None
         c, images = config, layout.images
         feat_size = c.deter + c.categoricals * c.classes
-        with torch.random.fork_rng(devices=[]):  # weights depend on the seed alone
+        with GLOBAL_RNG, torch.random.fork_rng(devices=[]):  # weights depend on the seed alone
             torch.manual_seed(c.seed)
             sizes = c.hidden, c.layers, c.depth
             self.encoder = Encoder(layout.numbers, layout.vector_size, images, *sizes)
@@ -126,8 +128,9 @@ class DreamerAgent(nn.Module):
         self.to(self.device)
 
         self.model_parts = (self.encoder, self.rssm, self.decoder, self.reward, self.cont)
+        model = [p for part in self.model_parts for p in part.parameters()]
         groups = [
-            {"params": [p for m in self.model_parts for p in m.parameters()], "lr": c.model_lr},
+            {"params": model, "lr": c.model_lr},
             {"params": list(self.actor.parameters()), "lr": c.actor_lr},
             {"params": list(self.critic.parameters()), "lr": c.critic_lr},
         ]
@@ -149,10 +152,9 @@ class DreamerAgent(nn.Module):
     ) -> tuple[np.ndarray, State]:
         """Filter one observation per environment and choose actions.
 
-        obs (N, O), is_first (N,) bool; state: what the last call returned (None at first). Returns
-        actions (N, A), one-hot, or normal samples not yet clipped to [-1, 1], and the state for the
-        next call. `greedy` takes the policy's mode. rng: the source of randomness, the agent's own
-        if None.
+        obs (N, O), is_first (N,) bool; state: what the last call returned, None at first; greedy:
+        take the policy's mode; rng: the agent's own if None. Returns actions (N, A), one-hot, or
+        normal samples not yet clipped to [-1, 1], and the state for the next call.
         """
         rng = self.rng if rng is None else rng
         obs = torch.as_tensor(obs, dtype=torch.float32, device=self.device)[:, None]
@@ -202,9 +204,7 @@ class DreamerAgent(nn.Module):
         metrics |= {"replay_value_loss": replay_loss, "loss": loss}
         return {name: value.detach() for name, value in metrics.items()}, post
 
-    def world_model_loss(
-        self, batch: dict[str, Tensor]
-    ) -> tuple[Tensor, Metrics, Posterior, Tensor]:
+    def world_model_loss(self, batch: Batch) -> tuple[Tensor, Metrics, Posterior, Tensor]:
         """Loss of the world model on a batch: (loss, metrics, posterior, feat (B, T, F))."""
         c = self.config
         self.encoder.norm.update(batch["obs"][..., : self.layout.numbers])
@@ -213,12 +213,12 @@ class DreamerAgent(nn.Module):
             self.encoder(batch["obs"]), batch["action"], batch["is_first"], self.rng, before
         )
         feat = self.rssm.get_feat(post)  # (B, T, F)
-        reward, cont = batch["reward"], 1 - batch["is_terminal"].float()
+        cont = 1 - batch["is_terminal"].float()
         dyn, rep = kl_losses(post.post_logits, post.prior_logits, c.free_nats)
         recon = self.decoder(feat)  # (B, T, O)
         parts = {
             "obs_loss": self.decoder.loss(recon, batch["obs"]),
-            "reward_loss": self.reward.loss(self.reward(feat), reward),
+            "reward_loss": self.reward.loss(self.reward(feat), batch["reward"]),
             "cont_loss": self.cont.loss(self.cont(feat), cont),
             "dyn_loss": dyn,
             "rep_loss": rep,
@@ -281,9 +281,8 @@ class DreamerAgent(nn.Module):
             actor_loss = reinforce_loss(log_prob, adv, entropy, weight, c.ent_coef)
 
         # The critic learns the return of every dreamed state but the last.
-        value_loss = critic_loss(
-            self.critic, logits[:, :-1], ret, slow_value, weight, c.slow_weight
-        )
+        targets = ret, slow_value, weight, c.slow_weight
+        value_loss = critic_loss(self.critic, logits[:, :-1], *targets)
         metrics = {
             "actor_loss": actor_loss,
             "critic_loss": value_loss,
@@ -298,7 +297,7 @@ class DreamerAgent(nn.Module):
         return actor_loss + value_loss, metrics, ret
 
     def replay_value_loss(
-        self, batch: dict[str, Tensor], feat: Tensor, starts: Tensor, imag_return: Tensor
+        self, batch: Batch, feat: Tensor, starts: Tensor, imag_return: Tensor
     ) -> Tensor:
         """The critic's loss on replayed windows (v2, "Critic learning").
 
@@ -314,15 +313,12 @@ class DreamerAgent(nn.Module):
             value = self.critic.mean(logits)
             boot = value.clone()
             boot.view(-1)[starts] = imag_return
-            cont = 1 - batch["is_terminal"].float()
+            reward, cont = batch["reward"][:, 1:], 1 - batch["is_terminal"][:, 1:].float()
             live = 1 - batch["is_last"].float()
-            ret = lambda_return(
-                batch["reward"][:, 1:], boot, cont[:, 1:], c.gamma, c.lam * live[:, 1:]
-            )
+            ret = lambda_return(reward, boot, cont, c.gamma, c.lam * live[:, 1:])
             slow_value = self.slow_critic.predict(feat)[:, :-1]
-        return critic_loss(
-            self.critic, logits[:, :-1], ret, slow_value, live[:, :-1], c.slow_weight
-        )
+        targets = ret, slow_value, live[:, :-1], c.slow_weight
+        return critic_loss(self.critic, logits[:, :-1], *targets)
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:

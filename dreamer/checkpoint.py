@@ -23,8 +23,8 @@ import torch
 
 from dreamer.agent import DreamerAgent
 from dreamer.config import Config
+from dreamer.machine import pick_device
 from dreamer.replay_buffer import Layout
-from dreamer.utils import pick_device
 
 if sys.platform != "win32":
     import fcntl

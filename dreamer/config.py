@@ -32,8 +32,6 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class ExperienceConfig:
-    """Real experience, and how it is replayed."""
-
     capacity: int = number(200_000, 2, 10**8)  # replay rows
     prefill: int = number(1_000, 0, 10**9)  # first environment steps: random (at most half of all)
     explore: float = number(0.05, 0, 0.9)  # later, up to this share of the steps is random
@@ -45,8 +43,6 @@ class ExperienceConfig:
 
 @dataclass(frozen=True)
 class NetworksConfig:
-    """Sizes of the networks."""
-
     deter: int = number(128, 1, 10**4)  # D, size of the GRU state: larger is slower
     hidden: int = number(128, 1, 10**4)  # width of every MLP
     layers: int = number(2, 1, 20)  # blocks of every MLP except the RSSM's, which have 1
@@ -58,8 +54,6 @@ class NetworksConfig:
 
 @dataclass(frozen=True)
 class WorldModelConfig:
-    """Weights of the world model's losses."""
-
     beta_obs: float = number(3, 0, 10**6)  # weight of the squared error (v2: 1/2, of plain symlog)
     free_nats: float = number(1, 0, 1000)  # a KL below this is not reduced further, nats (v2)
     beta_dyn: float = number(1, 0, 100)  # β_dyn (v2: 1; v1: 0.5)
@@ -69,8 +63,6 @@ class WorldModelConfig:
 
 @dataclass(frozen=True)
 class DreamsConfig:
-    """Imagined trajectories and their returns."""
-
     imag_starts: int = number(64, 1, 10**6)  # N, dreams per update, random starts (authors: all)
     imag_horizon: int = number(15, 1, 1000)  # H, actions of a dream (v1 and v2)
     gamma: float = number(0.99, 0, 1)  # γ, discount from row to row (v1 and v2: 0.997)
@@ -79,8 +71,6 @@ class DreamsConfig:
 
 @dataclass(frozen=True)
 class ActorCriticConfig:
-    """What actor and critic learn."""
-
     actor_grad: Literal["reinforce", "pathwise"] = "reinforce"  # v2: reinforce for all actions
     ent_coef: float = number(3e-3, 0, 100)  # η, weight of the policy's entropy (v2: 3e-4)
     actor_lr: float = number(1e-3, 0, 1)  # Adam's first learning rate
@@ -133,11 +123,8 @@ class Config(  # dataclasses put the fields of the last base first
                 raise ValueError(f"Config.{field.name} must be {allowed}, got {value!r}")
             if kind in (int, float):  # NumPy's numbers go into no JSON and no checkpoint
                 object.__setattr__(self, field.name, kind(value))
-        if self.seq_len * self.envs > self.capacity:
-            raise ValueError(
-                f"Config.seq_len must be at most capacity / envs ({self.capacity // self.envs}), "
-                f"got {self.seq_len}"
-            )
+        if self.seq_len > (most := self.capacity // self.envs):
+            raise ValueError(f"Config.seq_len must be at most {most}, the capacity of a stream")
 
     @property
     def warm_up(self) -> int:

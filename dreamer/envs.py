@@ -7,19 +7,20 @@ import math
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from dreamer.config import Config
 from dreamer.replay_buffer import Layout
 
 MakeEnv = str | EnvSpec | Callable[..., gym.Env]  # an id, Gymnasium's description, or a function
+VectorEnv = SyncVectorEnv | AsyncVectorEnv
 MIN_SIDE = 8  # pixels of an image's sides
 MOST_CLASSES = 100_000  # entries of a one-hot vector
 
@@ -272,11 +273,7 @@ class AgentEnv(gym.Wrapper):
     """
 
     def __init__(
-        self,
-        env: MakeEnv,
-        action_repeat: int = 1,
-        max_episode_steps: int = 100_000,
-        **options: Any,
+        self, env: MakeEnv, action_repeat: int = 1, max_episode_steps: int = 100_000, **options: Any
     ):
         made = make_env(env, **options)
         self.name = made.spec.id if made.spec else type(made.unwrapped).__name__
@@ -384,11 +381,13 @@ def spec_json(env: gym.Env) -> str | None:
         return None
 
 
-def make_envs(env: MakeEnv, number: int, config: Config, **options: Any) -> VectorEnv:
-    """That many environments (`AgentEnv`) side by side: in this process, or with
-    `vectorization_mode="async"` each in its own. They are reset by hand when an episode ends.
+def make_envs(
+    env: MakeEnv, number: int, config: Config, taken: Sequence[gym.Env] = (), **options: Any
+) -> VectorEnv:
+    """Make that many environments (`AgentEnv`), which are reset by hand when an episode ends: in
+    this process, or with `vectorization_mode="async"` each in its own.
 
-    Raises EnvFault for a function that gives the same environment twice.
+    Raises EnvFault for a function that gives the same environment twice, or a `taken` one.
     """
     repeat, longest = config.action_repeat, config.max_episode_steps
     make = functools.partial(AgentEnv, env, repeat, longest, **options)
@@ -396,7 +395,8 @@ def make_envs(env: MakeEnv, number: int, config: Config, **options: Any) -> Vect
         makers = [functools.partial(make_in_worker, make, os.getpid())] * number
         return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
     envs = SyncVectorEnv([make] * number, autoreset_mode=AutoresetMode.DISABLED)
-    if len({id(one.unwrapped) for one in envs.envs}) < number:
+    everyone = [*taken, *envs.envs]
+    if len({id(one.unwrapped) for one in everyone}) < len(everyone):
         raise EnvFault(f"{envs.envs[0].name}: the function gave the same environment twice")
     return envs
 

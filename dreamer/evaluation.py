@@ -1,18 +1,16 @@
 """What an agent is worth: greedy returns on fresh episodes, and how good its dreams are."""
 
 import contextlib
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from dreamer.agent import DreamerAgent
-from dreamer.envs import AgentEnv, MakeEnv, make_envs
+from dreamer.envs import AgentEnv, MakeEnv, VectorEnv, make_envs
 from dreamer.replay_buffer import Layout, ReplayBuffer
 from dreamer.rssm import State
 from dreamer.utils import derive_seed, make_rng
@@ -47,7 +45,7 @@ def evaluate(
     Raises ValueError for an environment that does not fit the agent and for numbers out of range.
     """
     for name, value, least in ("episodes", episodes, 1), ("seed", seed, 0), ("envs", envs, 1):
-        if not isinstance(value, numbers.Integral) or value < least:
+        if not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")
     env = env_of(agent) if env is None else env
     made = make_envs(env, min(episodes, envs), agent.config, **env_options)
@@ -355,7 +353,7 @@ def open_loop_error(
     recon = agent.decoder.mean(agent.decoder(feat))
     alive = (~batch["is_last"][:, context - 1 : -1]).cumprod(1).float()
     errors = {
-        "dream_reward_error": (agent.reward.predict(feat) - batch["reward"][:, context:]).abs(),
+        "dream_reward_error": (agent.reward.predict(feat) - batch["reward"][:, context:]).abs()
     }
     if agent.layout.vector_size:
         real = agent.encoder.normalise(agent.decoder.split(batch["obs"])[0])

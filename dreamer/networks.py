@@ -48,12 +48,9 @@ def init_linear(linear: nn.Linear, scale: float = 1.0) -> nn.Linear:
     return init_layer(linear, linear.in_features, scale)
 
 
-class Norm(nn.LayerNorm):
-    """Layer normalisation with the authors' eps. LayerNorm in the place of their RMSNorm: PyTorch
-    has a fused CPU kernel for it."""
-
-    def __init__(self, size: int):
-        super().__init__(size, eps=1e-4)
+def make_norm(size: int) -> nn.LayerNorm:
+    """LayerNorm, with the authors' eps, in the place of their RMSNorm: its CPU kernel is fused."""
+    return nn.LayerNorm(size, eps=1e-4)
 
 
 class MLP(nn.Sequential):
@@ -74,7 +71,7 @@ class MLP(nn.Sequential):
         blocks: list[nn.Module] = []
         for i in range(layers):
             linear = nn.Linear(in_size if i == 0 else hidden, hidden)
-            blocks += [init_linear(linear), Norm(hidden), nn.SiLU()]
+            blocks += [init_linear(linear), make_norm(hidden), nn.SiLU()]
         if out_size is not None:
             blocks.append(init_linear(nn.Linear(hidden, out_size), out_scale))
         super().__init__(*blocks)
@@ -199,9 +196,8 @@ class Encoder(nn.Module):
         self, numbers: int, vector: int, images: Shapes, hidden: int, layers: int, depth: int
     ):
         super().__init__()
-        self.norm = ObsNorm(numbers)
+        self.norm, self.numbers = ObsNorm(numbers), numbers
         self.sizes = [vector, *map(math.prod, images)]  # of the vector and of each image
-        self.numbers = numbers
         self.mlp = MLP(vector, hidden, layers) if vector else None
         encoders = [ImageEncoder(shape, depth) for shape in images]
         self.images = nn.ModuleList(encoders)
@@ -284,8 +280,7 @@ class Decoder(nn.Module):
 
 
 class TwoHotHead(nn.Module):
-    """A scalar as a distribution over 255 exponentially spaced bins, zero-initialised
-    (v2, eq. 10)."""
+    """A scalar as a distribution over 255 exponentially spaced bins, zero at first (v2, eq. 10)."""
 
     bins: Tensor
 
@@ -307,8 +302,7 @@ class TwoHotHead(nn.Module):
         return self.mean(self(feat))
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of `self(feat)` with the two-hot code of target (raw units): (...) in
-        nats."""
+        """Cross-entropy of `self(feat)` with the two-hot target (raw units): (...) in nats."""
         return twohot_loss(logits, target, self.bins)
 
 
@@ -321,8 +315,7 @@ class Critic(TwoHotHead):
 
 
 class ContinueHead(nn.Module):
-    """Probability that the task is not over at the state, as one logit: a time limit does not end
-    it (v2, eq. 1)."""
+    """Logit of the task's going on at the state: a time limit does not end it (v2, eq. 1)."""
 
     def __init__(self, feat_size: int, hidden: int, layers: int):
         super().__init__()

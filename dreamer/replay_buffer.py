@@ -60,22 +60,18 @@ class Layout:
 
     @property
     def pixels(self) -> int:
-        """Entries of all images."""
         return sum(map(math.prod, self.images))
 
     @property
     def obs_size(self) -> int:
-        """O, entries of an observation."""
-        return self.vector_size + self.pixels
+        return self.vector_size + self.pixels  # O
 
     @property
     def action_size(self) -> int:
-        """A, entries of an action."""
-        return self.action_numbers + sum(self.action_categories)
+        return self.action_numbers + sum(self.action_categories)  # A
 
     @property
     def discrete(self) -> bool:
-        """Whether an action consists of categories."""
         return bool(self.action_categories)
 
 
@@ -94,32 +90,25 @@ class ReplayBuffer:
         deter, categoricals, self.classes = state
         self.size = np.zeros(streams, np.int64)  # rows filled, of each stream
         self.head = np.zeros(streams, np.int64)  # where each writes its next row
-        fields: dict[str, tuple[Any, ...]] = {
-            "obs": (np.float32, layout.vector_size),
-            "action": (np.float32, layout.action_size),
-            "reward": (np.float32,),
-            "is_first": (bool,),
-            "is_last": (bool,),
-            "is_terminal": (bool,),
-            "deter": (np.float16, deter),  # numbers from -1 to 1
-            "stoch": (np.int16, categoricals),
+        rows = streams * self.length  # stream after stream
+        self.rows = {
+            "obs": np.zeros((rows, layout.vector_size), np.float32),
+            "action": np.zeros((rows, layout.action_size), np.float32),
+            "reward": np.zeros(rows, np.float32),
+            **{flag: np.zeros(rows, bool) for flag in ("is_first", "is_last", "is_terminal")},
+            "deter": np.zeros((rows, deter), np.float16),  # numbers from -1 to 1
+            "stoch": np.zeros((rows, categoricals), np.int16),
         }
         if layout.pixels:
-            fields["pixels"] = np.uint8, layout.pixels
-        rows = streams * self.length  # stream after stream
-        self.rows = {name: np.zeros((rows, *size), kind) for name, (kind, *size) in fields.items()}
+            self.rows["pixels"] = np.zeros((rows, layout.pixels), np.uint8)
 
     def __len__(self) -> int:
         return int(self.size.sum())
 
     def filled(self) -> np.ndarray:
         """Index of every row that is filled, stream after stream and oldest first."""
-        return np.concatenate(
-            [
-                stream * self.length + np.arange(head - size, head) % self.length
-                for stream, (head, size) in enumerate(zip(self.head, self.size, strict=True))
-            ]
-        )
+        ranges = map(np.arange, self.head - self.size, self.head)
+        return np.concatenate([i * self.length + t % self.length for i, t in enumerate(ranges)])
 
     def can_sample(self, seq_len: int) -> bool:
         """Whether every stream holds a window of so many rows."""
@@ -207,13 +196,11 @@ class ReplayBuffer:
         return {**rows, "size": torch.from_numpy(self.size.copy())}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take in what `state_dict` gave, of a buffer with as many streams. Raises ValueError where
-        they have too many rows."""
+        """Take in what `state_dict` gave. Raises ValueError where the rows do not fit."""
         self.size[:] = state["size"].numpy()
         if self.size.max() > self.length:
             raise ValueError(f"{self.size.max()} saved rows do not fit into {self.length}")
-        self.head = self.size % self.length
-        streams = np.repeat(np.arange(len(self.size)), self.size)
-        index = streams * self.length + np.concatenate([np.arange(n) for n in self.size])
+        self.head = self.size.copy()
         for name, rows in self.rows.items():
-            rows[index] = state[name].numpy()
+            rows[self.filled()] = state[name].numpy()
+        self.head %= self.length

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dreamer.networks import MLP, Norm, init_linear
+from dreamer.networks import MLP, init_linear, make_norm
 from dreamer.utils import sample_onehot, unimix
 
 
@@ -49,7 +49,7 @@ class Dream(NamedTuple):
 
 
 class RSSM(nn.Module):
-    """GRU + S categoricals of K classes. Raises ValueError on mis-shaped input to `observe`."""
+    """GRU + S categoricals of K classes."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class RSSM(nn.Module):
         # A layer on a concatenation, as a sum: the observation's part is computed outside the loop.
         self.post_deter = init_linear(nn.Linear(deter, hidden, bias=False))
         self.post_embed = init_linear(nn.Linear(embed_size, hidden))
-        self.post_norm = Norm(hidden)
+        self.post_norm = make_norm(hidden)
         self.post_out = init_linear(nn.Linear(hidden, latent))
         self.prior_mlp = MLP(deter, hidden, 1, latent)
         self.act = nn.SiLU()
@@ -162,11 +162,6 @@ class RSSM(nn.Module):
         every row and the state to go on from (its action is the window's last).
         """
         batch, steps = is_first.shape
-        if embed.shape[:2] != (batch, steps) or action.shape != (batch, steps, self.action_size):
-            raise ValueError(
-                f"observe needs embed (B, T, E), action (B, T, {self.action_size}) and is_first "
-                f"(B, T), got {tuple(embed.shape)}, {tuple(action.shape)}, {tuple(is_first.shape)}"
-            )
         start = self.initial(batch) if state is None else state
 
         # All that does not feed the recurrence is computed at once, time first for fast slices.
@@ -174,7 +169,8 @@ class RSSM(nn.Module):
         prev_action = torch.cat([start.action[:, None], action[:, :-1]], 1).transpose(0, 1) * keep
         action_parts = self.embed_action(prev_action)  # (T, B, hidden)
         embed_parts = self.post_embed(embed.transpose(0, 1))  # (T, B, hidden)
-        uniform = torch.rand(steps, batch, self.categoricals, generator=rng, device=rng.device)
+        size = steps, batch, self.categoricals
+        uniform = torch.rand(size, generator=rng, device=rng.device)
 
         deter, stoch = start.deter, start.stoch
         deters, stochs, logits = [], [], []
@@ -184,10 +180,8 @@ class RSSM(nn.Module):
             stochs.append(stoch)
             logits.append(post_logits)
 
-        all_deter = torch.stack(deters, 1)
-        post = Posterior(
-            all_deter, torch.stack(stochs, 1), torch.stack(logits, 1), self.prior(all_deter)
-        )
+        all_deter, all_stoch, post_logits = (torch.stack(x, 1) for x in (deters, stochs, logits))
+        post = Posterior(all_deter, all_stoch, post_logits, self.prior(all_deter))
         return post, State(deter, stoch, action[:, -1])
 
     def imagine(
@@ -204,9 +198,8 @@ class RSSM(nn.Module):
         """
         deter, stoch = start.deter, start.stoch
         deters, stochs, actions = [deter], [stoch], []
-        uniform = torch.rand(
-            horizon, deter.shape[0], self.categoricals, generator=rng, device=rng.device
-        )
+        size = horizon, deter.shape[0], self.categoricals
+        uniform = torch.rand(size, generator=rng, device=rng.device)
         for t in range(horizon):
             action = policy(self.get_feat(State(deter, stoch, start.action)), t)
             deter, stoch = self.imagine_step(deter, stoch, action, uniform[t])

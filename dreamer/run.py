@@ -1,18 +1,15 @@
 """A training run: everything that it consists of, and what surrounds its loop.
 
 The loop itself is in `train` (training.py), and once more in script 02: act, step, add, update,
-report. A `Run` decides when a random action, an update, a report or an evaluation is due, counts,
+report. A `Run` says when a random action, an update, a report or an evaluation is due, counts,
 writes the log, and saves itself. How it is saved and restored is in resume.py.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import math
 import os
-import signal
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -22,19 +19,20 @@ from typing import Any, Self
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from tqdm import tqdm
 
 from dreamer.agent import DreamerAgent, Metrics
 from dreamer.checkpoint import Lock, Log, read_log, save_agent, write_json
 from dreamer.config import Config
-from dreamer.envs import EnvFault, MakeEnv, make_envs, random_action
+from dreamer.envs import EnvFault, MakeEnv, VectorEnv, make_envs, random_action
 from dreamer.evaluation import EVALUATION, EXPLORATION, evaluate_in, open_loop_error
+from dreamer.machine import Signals, fast_cpu, memory, pick_device
 from dreamer.replay_buffer import Layout, ReplayBuffer
 from dreamer.resume import CHECKPOINT, LOG, restore, save, try_save
 from dreamer.rssm import State
 from dreamer.tensorboard import Board
-from dreamer.utils import derive_seed, pick_device, symlog
+from dreamer.utils import derive_seed, symlog
 
 REPORTS = 200  # rows of metrics in the log of a run
 PREFILL_HOLD = 16  # rows for which the prefill holds a random action at most
@@ -45,18 +43,17 @@ REPLAY, EPISODES = 2, 10
 
 
 class RandomHolds:
-    """Decides when one environment's action is random, and which one it is.
+    """The random actions of one environment.
 
-    All are in the warm-up, later a share `explore`, or less where an episode's end cuts holds
-    short. An action is held for 1 to PREFILL_HOLD or later `explore_hold` rows, log-uniformly: held
-    actions reach far more states than dithering. After a hold the policy goes on from where it led,
-    so the replay also covers what is off its path, and what it no longer tries (temporally extended
-    ε-greedy; Dabney et al., arXiv 2006.01782).
+    All actions are random in the warm-up, later a share `explore`, or less where an episode's end
+    cuts holds short. One is held for 1 to PREFILL_HOLD or later `explore_hold` rows, log-uniformly:
+    held actions reach far more states than dithering. After a hold the policy goes on from where it
+    led, so the replay also covers what is off its path, and what it no longer tries (temporally
+    extended ε-greedy; Dabney et al., arXiv 2006.01782).
     """
 
     def __init__(self, layout: Layout, config: Config, number: int):
-        seed = derive_seed(config.seed, EXPLORATION)
-        self.rng = np.random.default_rng([seed, number])
+        self.rng = np.random.default_rng([derive_seed(config.seed, EXPLORATION), number])
         self.layout, self.longest = layout, config.explore_hold
         self.action, self.left = np.zeros(layout.action_size, np.float32), 0
         # L - ln(L!) / ln(L + 1): the mean of a log-uniform hold
@@ -84,6 +81,9 @@ class Run:
     arguments and errors see `train`.
     """
 
+    episodes: list[dict[str, Any]]  # rows of the log
+    reports: list[dict[str, Any]]
+
     def __init__(
         self,
         env: MakeEnv,
@@ -96,12 +96,15 @@ class Run:
         threads: int = 1,
     ):
         self.config, self.threads, self.kept = config, threads, run_dir is not None
-        self.opened = contextlib.ExitStack()  # all that `close` must close
-        try:
+        folder = Path(run_dir or ".").expanduser().absolute()  # simulators may leave this one
+        self.stride = config.envs * config.action_repeat  # environment steps of one loop
+        with contextlib.ExitStack() as opened:
             self.envs = make_envs(env, config.envs, config)
-            self.opened.callback(self.envs.close)
+            opened.callback(self.envs.close)
             self.name, self.layout = (self.envs.get_attr(x)[0] for x in ("name", "layout"))
             self.eval_envs = self.make_eval_envs(env)
+            if self.eval_envs is not self.envs:
+                opened.callback(self.eval_envs.close)
             self.replay = self.make_replay()
             self.agent = DreamerAgent(self.layout, config, pick_device(device))
             self.agent.env_spec = self.envs.get_attr("spec_json")[0]
@@ -113,9 +116,7 @@ class Run:
             self.minutes = self.cpu_minutes = 0.0
             self.metrics: Metrics = {}  # sums over the updates since the last report
             self.summed = 0  # updates in them
-            self.episodes: list[dict[str, Any]] = []
-            self.reports: list[dict[str, Any]] = []
-            self.evals: list[dict[str, Any]] = []
+            self.evals: list[dict[str, Any]] = []  # rows of the log
 
             # The present episodes. Episode k of environment i has the number k * envs + i.
             self.episode = np.arange(config.envs)
@@ -124,88 +125,71 @@ class Run:
             self.reward, self.is_first = np.zeros(config.envs), np.ones(config.envs, bool)
             self.state: State | None = None  # of the filter
 
-            self.open_folder(run_dir, resume)
-            self.opened.callback(self.log.close)
-            self.bar = self.opened.enter_context(self.make_bar(progress))
+            if run_dir is None:
+                folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+            self.run_dir = folder
+            opened.callback(Lock(self.run_dir).release)
+            self.begin_or_resume(resume)
+            opened.callback(self.log.close)
             if tensorboard:
-                self.log.listen = self.opened.enter_context(Board(self)).row
-        except BaseException:
-            self.opened.close()
-            raise
-
-    # ------------------------------------------------------------ what it consists of
-
-    @property
-    def stride(self) -> int:
-        """Environment steps of one action in every environment."""
-        return self.config.envs * self.config.action_repeat
+                self.log.listen = opened.enter_context(Board(self)).row
+            shown: Any = tqdm(total=config.steps, disable=not progress, unit="step")
+            self.bar = opened.enter_context(shown)
+            self.opened = opened.pop_all()  # what leaving closes
 
     def make_eval_envs(self, env: MakeEnv) -> VectorEnv:
-        """Environments for evaluation, or training's own where no others can be made."""
+        """Environments for evaluation; training's own where no others can be made."""
         c = self.config
         number = min(c.eval_envs, c.eval_episodes)
-        for wrapper in wrappers_of(self.envs):
-            if isinstance(
-                wrapper, gym.wrappers.NormalizeObservation | gym.wrappers.NormalizeReward
-            ):
+        layer: Any = getattr(self.envs, "envs", [None])[0]
+        while isinstance(layer, gym.Wrapper):
+            if isinstance(layer, NormalizeObservation | NormalizeReward):
                 warnings.warn(
-                    f"{self.name}: {type(wrapper).__name__} keeps running statistics, and each "
+                    f"{self.name}: {type(layer).__name__} keeps running statistics, and each "
                     "environment has its own: evaluations and a resumed run see other numbers than "
                     "training did. Leave it out: the agent normalises what it sees",
                     stacklevel=4,
                 )
+            layer = layer.env
         if not (c.evals and number):
             return self.envs
         try:
-            found = make_envs(env, number, c)
-            ours = {id(one.unwrapped) for one in getattr(self.envs, "envs", ())}
-            if any(id(one.unwrapped) in ours for one in getattr(found, "envs", ())):
-                raise EnvFault(f"{self.name}: the function gave the same environment twice")
+            return make_envs(env, number, c, taken=getattr(self.envs, "envs", ()))
         except EnvFault as error:
             warnings.warn(
-                f"{error}. So evaluations take place in training's environment, whose episodes they "
-                "cut short (Config.eval_envs=0)",
+                f"{error}. So evaluations take place in training's environments and cut their "
+                "episodes short (as with Config.eval_envs=0)",
                 stacklevel=4,
             )
             return self.envs
-        self.opened.callback(found.close)
-        return found
 
     def make_replay(self) -> ReplayBuffer:
         """Raises ValueError where the machine has no memory for so many rows."""
         c, layout = self.config, self.layout
         rows = 2 * c.steps // c.action_repeat + c.envs  # at most: one more for each episode
         rows = min(c.capacity, max(rows, c.seq_len * c.envs))
-        row = 4 * (layout.vector_size + layout.action_size) + layout.pixels
+        row = 4 * (layout.vector_size + layout.action_size) + layout.pixels  # bytes
         row += 2 * (c.deter + c.categoricals)
-        if 3 * rows * row > memory_of_this_machine():  # a checkpoint makes two copies
+        if 3 * rows * row > memory():  # a checkpoint makes two copies
             raise ValueError(
-                f"{self.name}: a replay of {rows:,} rows needs {rows * row / 1e9:.1f} GB, and three "
-                "times that while it is saved, more than this machine has: lower Config.capacity"
+                f"{self.name}: a replay of {rows:,} rows needs {rows * row / 1e9:.1f} GB, and "
+                "thrice that while it is saved, more than this machine has: lower Config.capacity"
             )
         return ReplayBuffer(rows, layout, (c.deter, c.categoricals, c.classes), c.envs)
 
-    def open_folder(self, run_dir: Path | str | None, resume: bool) -> None:
-        """Begin in the run's folder, or go on from its checkpoint."""
-        if run_dir is None:
-            run_dir = self.opened.enter_context(tempfile.TemporaryDirectory())
-        self.run_dir = Path(run_dir).expanduser().absolute()
-        self.opened.callback(Lock(self.run_dir).release)
+    def begin_or_resume(self, resume: bool) -> None:
+        """Go on from the folder's checkpoint, or begin there and keep what an earlier run left."""
         if resume and (self.run_dir / CHECKPOINT).exists():
             restore(self)
         else:
-            for name in (LOG, CHECKPOINT) * (self.run_dir / CHECKPOINT).exists():
-                os.replace(self.run_dir / name, self.run_dir / f"previous-{name}")
+            if (self.run_dir / CHECKPOINT).exists():
+                for name in (LOG, CHECKPOINT):
+                    os.replace(self.run_dir / name, self.run_dir / f"previous-{name}")
             self.log = Log(self.run_dir / LOG)
             self.obs, _ = self.envs.reset(seed=self.seeds())
         (self.run_dir / "result.json").unlink(missing_ok=True)  # the mark of a complete run
         about = {"env": self.name, **dataclasses.asdict(self.config)}
         write_json(self.run_dir / "config.json", about)
-
-    def make_bar(self, progress: bool) -> Any:
-        bar = tqdm(total=self.config.steps, initial=self.step, disable=not progress, unit="step")
-        self.show = {"return": f"{self.evals[-1]['return']:.1f}"} if self.evals else {}
-        return bar
 
     # ------------------------------------------------------------ act
 
@@ -228,32 +212,32 @@ class Run:
         truncated: np.ndarray,
         info: dict[str, Any],
     ) -> None:
-        """Go on to what the step brought: all of it as `envs.step` returned it, after the action
-        taken (N, A) and the filter's state with which it was chosen."""
+        """Go on to what `envs.step` returned for the action taken (N, A), which was chosen in the
+        filter's `state`. Where an episode ended, the next one begins."""
         self.step += self.stride
-        taken = torch.from_numpy(action).to(self.agent.device)
-        self.state = state._replace(action=taken)
+        self.state = state._replace(action=torch.from_numpy(action).to(self.agent.device))
         self.obs, self.reward, self.is_first = obs, reward, np.zeros_like(terminated)
-        for history, chosen in zip(self.actions, action, strict=True):
-            history.append(chosen)
+        for history, taken in zip(self.actions, action, strict=True):
+            history.append(taken)
         ended = terminated | truncated
         for i in ended.nonzero()[0]:
-            ret, length = float(info["return"][i]), int(info["length"][i])
-            self.log.write("episode", self.step, **{"return": ret, "length": length})
+            about = {"return": float(info["return"][i]), "length": int(info["length"][i])}
+            self.log.write("episode", self.step, **about)
         if ended.any():
             self.end_episodes(ended, terminated)
             self.begin_episodes(ended)
         self.pause()
 
     def end_episodes(self, which: np.ndarray, terminated: np.ndarray) -> None:
-        """Add the final observations' rows of these environments (N,) bool, if they have begun;
-        their action is zeros."""
+        """Add the final observations' rows of these environments, (N,) bool, where an episode has
+        begun. Their action is zeros."""
         i = (which & ~self.is_first).nonzero()[0]
-        nothing, no, yes = np.zeros((len(i), self.layout.action_size)), i < 0, i >= 0
-        self.replay.add(self.obs[i], nothing, self.reward[i], no, yes, terminated[i], streams=i)
+        nothing = np.zeros((len(i), self.layout.action_size))
+        last = self.obs[i], nothing, self.reward[i], False, True, terminated[i]
+        self.replay.add(*last, streams=i)
 
     def begin_episodes(self, which: np.ndarray) -> None:
-        """Reset these environments (N,) bool; nothing is held there any more."""
+        """Reset these environments, (N,) bool; nothing is held there any more."""
         self.episode[which] += self.config.envs
         self.obs, _ = self.envs.reset(seed=self.seeds(), options={"reset_mask": which})
         self.reward, self.is_first = np.where(which, 0.0, self.reward), self.is_first | which
@@ -281,10 +265,10 @@ class Run:
         check = sum(metrics[k] for k in metrics if k == "loss" or k.endswith("grad_norm"))
         if not torch.isfinite(torch.as_tensor(check)):
             bad = [name for name, value in metrics.items() if not torch.isfinite(value)]
+            before = f"; the last checkpoint in {self.run_dir} is from before" if self.kept else ""
             raise FloatingPointError(
                 f"{self.name}: update {self.updates} at step {self.step} gave non-finite "
-                f"{', '.join(bad)}"
-                + (f"; the last checkpoint in {self.run_dir} is from before" if self.kept else "")
+                f"{', '.join(bad)}{before}"
             )
         if self.updates == 1:
             for text in self.faint_data():
@@ -293,29 +277,29 @@ class Run:
 
     def faint_data(self) -> Iterator[str]:
         """What the agent would barely see, in what was collected before the first update."""
-        rows, norm = self.replay.rows, self.agent.encoder.norm
-        seen = self.replay.filled()
-        obs = symlog(torch.from_numpy(rows["obs"][seen, : self.layout.numbers]).double())
-        moves = obs.amax(0) > obs.amin(0)
-        faint = (moves & (obs.std(0) < norm.min_std / 3)).nonzero().flatten().tolist()
+        rows, filled = self.replay.rows, self.replay.filled()
+        obs = symlog(torch.from_numpy(rows["obs"][filled, : self.layout.numbers]).double())
+        moves, least = obs.amax(0) > obs.amin(0), self.agent.encoder.norm.min_std / 3
+        faint = [str(i) for i in (moves & (obs.std(0) < least)).nonzero().flatten().tolist()]
         if faint:
             yield (
-                f"observation dimensions {', '.join(map(str, faint[:5]))}{', ...' * (len(faint) > 5)} "
-                "barely vary relative to their size; rescale them with fixed constants if they matter"
+                f"observation dimensions {', '.join(faint[:5] + ['...'][: len(faint) - 5])} barely "
+                "vary relative to their size, so the agent barely sees them; rescale them with "
+                "fixed constants if they matter"
             )
-        largest = float(np.abs(rows["reward"][seen]).max())
+        largest = float(np.abs(rows["reward"][filled]).max())
         if 0 < largest < 0.001:  # bins near 0 are 0.17 apart, and the return scale is at least 1
             yield (
                 f"rewards are at most {largest:.1g} in size, so small that the agent barely sees "
                 "them; multiply them by a constant (gymnasium.wrappers.TransformReward)"
             )
-        if self.layout.pixels and rows["pixels"][seen].max() <= 1:
-            yield "pixels are 0 and 1 of 255: give them in the whole range of their space"
+        if self.layout.pixels and rows["pixels"][filled].max() <= 1:
+            yield "pixels are at most 1 of 255: give them in the whole range of their space"
 
     # ------------------------------------------------------------ report
 
     def is_due(self, before: int, times: int) -> bool:
-        """Whether one of so many evenly spread things is due, after the last one at step `before`."""
+        """Whether one of so many evenly spread things is due; the last one was at `before`."""
         steps = self.config.steps
         return self.step * times // steps > before * times // steps
 
@@ -325,49 +309,46 @@ class Run:
             values = {name: value.item() / self.summed for name, value in self.metrics.items()}
             self.metrics, self.summed, self.reported = {}, 0, self.step
             self.log.write("report", self.step, update=self.updates, **values)
-            self.show |= {name: f"{values[name]:.2f}" for name in ("loss", "entropy")}
-            self.bar.set_postfix(self.show, refresh=False)
+            self.show(f"loss {values['loss']:.2f}, entropy {values['entropy']:.2f}")
         if self.updates and self.is_due(self.evaluated, self.config.evals):
             self.evaluate()
+            self.show("evaluated")
+            self.pause()
+
+    def show(self, text: str) -> None:
+        """Bring the bar up to date."""
+        ret = f"return {self.evals[-1]['return']:.1f}, " if self.evals else ""
+        self.bar.set_postfix_str(f"{ret}{text}", refresh=False)
 
     def evaluate(self) -> None:
         """Log a greedy evaluation and how good dreams and values are."""
         c, everyone = self.config, np.ones(self.config.envs, bool)
         seed = derive_seed(c.seed, EVALUATION, self.step)
-        shared = self.eval_envs is self.envs
 
         def progress(done: int) -> None:
             self.bar.set_description_str(f"evaluating {done}/{c.eval_episodes}")
 
         progress(0)
-        if shared:
+        if self.eval_envs is self.envs:
             self.end_episodes(everyone, ~everyone)
-        returns, values = evaluate_in(
+        returns, found = evaluate_in(
             self.agent, self.eval_envs, c.eval_episodes, seed, progress=progress
         )
-        if shared:
+        if self.eval_envs is self.envs:
             self.begin_episodes(everyone)
         self.bar.set_description_str("")
         self.evaluated = self.step
-        values = {
-            "return": float(returns.mean()),
-            **values,
-            **open_loop_error(self.agent, self.replay, seed),
-        }
+        found |= {"return": float(returns.mean())}
+        found |= open_loop_error(self.agent, self.replay, seed)
         details = {"returns": returns.tolist(), "minutes": round(self.minutes, 3)}
-        self.log.write("eval", self.step, **values, **details)
-        self.evals.append(values)
-        self.show["return"] = f"{values['return']:.1f}"
-        self.bar.set_postfix(self.show)
+        self.log.write("eval", self.step, **found, **details)
+        self.evals.append(found)
 
     # ------------------------------------------------------------ begin, pause, end
 
     def __enter__(self) -> Self:
         self.saved = time.monotonic()
-        self.began = (
-            self.saved - 60 * self.minutes,
-            time.process_time() - 60 * self.cpu_minutes,
-        )
+        self.began = self.saved - 60 * self.minutes, time.process_time() - 60 * self.cpu_minutes
         self.signals = self.opened.enter_context(Signals())
         if self.agent.device.type == "cpu":
             self.opened.enter_context(fast_cpu(self.threads))
@@ -380,7 +361,7 @@ class Run:
         self.bar.update(self.step - self.bar.n)
         if self.signals.number:
             save(self)
-            self.signals.end()
+            self.signals.stop()
         if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             try_save(self)
             self.saved = time.monotonic()
@@ -393,108 +374,21 @@ class Run:
                 if self.config.train_ratio and not self.updates:
                     warnings.warn(
                         f"{self.name}: nothing was learned: {self.step} steps owe no update, or "
-                        f"never filled one window of seq_len={self.config.seq_len} rows",
+                        f"never filled a window of seq_len={self.config.seq_len} rows",
                         stacklevel=2,
                     )
-            elif isinstance(error, EnvFault | EOFError | ConnectionError):  # of a worker that died
+            elif isinstance(error, EnvFault | EOFError | ConnectionError):  # of a dead worker
                 try_save(self)
-                saved = (
-                    f". The run up to step {self.step} is in {self.run_dir}: resume it when the "
-                )
-                saved = saved + "environment is fixed" if self.kept else ""
-                raise EnvFault(f"{error or repr(error)}{saved}") from error
+                until = f". The run up to step {self.step} is in {self.run_dir}: resume it when the"
+                until = f"{until} environment is fixed" if self.kept else ""
+                raise EnvFault(f"{error or repr(error)}{until}") from error
             elif isinstance(error, KeyboardInterrupt) and not self.kept:
-                warnings.warn(
-                    f"interrupted at step {self.step}: this is the run so far", stacklevel=2
-                )
+                text = f"interrupted at step {self.step}: this is the run so far"
+                warnings.warn(text, stacklevel=2)
                 return True
             return False
         finally:
-            kinds = ("episode", "report", "eval")
-            self.log.close()
-            found = (read_log(self.run_dir / LOG, k) for k in kinds)
+            log = self.run_dir / LOG
+            found = (read_log(log, kind) for kind in ("episode", "report", "eval"))
             self.episodes, self.reports, self.evals = found
             self.opened.close()
-
-
-class Signals:
-    """Turns Ctrl-C, SIGTERM and SIGHUP into `number`, for the run to look at when it can be saved.
-
-    A second signal that comes more than a second later, or after that, interrupts at once. (Shells
-    and `timeout` may send two in a row.) Signals reach the main thread only; what is ignored, as
-    SIGHUP under nohup, stays ignored.
-    """
-
-    number = 0
-
-    def __enter__(self) -> Self:
-        self.previous: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in signal.Signals:
-                if number.name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                    if signal.getsignal(number) != signal.SIG_IGN:
-                        self.previous[number] = signal.signal(number, self.hear)
-        return self
-
-    def hear(self, number: int, _: Any) -> None:
-        if not self.number:
-            self.number, self.since = number, time.monotonic()
-        elif time.monotonic() - self.since > 1:
-            self.__exit__()
-            signal.raise_signal(number)
-
-    def end(self) -> None:
-        """Raises what the signal stands for."""
-        by_hand = self.number == signal.SIGINT
-        raise KeyboardInterrupt() if by_hand else SystemExit(128 + self.number)
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
-def wrappers_of(envs: VectorEnv) -> Iterator[gym.Env]:
-    """All layers of the first of the environments in this process."""
-    layer: Any = envs.envs[0] if isinstance(envs, SyncVectorEnv) else None
-    while layer is not None:
-        yield layer
-        layer = layer.env if isinstance(layer, gym.Wrapper) else None
-
-
-def memory_of_this_machine() -> float:
-    """Bytes; infinite where the system does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return math.inf
-
-
-# ---------------------------------------------------------------- threads
-
-
-@contextlib.contextmanager
-def fast_cpu(threads: int = 1) -> Iterator[None]:
-    """`tune_cpu` within this block; afterwards threads and denormal numbers are as before."""
-    before, flushed = torch.get_num_threads(), (torch.tensor([1e-40]) * 1).item() == 0
-    tune_cpu(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        torch.set_flush_denormal(flushed)
-
-
-def tune_cpu(threads: int = 1) -> None:
-    """Settings of this process that make small tensors fast on a CPU.
-
-    One thread: a second one gains less than a second run beside this one would
-    (`python -m lab.benchmark`). Denormal numbers, slow to compute with, are flushed to zero. Freed
-    memory is kept for the next update instead of being handed back to the system page by page
-    (glibc only).
-    """
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(ctypes.c_int(-3), ctypes.c_int(32 * 2**20))  # M_MMAP_THRESHOLD, bytes
-        libc.mallopt(ctypes.c_int(-1), ctypes.c_int(2**30))  # M_TRIM_THRESHOLD, bytes

@@ -37,10 +37,8 @@ def twohot_bins(num_bins: int = 255) -> Tensor:
     """Bin positions `symexp(linspace(-20, 20))` in raw units, ascending (eq. 10).
 
     Built from one half and its mirror image, so that bin i is exactly -bin(-i) and the middle
-    bin is exactly 0. Returns shape (num_bins,); raises ValueError unless num_bins is odd.
+    bin is exactly 0. num_bins is odd; returns shape (num_bins,).
     """
-    if num_bins < 3 or num_bins % 2 == 0:
-        raise ValueError(f"num_bins must be an odd number of at least 3, got {num_bins}")
     positive = symexp(torch.linspace(0, 20, num_bins // 2 + 1))
     return torch.cat([-positive[1:].flip(0), positive])
 
@@ -147,14 +145,8 @@ def lambda_return(
 
     reward (N, H): r_1..r_H, received on *arriving* at states 1..H; cont (N, H): c_1..c_H;
     value (N, H+1): v_0..v_H (v_0 is not used); lam: a number, or (N, H) for λ_1..λ_H.
-    Returns R_0..R_{H-1}, shape (N, H). Raises ValueError when the shapes do not fit.
+    Returns R_0..R_{H-1}, shape (N, H).
     """
-    fits = reward.ndim == 2 and value.shape == (reward.shape[0], reward.shape[1] + 1)
-    if reward.shape != cont.shape or not fits:
-        raise ValueError(
-            "lambda_return needs reward and cont of shape (N, H) and value of shape (N, H+1), got "
-            f"reward {tuple(reward.shape)}, cont {tuple(cont.shape)}, value {tuple(value.shape)}"
-        )
     discount = gamma * cont
     lam = torch.as_tensor(lam, dtype=reward.dtype, device=reward.device).expand_as(reward)
     interim = reward + discount * (1 - lam) * value[:, 1:]  # all of R_t but the λ R_{t+1} term
@@ -200,14 +192,7 @@ class PercentileScale(nn.Module):
         return (high - low).clamp(min=1.0)
 
 
-# ---------------------------------------------------------------- devices, seeds, gradients
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device of a name; `auto` is CUDA where there is a GPU, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+# ---------------------------------------------------------------- seeds, gradients
 
 
 def derive_seed(*parts: int) -> int:

@@ -182,24 +182,18 @@ PENDULUM = """() => {
 }"""
 
 
-def take_picture(page: Path, target: Path) -> None:
+def take_picture(browser: Any, page: Path, target: Path) -> None:
     """A screenshot of the page in `page`: Pendulum, asleep, with ghosts."""
-    from playwright.sync_api import sync_playwright  # of requirements-dev.txt
-
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1120, "height": 1400})
-        tab.goto((page / "index.html").resolve().as_uri() + "#pendulum")
-        tab.wait_for_function("session !== null")
-        tab.evaluate(PENDULUM)
-        tab.wait_for_timeout(1000)  # colours glide
-        top = tab.locator(".stage").bounding_box()["y"]
-        bottom = tab.locator(".latent").bounding_box()
-        height = bottom["y"] + bottom["height"] - top
-        clip = {"x": 24, "y": top - 12, "width": 1072, "height": height + 24}
-        picture = Image.open(io.BytesIO(tab.screenshot(clip=clip))).convert("RGB")
-        browser.close()
+    tab = browser.new_page(viewport={"width": 1120, "height": 1400})
+    tab.goto((page / "index.html").resolve().as_uri() + "#pendulum")
+    tab.wait_for_function("session !== null")
+    tab.evaluate(PENDULUM)
+    tab.wait_for_timeout(1000)  # colours glide
+    top, latent = (tab.locator(name).bounding_box() for name in (".stage", ".latent"))
+    height = latent["y"] + latent["height"] - top["y"]
+    clip = {"x": 24, "y": top["y"] - 12, "width": 1072, "height": height + 24}
+    picture = Image.open(io.BytesIO(tab.screenshot(clip=clip))).convert("RGB")
+    tab.close()
     save_png(picture, target, Image.Quantize.MAXCOVERAGE)  # no colour is lost, were it ever so rare
 
 
@@ -218,7 +212,12 @@ def main(
         picture: only take a picture of the page, to here
     """
     if picture:
-        return take_picture(out, picture)
+        from playwright.sync_api import sync_playwright  # of requirements-dev.txt
+
+        with sync_playwright() as playwright:
+            found = shutil.which("chromium") or shutil.which("google-chrome")
+            browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+            return take_picture(browser, out, picture)
     different = False
     for path, text in files(agents, out).items():
         target = out / path

@@ -6,8 +6,6 @@ variable CI is set, as it is in .ci/run.
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -346,8 +344,7 @@ def test_light_and_dark_differ_and_both_have_contrast(visit):
 def test_the_readmes_picture_can_be_taken_again(browser, tmp_path):
     """Reality and dream are what the page shows today; below them, other machines have other fonts.
     Without ghosts they would differ by 3, with other random numbers by 9, awake by 90."""
-    command = [sys.executable, "-m", "lab.dream_page", "--picture", tmp_path / "picture.png"]
-    subprocess.run(command, cwd=dream_page.ROOT, check=True)
+    dream_page.take_picture(browser, dream_page.PAGE, tmp_path / "picture.png")
 
     def stage(path: Path) -> np.ndarray:
         upper = Image.open(path).convert("RGB").crop((0, 0, 1072, 392))

@@ -20,13 +20,15 @@ def agents(tmp_path_factory):
 # ---------------------------------------------------------------- the command
 
 
-def test_the_command_writes_the_same_page_again_and_finds_any_other(agents, tmp_path):
+def test_the_command_writes_the_same_page_again_and_finds_any_other(agents, tmp_path, monkeypatch):
+    tasks = {"cartpole": ("CartPole-v1", 0), "lunar_lander": ("LunarLander-v3", 2)}
+    monkeypatch.setattr(dream_page, "TASKS", tasks)
     with pytest.raises(SystemExit, match="run it"):
         dream_page.main(agents, tmp_path, check=True)
     assert not list(tmp_path.iterdir())
     dream_page.main(agents, tmp_path)
     first = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    assert {path.stem for path in first} == {"index", *TASKS}
+    assert {path.stem for path in first} == {"index", *tasks}
     assert all(len(content) < 1.5e6 for content in first.values())
 
     path = tmp_path / "agents" / "lunar_lander.js"
@@ -192,7 +194,7 @@ def test_waking_helps_the_committed_agents():
             NEW
             + """
             const found = [];
-            for (let i = 0; i < 12; i++) {
+            for (let i = 0; i < 9; i++) {
               session.begin();
               const driver = packed.episodes ? "recording" : "greedy";
               for (let t = 0; t < 8; t++) session.step(driver, idle);
@@ -209,7 +211,7 @@ def test_waking_helps_the_committed_agents():
             limit=1000,
         )
         asleep, woken = np.array(errors).T
-        assert len(asleep) >= 8, task
+        assert len(asleep) >= 6, task
         assert np.median(woken) < np.median(asleep) * 2 / 3, (task, asleep, woken)
 
 

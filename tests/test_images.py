@@ -1,4 +1,4 @@
-"""Images: their networks, replay, environments and whole runs, from 8 x 8 pixels to 96 x 96."""
+"""Images: environments and whole runs, from 8 x 8 pixels to 96 x 96."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ from gymnasium import spaces as S
 from gymnasium import wrappers
 
 from dreamer import AgentEnv, evaluate, load_agent
-from dreamer.agent import DreamerAgent
 from dreamer.check import check
 from dreamer.evaluation import greedy_policy, open_loop, play
-from dreamer.networks import Decoder, Encoder, ImageDecoder, ImageEncoder, ObsNorm, image_sizes
-from dreamer.replay_buffer import ReplayBuffer
 from dreamer.spaces import image_shape, image_shapes
 
 
@@ -55,139 +52,6 @@ class Slide(gym.Env):
 
 def box(*shape: int, dtype: Any = np.uint8, high: float = 255) -> S.Box:
     return S.Box(0, high, shape, dtype)
-
-
-# ---------------------------------------------------------------- networks
-
-
-SIZES = [(8, 8), (9, 9), (10, 10), (15, 16), (31, 33), (48, 48), (64, 64), (95, 96), (96, 96)]
-
-
-@pytest.mark.parametrize("sides", [*SIZES, (8, 96), (40, 13)])
-@pytest.mark.parametrize("channels", [1, 3, 10])
-def test_any_size_comes_out_as_it_went_in(sides, channels):
-    shape = (*sides, channels)
-    encoder, decoder = ImageEncoder(shape, 2), ImageDecoder(7, shape, 2)
-    pixels = torch.rand(2, 3, sides[0] * sides[1] * channels) * 255
-    embed = encoder(pixels)
-    assert embed.shape == (2, 3, encoder.size)
-    assert decoder(torch.rand(2, 3, 7)).shape == pixels.shape
-    height, width, _ = image_sizes(shape, 2)[-1]
-    assert 4 <= min(height, width) <= 7
-
-
-def test_stages_by_hand():
-    assert image_sizes((64, 64, 3), 8) == [
-        (64, 64, 3), (32, 32, 8), (16, 16, 16), (8, 8, 32), (4, 4, 64)
-    ]  # fmt: skip
-    assert image_sizes((10, 10, 4), 8) == [(10, 10, 4), (5, 5, 8)]
-    assert image_sizes((9, 20, 1), 3) == [(9, 20, 1), (4, 10, 3)]
-
-
-def test_every_pixel_and_weight_counts():
-    """Of odd sizes too: no pixel lies outside all windows, and none is drawn by nothing."""
-    torch.manual_seed(0)
-    shape = (17, 22, 2)
-    encoder, decoder = ImageEncoder(shape, 4), ImageDecoder(5, shape, 4)
-    pixels = (torch.rand(6, 17 * 22 * 2) * 255).requires_grad_()
-    encoder(pixels).square().sum().backward()
-    assert (pixels.grad.abs().sum(0) > 0).all()
-    feat = torch.randn(6, 5, requires_grad=True)
-    decoder(feat).sub(torch.rand(6, 17 * 22 * 2)).square().sum().backward()
-    assert decoder(feat).std(0).min() > 0
-    for module in (encoder, decoder):
-        assert all(p.grad.abs().max() > 0 for p in module.parameters())
-
-
-def test_a_pixel_is_where_it_was():
-    """Row, column and colour of one pixel, as encoder and decoder have them."""
-    shape, place = (8, 12, 3), (2, 7, 1)
-    encoder = ImageEncoder(shape, 4)
-    black = torch.zeros(shape)
-    image = black.clone()
-    image[place] = 255
-    read = (encoder(image.flatten()) - encoder(black.flatten())).view(4, 6, 4).abs().amax(-1)
-    most = read.flatten().topk(4).indices.sort().values  # windows of 4, from -1 on, in twos
-    assert most.tolist() == [3, 4, 6 + 3, 6 + 4]  # rows 0 and 1, columns 3 and 4
-
-    decoder = ImageDecoder(2, shape, 4)
-    with torch.no_grad():
-        last = decoder[-1]
-        last.weight.zero_()
-        last.weight[0, 1, 1, 0] = 1  # kernel row 1, column 0: image row 2 i, column 2 j - 1
-        last.bias.zero_()
-    drawn = []
-    decoder[-2].register_forward_hook(lambda *call: drawn.append(call[-1]))
-    image = decoder(torch.randn(1, 2)).view(shape) - 0.5
-    np.testing.assert_allclose(
-        image[::2, 1::2, 1][:, :5].detach(), drawn[0][0, 0, :, 1:].detach(), atol=1e-6
-    )
-    assert not image[1::2].any() and not image[..., 0].any() and not image[..., 2].any()
-
-
-def test_brightness_and_contrast_are_seen():
-    """Without biases the first norm would divide them away."""
-    torch.manual_seed(0)
-    encoder, image = ImageEncoder((16, 16, 3), 8), 255 * torch.rand(16 * 16 * 3)
-    grey = torch.full_like(image, 60)
-    for one, other in ((image, (image + 127.5) / 2), (grey, grey + 60)):
-        one, other = encoder(one), encoder(other)
-        assert (one - other).norm() > 0.05 * one.norm()
-
-
-def test_the_image_loss_by_hand():
-    norm = ObsNorm((0,))
-    decoder = Decoder(4, norm, 8, 1, [(8, 8, 1)], 2)
-    guess, obs = torch.full((1, 65), 0.5), torch.zeros(1, 65)
-    obs[0, 1], obs[0, 2] = 255, 127.5
-    assert decoder.image_loss(guess, obs).item() == pytest.approx(63 * 0.25)
-    assert decoder.loss(guess, obs).item() == pytest.approx(0.25)
-    assert decoder.predict(torch.randn(3, 4))[:, 1:].min() >= 0
-
-
-def test_numbers_and_images_side_by_side():
-    encoder = Encoder((0, 0, 1), 16, 1, [(8, 8, 1), (16, 8, 3)], 2)
-    obs = torch.rand(5, 3 + 64 + 384)
-    embed = encoder(obs)
-    assert embed.shape == (5, encoder.size) and encoder.size == 16 + 4 * 4 * 2 + 8 * 4 * 2
-    other = obs.clone()
-    other[:, 70:] = 0  # the second image alone
-    changed = (encoder(other) != embed).any(0)
-    assert not changed[: 16 + 32].any() and changed[48:].any()
-
-
-def test_no_image_is_decoded_in_a_dream(monkeypatch):
-    agent = DreamerAgent(64 + 2, 2, True, tiny_config(), masked=True, images=[(8, 8, 1)])
-    monkeypatch.setattr(ImageDecoder, "forward", lambda *_: pytest.fail("decoded"))
-    feat = torch.randn(3, agent.config.deter + 12)
-    assert agent.dreamed_policy(feat).mode().shape == (3, 2)
-
-
-# ---------------------------------------------------------------- replay
-
-
-def test_the_replay_keeps_bytes():
-    rng = np.random.default_rng(0)
-    replay = ReplayBuffer(10, 2 + 64, 3, (3,), (4, 2, 3), pixels=64)
-    assert replay.rows["pixels"].dtype == np.uint8 and replay.rows["obs"].shape == (10, 2)
-    obs = np.concatenate([rng.normal(size=(8, 2)), rng.integers(0, 256, (8, 64))], 1)
-    obs = obs.astype(np.float32)
-    for row in obs:
-        replay.add(row, np.eye(3)[0], 0.0, False, False, False)
-    found = replay.sample(1, 8, rng)["obs"]
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found[0], obs)
-    other = ReplayBuffer(10, 2 + 64, 3, (3,), (4, 2, 3), pixels=64)
-    other.load_state_dict(replay.state_dict())
-    np.testing.assert_array_equal(other.sample(1, 8, rng)["obs"][0], obs)
-
-
-def test_memory_is_refused_beforehand():
-    with pytest.raises(ValueError, match=r"10,000,000 rows needs 276\.\d GB, .* Config.capacity"):
-        ReplayBuffer(10**7, 96 * 96 * 3, 3, pixels=96 * 96 * 3)
-    config = tiny_config(steps=10**7, capacity=10**7)
-    with pytest.raises(ValueError, match="lower Config.capacity"):
-        quiet_train(lambda: Slide(box(96, 96, 3)), config)
 
 
 # ---------------------------------------------------------------- environments

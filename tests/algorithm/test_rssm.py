@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import LARGEST, assert_close64, float32_arrays, log_softmax64
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -141,37 +140,16 @@ def test_a_first_row_erases_deter_stoch_and_previous_action(rssm, rng, part, fir
         assert torch.equal(post.deter, fresh.deter)
 
 
-def test_a_first_row_within_the_window_erases_what_came_before(rssm, rng):
-    embed, action, is_first = window(rng)
-    is_first[:, 4] = True
-    before = embed.clone(), action.clone()
-    before[0][:, :4] += 3
-    before[1][:, :4] *= -1
-    post, _ = rssm.observe(embed, action, is_first, noise())
-    after, _ = rssm.observe(*before, is_first, noise())
-    assert torch.equal(post.deter[:, 4:], after.deter[:, 4:])
-    assert torch.equal(post.post_logits[:, 4:], after.post_logits[:, 4:])
-    assert rows_that_differ(post.deter, after.deter)[1:4] == [True] * 3
-
-
-@pytest.mark.parametrize("t", [0, 3, T - 2])
+@pytest.mark.parametrize("t", [0, 3, T - 2, T - 1])
 def test_an_action_reaches_the_next_state_and_not_its_own(rssm, rng, t):
+    """That of the last row waits in the returned state."""
     embed, action, is_first = window(rng)
     other = action.clone()
     other[:, t] *= -1
     post, _ = rssm.observe(embed, action, is_first, noise())
-    after, _ = rssm.observe(embed, other, is_first, noise())
-    differ = rows_that_differ(post.deter, after.deter)
-    assert differ[: t + 2] == [False] * (t + 1) + [True]
-
-
-def test_the_last_action_waits_in_the_returned_state(rssm, rng):
-    embed, action, is_first = window(rng)
-    other = action.clone()
-    other[:, -1] *= -1
-    post, _ = rssm.observe(embed, action, is_first, noise())
     after, state = rssm.observe(embed, other, is_first, noise())
-    assert torch.equal(post.deter, after.deter) and torch.equal(post.stoch, after.stoch)
+    differ = rows_that_differ(post.deter, after.deter)
+    assert differ[: t + 2] == [False] * (t + 1) + [True] * (t + 1 < T)
     assert torch.equal(state.action, other[:, -1])
 
 
@@ -185,12 +163,14 @@ def test_an_observation_reaches_its_own_posterior_but_not_its_own_prior(rssm, rn
     assert rows_that_differ(post.prior_logits, after.prior_logits)[:5] == [False] * 4 + [True]
 
 
-def test_an_action_out_of_range_acts_as_the_clipped_one(rssm, rng):
+def test_an_action_out_of_range_acts_as_the_clipped_one_but_feels_gradients(rssm, rng):
     embed, action, is_first = window(rng)
-    action = 3 * action
+    action = (3 * action.sign()).requires_grad_()
     post, _ = rssm.observe(embed, action, is_first, noise())
     clipped, _ = rssm.observe(embed, action.clamp(-1, 1), is_first, noise())
     torch.testing.assert_close(post.deter, clipped.deter)
+    post.deter.square().sum().backward()
+    assert action.grad[:, :-1].ne(0).all()
 
 
 def test_latents_are_drawn_from_their_own_distribution(rssm, rng):
@@ -222,21 +202,6 @@ def test_posterior_and_prior_keep_the_unimix_floor(rng):
         assert probs.max() > 0.9  # very sure, but for the floor
         assert probs.min().item() == pytest.approx(0.09 / K, rel=1e-3)
         torch.testing.assert_close(probs.sum(-1), torch.ones(B, T, S))
-
-
-@pytest.mark.parametrize("wrong", ["embed", "action", "action size", "is_first"])
-def test_observe_refuses_shapes_that_do_not_fit(rssm, rng, wrong):
-    embed, action, is_first = window(rng)
-    if wrong == "embed":
-        embed = embed[:, :-1]
-    elif wrong == "action":
-        action = action[:-1]
-    elif wrong == "action size":
-        action = action[..., :-1]
-    else:
-        is_first = is_first[:, :-1]
-    with pytest.raises(ValueError, match="observe needs embed"):
-        rssm.observe(embed, action, is_first, noise())
 
 
 # ---------------------------------------------------------------- imagine
@@ -275,14 +240,7 @@ def test_a_dreamed_action_reaches_the_next_state_and_not_its_own(rssm, rng, t):
     assert differ[: t + 2] == [False] * (t + 1) + [True]
 
 
-def test_a_dream_ignores_the_action_that_led_to_its_start(rssm, rng):
-    state, actions = some_state(rng), torch.rand(B, HORIZON, A, generator=rng)
-    dream = dream_with(rssm, state, actions)
-    after = dream_with(rssm, state._replace(action=-state.action), actions)
-    assert torch.equal(dream.deter, after.deter)
-
-
-def test_a_dream_uses_no_part_of_the_posterior(rssm, rng):
+def test_a_dream_uses_no_posterior_and_not_the_action_that_led_to_its_start(rssm, rng):
     state, actions = some_state(rng), torch.rand(B, HORIZON, A, generator=rng)
     dream = dream_with(rssm, state, actions)
     posterior = [p for name, p in rssm.named_parameters() if name.startswith("post")]
@@ -290,7 +248,7 @@ def test_a_dream_uses_no_part_of_the_posterior(rssm, rng):
     with torch.no_grad():
         for p in posterior:
             p.fill_(math.nan)
-    after = dream_with(rssm, state, actions)
+    after = dream_with(rssm, state._replace(action=-state.action), actions)
     assert torch.equal(dream.deter, after.deter) and torch.equal(dream.stoch, after.stoch)
 
 
@@ -303,15 +261,6 @@ def test_a_dream_moves_as_the_filter_does_but_for_the_latents(rssm, rng):
         embed, _, is_first = window(rng, steps=1)
         post, _ = rssm.observe(embed, actions[:, t : t + 1], is_first, noise(), here)
         torch.testing.assert_close(post.deter[:, 0], dream.deter[:, t + 1])
-
-
-def test_a_dream_without_gradients_is_the_same_dream(rssm, rng):
-    state, actions = some_state(rng), torch.rand(B, HORIZON, A, generator=rng)
-    dream = dream_with(rssm, state, actions)
-    with torch.no_grad():
-        plain = dream_with(rssm, state, actions)
-    for name in dream._fields:
-        assert torch.equal(getattr(dream, name), getattr(plain, name))
 
 
 def test_gradients_run_from_a_dream_back_to_its_actions(rssm, rng):
@@ -345,15 +294,6 @@ def test_kl_sums_latents_before_the_free_nats(latents, free_nats, expected):
         assert loss.shape == (1, 1) and loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_floor_is_taken_for_each_time_step_alone():
-    """One step far above the floor does not lift another: 10 latents in step 0, 1 in step 1."""
-    post, prior = HALF.expand(1, 2, 10, 2), QUARTER.repeat(1, 2, 10, 1)
-    prior[0, 1, 1:] = HALF
-    for loss in kl_losses(post, prior, 1.0):
-        expected = torch.tensor([[5 * math.log(4 / 3), 1.0]])
-        torch.testing.assert_close(loss, expected)
-
-
 def test_dyn_trains_the_prior_and_rep_the_posterior():
     post = HALF.repeat(1, 1, 10, 1).requires_grad_()
     prior = QUARTER.repeat(1, 1, 10, 1).requires_grad_()
@@ -384,26 +324,9 @@ logits64 = hnp.arrays(
 
 @given(logits64, logits64, st.sampled_from([0.0, 1.0, 20.0]))
 def test_kl_matches_torch_distributions_in_float64(post, prior, free_nats):
+    """The floor is that of each time step alone."""
     post, prior = torch.from_numpy(post), torch.from_numpy(prior)
     q, p = (Independent(Categorical(logits=x.double()), 1) for x in (post, prior))
     expected = kl_divergence(q, p).clamp(min=free_nats).float()
     for loss in kl_losses(post, prior, free_nats):
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
-
-
-@given(float32_arrays(1, 1, 2, 5, largest=LARGEST / 2), st.data())
-def test_kl_and_gradients_over_all_of_float32(post, data):
-    prior = data.draw(float32_arrays(1, 1, 2, 5, largest=LARGEST / 2))
-    q, p = (torch.from_numpy(x).requires_grad_() for x in (post, prior))
-    dyn, rep = kl_losses(q, p, 0.0)
-    (dyn + rep).sum().backward()
-    log_q, log_p = log_softmax64(post), log_softmax64(prior)
-    kl = (np.exp(log_q) * (log_q - log_p)).sum(-1, keepdims=True)
-    size = 10 + np.abs(log_q).max() + np.abs(log_p).max()
-    assert_close64(dyn, kl.sum((-2, -1)), size)
-    assert_close64(rep, kl.sum((-2, -1)), size)
-    live = kl.sum() > 1e-4 * size  # below, rounding decides which side of the floor of 0 it is
-    if live:
-        assert_close64(p.grad, np.exp(log_p) - np.exp(log_q), 10)
-        assert_close64(q.grad, np.exp(log_q) * (log_q - log_p - kl), size)
-    assert p.grad.isfinite().all() and q.grad.isfinite().all()

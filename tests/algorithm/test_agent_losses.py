@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from agents import (
+    LAYOUTS,
     MODEL_PARTS,
+    as_tensors,
     dreamed,
     expected_value,
     make_agent,
+    make_batch,
     reached,
     twohot_cross_entropy,
 )
@@ -23,24 +26,21 @@ pytestmark = pytest.mark.usefixtures("one_scale")
 # ---------------------------------------------------------------- whose gradient
 
 
-@pytest.mark.parametrize("discrete", [True, False])
-def test_world_model_loss_reaches_the_world_model_alone(discrete):
-    agent = make_agent(discrete)
-    assert reached(agent, dreamed(agent, discrete).model_loss) == set(MODEL_PARTS)
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_world_model_loss_reaches_the_world_model_alone(kind):
+    agent = make_agent(kind)
+    assert reached(agent, dreamed(agent).model_loss) == set(MODEL_PARTS)
+    assert all(p.grad.abs().max() > 0 for p in agent.decoder.parameters())  # images' too
 
 
-@pytest.mark.parametrize("discrete", [True, False])
-def test_reinforce_loss_reaches_the_actor_alone(discrete):
-    agent = make_agent(discrete, ent_coef=0.0)
-    found = dreamed(agent, discrete)
+@pytest.mark.parametrize("actor_grad", ["reinforce", "pathwise"])
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_actor_loss_reaches_the_actor_alone(kind, actor_grad):
+    agent = make_agent(kind, ent_coef=0.0, actor_grad=actor_grad)
+    found = dreamed(agent)
     assert reached(agent, found.metrics["actor_loss"]) == {"actor"}
-    assert not found.dream.action.requires_grad and not found.ret.requires_grad  # no graph
-
-
-@pytest.mark.parametrize("discrete", [True, False])
-def test_pathwise_loss_reaches_the_actor_alone(discrete):
-    agent = make_agent(discrete, ent_coef=0.0, actor_grad="pathwise")
-    assert reached(agent, dreamed(agent, discrete).metrics["actor_loss"]) == {"actor"}
+    graph = actor_grad == "pathwise"  # REINFORCE differentiates nothing through the dream
+    assert found.dream.action.requires_grad == found.ret.requires_grad == graph
 
 
 @pytest.mark.parametrize("actor_grad", ["reinforce", "pathwise"])
@@ -66,9 +66,10 @@ def test_model_loss_by_hand():
         "cont_loss": torch.tensor([[0.0, 200.0]]),
         "dyn_loss": torch.tensor([[1000.0, 3000.0]]),
         "rep_loss": torch.tensor([[1000.0, 5000.0]]),
+        "image_loss": torch.tensor([[1e5, 1e5]]),
     }
     loss, metrics = model_loss(parts, beta_obs=2, beta_dyn=0.5, beta_rep=0.1)
-    assert loss.item() == pytest.approx(2 * 2 + 10 + 100 + 0.5 * 2000 + 0.1 * 3000)
+    assert loss.item() == pytest.approx(2 * 2 + 10 + 100 + 0.5 * 2000 + 0.1 * 3000 + 1e5)
     assert metrics["obs_loss"] == 2 and metrics["rep_loss"] == 3000
 
 
@@ -111,7 +112,7 @@ def test_critic_loss_matches_a_dense_cross_entropy():
     assert loss.item() == pytest.approx((weight.numpy() * dense).mean(), rel=1e-5)
 
 
-# ---------------------------------------------------------------- learn_world
+# ---------------------------------------------------------------- world_model_loss
 
 
 def test_world_model_losses_match_torch_distributions():
@@ -132,6 +133,16 @@ def test_world_model_losses_match_torch_distributions():
     heads -= Bernoulli(logits=agent.cont(feat)).log_prob(cont).mean()
     expected = 3 * error.mean() + heads + 0.7 * kl.clamp(min=1.4).mean()
     assert d.model_loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("part", ["prev_deter", "prev_stoch", "prev_action"])
+def test_a_window_goes_on_from_what_was_before_it_unless_it_starts_an_episode(part):
+    agent = make_agent()
+    batch = as_tensors(make_batch(agent))
+    batch["is_first"][:, 0] = torch.tensor([True, False, False])
+    other = {**batch, part: batch[part].roll(1, -1)}
+    deter, changed = (agent.world_model_loss(x)[2].deter[:, 0] for x in (batch, other))
+    assert (deter != changed).any(-1).tolist() == [False, True, True]
 
 
 # ---------------------------------------------------------------- replay value loss
@@ -170,12 +181,8 @@ def test_replay_value_targets_by_hand(terminal, targets, slow_weight):
 def test_replay_values_bootstrap_on_the_critic_where_nothing_was_dreamed():
     agent = make_agent(gamma=0.5, lam=0.0, slow_weight=0.0)
     nowhere = torch.zeros(1, 3, dtype=torch.bool)
-    batch = {
-        "reward": torch.tensor([[0.0, 1.0, 2.0]]),
-        "is_first": nowhere,
-        "is_last": nowhere,
-        "is_terminal": nowhere,
-    }
+    batch = dict.fromkeys(["is_first", "is_last", "is_terminal"], nowhere)
+    batch["reward"] = torch.tensor([[0.0, 1.0, 2.0]])
     feat = torch.randn(1, 3, 12 + 3 * 4, generator=torch.Generator().manual_seed(0))
     loss = agent.replay_value_loss(batch, feat, torch.tensor([2, 0]), torch.tensor([7.0, -9.0]))
     logits = agent.critic(feat)[0]

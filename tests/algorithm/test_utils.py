@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import CPU, LARGEST, assert_close64, float32_arrays, hats64, log_softmax64
-from hypothesis import given
+from conftest import CPU, assert_close64, float32_arrays, hats64, log_softmax64
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import nn
@@ -19,7 +19,6 @@ from dreamer.utils import (
     frozen,
     lambda_return,
     make_rng,
-    mode_onehot,
     sample_onehot,
     symexp,
     symlog,
@@ -68,12 +67,6 @@ def test_symexp_matches_float64(y):
     assert symexp(torch.tensor(y)).item() == pytest.approx(expected, rel=1e-5, abs=1e-37)
 
 
-@given(float32s(-1e37, 1e37))
-def test_symexp_undoes_symlog(x):
-    # An error of one unit in the last place of y = 85 is one of 85 such units in exp(y).
-    assert symexp(symlog(torch.tensor(x))).item() == pytest.approx(x, rel=3e-5, abs=1e-37)
-
-
 @given(float32s().filter(bool))
 def test_gradient_of_symlog_is_the_closed_form(x):
     value = torch.tensor(x, requires_grad=True)
@@ -91,12 +84,6 @@ def test_bins_are_symexp_spaced_symmetric_and_zero_in_the_middle():
     assert len(BINS) == 255 and BINS[127] == 0
     assert torch.equal(BINS, -BINS.flip(0))
     assert (BINS.diff() > 0).all()
-
-
-@pytest.mark.parametrize("num_bins", [254, 1, 0, -3])
-def test_bins_refuse_a_number_without_a_middle(num_bins):
-    with pytest.raises(ValueError, match=f"num_bins.*{num_bins}"):
-        twohot_bins(num_bins)
 
 
 def test_twohot_weights_by_hand_are_linear_in_raw_space():
@@ -138,25 +125,10 @@ def test_a_uniform_head_reads_exactly_zero(logit):
 
 
 def test_a_sure_head_reads_its_bin():
-    for i in (0, 60, 127, 128, 254):
-        logits = torch.zeros(255)
-        logits[i] = 1e4
-        assert twohot_mean(logits, BINS).item() == BINS[i].item()
+    assert torch.equal(twohot_mean(1e4 * torch.eye(255), BINS), BINS)
 
 
-@given(arrays(255, -30, 30))
-def test_twohot_mean_and_its_gradient_match_float64(logits):
-    x = torch.from_numpy(logits).requires_grad_()
-    mean = twohot_mean(x, BINS)
-    mean.backward()
-    probs = np.exp(log_softmax64(logits))
-    expected = (probs * BINS64).sum()
-    size = (probs * np.abs(BINS64)).sum()  # cancellation is judged by what was summed
-    assert mean.item() == pytest.approx(expected, abs=1e-5 * size)
-    error = np.abs(x.grad.numpy() - probs * (BINS64 - expected))
-    assert (error <= 1e-5 * probs * (np.abs(BINS64) + size) + 1e-30).all()
-
-
+@settings(max_examples=50)
 @given(float32_arrays(255), float32_arrays(1))
 def test_twohot_and_gradients_over_all_of_float32(logits, target):
     x = torch.from_numpy(logits).requires_grad_()
@@ -184,13 +156,6 @@ def test_twohot_loss_of_several_numbers_is_that_of_each():
         torch.testing.assert_close(losses[..., i], twohot_loss(logits, 10 * targets[..., i], BINS))
 
 
-def test_twohot_loss_sends_no_gradient_to_its_target():
-    logits = torch.zeros(2, 255, requires_grad=True)
-    target = torch.tensor([1.5, -300.0], requires_grad=True)
-    twohot_loss(logits, target, BINS).sum().backward()
-    assert target.grad is None and logits.grad is not None
-
-
 # ---------------------------------------------------------------- categoricals
 
 
@@ -199,6 +164,8 @@ def test_unimix_by_hand():
     torch.testing.assert_close(log_probs.exp(), torch.tensor([0.85, 0.05, 0.05, 0.05]))
     log_probs = unimix(torch.tensor([0.0, math.log(3)]), 0.5)
     torch.testing.assert_close(log_probs.exp(), torch.tensor([0.375, 0.625]))
+    plain = unimix(torch.tensor([0.0, -200.0]), 0.0)  # without a floor, and without rounding to 0
+    assert plain.tolist() == [0, -200]
 
 
 @given(arrays((3, 7), -1e4, 1e4), st.sampled_from([0.01, 0.1, 1.0]))
@@ -214,32 +181,13 @@ def test_unimix_is_a_distribution_with_a_floor_and_finite_gradients(logits, mix)
     assert x.grad.isfinite().all()
 
 
-def test_unimix_of_zero_is_a_plain_softmax():
-    logits = torch.tensor([[0.0, -200.0], [3.0, 4.0]])
-    expected = log_softmax64(logits.numpy())
-    np.testing.assert_allclose(unimix(logits, 0.0).numpy(), expected, rtol=1e-6)
-
-
 def test_samples_invert_the_cumulative_distribution_by_hand():
     log_probs = torch.tensor([0.2, 0.5, 0.3]).log().expand(7, 3)
     uniform = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 0.99, 1 - 2**-24])
     index = sample_onehot(log_probs, uniform).argmax(-1)
     assert index.tolist() == [0, 0, 1, 1, 2, 2, 2]
-
-
-def test_a_class_of_probability_zero_is_never_drawn():
-    log_probs = torch.tensor([0.0, 1.0, 0.0]).log().expand(2, 3)
-    assert sample_onehot(log_probs, torch.tensor([0.0, 1 - 2**-24])).argmax(-1).tolist() == [1, 1]
-
-
-@given(arrays(6, -4, 4))
-def test_sampling_frequencies_are_the_probabilities(logits):
-    n = 1000  # evenly spaced uniforms: a class of probability p is drawn n p times, up to 1
-    probs = np.exp(log_softmax64(logits))
-    uniform = (torch.arange(n) + 0.5) / n
-    log_probs = torch.from_numpy(logits).log_softmax(-1).expand(n, 6)
-    counts = sample_onehot(log_probs, uniform).sum(0).numpy()
-    np.testing.assert_allclose(counts, n * probs, atol=1.01)
+    certain = torch.tensor([0.0, 1.0, 0.0]).log().expand(7, 3)  # what cannot be is never drawn
+    assert sample_onehot(certain, uniform).argmax(-1).eq(1).all()
 
 
 def test_samples_are_onehot_and_their_gradient_is_that_of_the_probabilities():
@@ -253,11 +201,6 @@ def test_samples_are_onehot_and_their_gradient_is_that_of_the_probabilities():
     (y.softmax(-1) * pull).sum().backward()
     torch.testing.assert_close(x.grad, y.grad)
     assert y.grad.abs().max() > 0.01
-
-
-def test_mode_onehot():
-    log_probs = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]).log()
-    assert mode_onehot(log_probs).tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
 # ---------------------------------------------------------------- returns
@@ -277,6 +220,7 @@ def lambda_return_of(reward, cont, value):
 
 def test_lambda_return_by_hand():
     assert lambda_return_of(REWARD, CONT, VALUE) == RETURNS
+    assert lambda_return_of(REWARD, CONT, [-1e6, *VALUE[1:]]) == RETURNS  # v_0 is not read
 
 
 @pytest.mark.parametrize("moved", ["reward", "cont", "value"])
@@ -285,10 +229,6 @@ def test_lambda_return_of_inputs_one_step_off_is_another(moved):
     inputs = {"reward": REWARD, "cont": CONT, "value": VALUE}
     for shifted in (np.roll(inputs[moved], 1).tolist(), np.roll(inputs[moved], -1).tolist()):
         assert lambda_return_of(**{**inputs, moved: shifted}) != RETURNS
-
-
-def test_lambda_return_does_not_read_the_first_value():
-    assert lambda_return_of(REWARD, CONT, [-1e6, *VALUE[1:]]) == RETURNS
 
 
 def test_lambda_return_with_one_lambda_for_each_step():
@@ -331,40 +271,11 @@ def test_lambda_return_matches_the_mixture_of_n_step_returns(data, steps, size, 
         np.testing.assert_allclose(got[i], expected, rtol=1e-5, atol=1e-5 * steps * size)
 
 
-@given(st.integers(1, 6), st.sampled_from([0.0, 0.5, 0.95, 1.0]), st.data())
-def test_lambda_return_and_gradients_over_all_of_float32(steps, lam, data):
-    reward = data.draw(float32_arrays(1, steps, largest=LARGEST / 8))
-    value = data.draw(float32_arrays(1, steps + 1, largest=LARGEST / 8))
-    cont = np.abs(data.draw(float32_arrays(1, steps, largest=1.0)))
-    gamma = 1 - 1 / 333
-    r, v, c = (torch.from_numpy(x).requires_grad_() for x in (reward, value, cont))
-    ret = lambda_return(r, v, c, gamma, lam)
-    ret[0, 0].backward()
-
-    # R_0 = sum of (product of γ c λ so far) * (r + γ c (1-λ) v), and v_H behind the last.
-    reward, value, cont = (x[0].astype(np.float64) for x in (reward, value, cont))
-    reach = np.cumprod([1.0, *(gamma * cont * lam)])
-    grad_v = np.array([0.0, *(reach[:-1] * gamma * cont * (1 - lam))])
-    grad_v[-1] += reach[-1]
-    expected = (reach[:-1] * reward).sum() + (grad_v * value).sum()
-    size = np.abs(reward).sum() + np.abs(value).sum()
-    assert_close64(ret[0, 0], expected, size)
-    assert_close64(r.grad[0], reach[:-1], 1)
-    assert_close64(v.grad[0], grad_v, 1)
-    later = [value[-1]]  # R_H down to R_1, as the recursion says
-    for t in reversed(range(1, steps)):
-        ahead = (1 - lam) * value[t + 1] + lam * later[-1]
-        later.append(reward[t] + gamma * cont[t] * ahead)
-    grad_c = reach[:-1] * gamma * ((1 - lam) * value[1:] + lam * np.array(later[::-1]))
-    assert_close64(c.grad[0], grad_c, size)
-
-
-@pytest.mark.parametrize(
-    ("reward", "value", "cont"), [((2, 3), (2, 3), (2, 3)), ((2, 3), (2, 4), (2, 4))]
-)
-def test_lambda_return_refuses_shapes_that_do_not_fit(reward, value, cont):
-    with pytest.raises(ValueError, match=r"\(N, H\+1\)"):
-        lambda_return(torch.zeros(reward), torch.zeros(value), torch.zeros(cont), 0.9, 0.9)
+def test_gradients_of_the_lambda_return_are_those_of_finite_differences():
+    rng = torch.Generator().manual_seed(0)
+    sizes = (2, 5), (2, 6), (2, 5)  # reward, value, cont
+    inputs = [torch.rand(n, generator=rng, dtype=torch.float64).requires_grad_() for n in sizes]
+    assert torch.autograd.gradcheck(lambda *x: lambda_return(*x, 0.9, 0.8), inputs)
 
 
 def test_percentile_scale_by_hand():
@@ -383,25 +294,6 @@ def test_percentile_scale_ignores_outliers_and_offset_and_has_a_floor_of_one():
     returns = torch.linspace(0, 100, 101)
     returns[0], returns[-1] = -1e9, 1e9
     assert PercentileScale().update(returns + 500).item() == pytest.approx(90, rel=1e-4)
-
-
-@given(st.lists(float32_arrays(4, 5), min_size=1, max_size=4))
-def test_percentile_scale_over_all_of_float32(batches):
-    scale, low, high, weight = PercentileScale(decay=0.9), 0.0, 0.0, 0.0
-    for batch in batches:
-        got = scale.update(torch.from_numpy(batch))
-        p5, p95 = np.percentile(batch.astype(np.float64), [5, 95])
-        low, high, weight = 0.9 * low + 0.1 * p5, 0.9 * high + 0.1 * p95, 0.9 * weight + 0.1
-    size = max(float(np.abs(b).max()) for b in batches)
-    assert_close64(got, max(1.0, (high - low) / weight), 10 * size)
-
-
-def test_percentile_scale_is_saved_with_the_agent():
-    scale, other = PercentileScale(), PercentileScale()
-    scale.update(torch.arange(101.0))
-    other.load_state_dict(scale.state_dict())
-    returns = torch.linspace(-7, 9, 30)
-    assert other.update(returns) == scale.update(returns) > 20
 
 
 # ---------------------------------------------------------------- seeds, gradients

@@ -4,12 +4,22 @@ training."""
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from agents import ACTION, MODEL_PARTS, OBS, PARTS, adversarial_update, make_agent, make_batch
+from agents import (
+    LAYOUTS,
+    MODEL_PARTS,
+    PARTS,
+    adversarial_update,
+    make_agent,
+    make_batch,
+    random_action,
+    random_obs,
+)
 from conftest import CPU, tiny_config
 
 from dreamer.agent import DreamerAgent, rate_factor
@@ -22,11 +32,11 @@ pytestmark = pytest.mark.usefixtures("one_scale")
 
 
 @pytest.mark.parametrize("actor_grad", ["reinforce", "pathwise"])
-@pytest.mark.parametrize("discrete", [True, False])
-def test_an_update_moves_every_part_and_leaves_it_finite(discrete, actor_grad):
-    agent = make_agent(discrete, actor_grad=actor_grad)
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_an_update_moves_every_part_and_leaves_it_finite(kind, actor_grad):
+    agent = make_agent(kind, actor_grad=actor_grad)
     before = {part: [p.clone() for p in getattr(agent, part).parameters()] for part in PARTS}
-    metrics, _ = agent.update(make_batch(agent.config, discrete))
+    metrics, _ = agent.update(make_batch(agent))
     for part in PARTS:
         after = list(getattr(agent, part).parameters())
         assert any(not torch.equal(p, q) for p, q in zip(before[part], after, strict=True)), part
@@ -49,7 +59,7 @@ def test_rates_fall_with_the_updates_by_hand():
 def test_optimizer_follows_the_rates():
     sizes = {"steps": 12, "train_ratio": 4, "batch_size": 2, "seq_len": 6}
     agent = make_agent(model_lr=0.3, actor_lr=0.1, critic_lr=0.2, lr_halving=2, **sizes)
-    batch = make_batch(agent.config, True)
+    batch = make_batch(agent)
     factors = []
     for updates in range(6):
         factors.append(rate_factor(agent.config, updates))
@@ -61,7 +71,7 @@ def test_optimizer_follows_the_rates():
 
 def test_the_world_model_learns_one_batch_by_heart():
     agent = make_agent(stir=0, steps=10_000, model_lr=1e-2, hidden=32, deter=32, imag_horizon=1)
-    batch = make_batch(agent.config)
+    batch = make_batch(agent)
     losses = [agent.update(batch)[0] for _ in range(150)]
     assert losses[0]["reward_loss"].item() == pytest.approx(math.log(255), rel=1e-5)
     assert losses[-1]["reward_loss"] < 1  # two-hot targets have an entropy of up to ln 2
@@ -69,37 +79,30 @@ def test_the_world_model_learns_one_batch_by_heart():
     assert losses[-1]["obs_loss"] < 0.3 * losses[0]["obs_loss"]
 
 
-def test_slow_critic_moves_by_two_percent():
+def test_the_slow_critic_begins_as_the_critic_and_moves_by_two_percent():
+    fresh = make_agent(stir=0)
+    for slow, fast in zip(fresh.slow_critic.parameters(), fresh.critic.parameters(), strict=True):
+        assert torch.equal(slow, fast) and slow is not fast
     agent = make_agent(slow_rate=0.02)
     before = [p.clone() for p in agent.slow_critic.parameters()]
-    agent.update(make_batch(agent.config))
+    agent.update(make_batch(agent))
     moved = zip(before, agent.slow_critic.parameters(), agent.critic.parameters(), strict=True)
     for old, slow, fast in moved:
         torch.testing.assert_close(slow, 0.98 * old + 0.02 * fast)
         assert not slow.requires_grad
 
 
-def test_a_fresh_slow_critic_is_the_critic():
-    agent = DreamerAgent(OBS, ACTION, True, tiny_config())
-    for slow, fast in zip(agent.slow_critic.parameters(), agent.critic.parameters(), strict=True):
-        assert torch.equal(slow, fast) and slow is not fast
-
-
 def test_the_loss_is_the_sum_of_its_parts():
     agent = make_agent(replay_value_weight=0.3)
-    metrics, _ = agent.update(make_batch(agent.config))
-    expected = (
-        metrics["model_loss"]
-        + metrics["actor_loss"]
-        + metrics["critic_loss"]
-        + 0.3 * metrics["replay_value_loss"]
-    )
+    metrics, _ = agent.update(make_batch(agent))
+    names = "model_loss", "actor_loss", "critic_loss"
+    expected = sum(metrics[name] for name in names) + 0.3 * metrics["replay_value_loss"]
     torch.testing.assert_close(metrics["loss"], expected)
 
 
 def test_gradients_are_clipped_for_each_group():
     agent = make_agent(grad_clip=1e-3)
-    metrics, _ = agent.update(make_batch(agent.config))
+    metrics, _ = agent.update(make_batch(agent))
     groups = {
         "model": [p for part in MODEL_PARTS for p in getattr(agent, part).parameters()],
         "actor": list(agent.actor.parameters()),
@@ -111,12 +114,12 @@ def test_gradients_are_clipped_for_each_group():
         assert metrics[f"{name}_grad_norm"] > 1e-3  # as it was before
 
 
-@pytest.mark.parametrize("discrete", [True, False])
-def test_same_seed_same_numbers(discrete):
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_same_seed_same_numbers(kind):
     def weights_and_metrics(seed):
         torch.manual_seed(np.random.default_rng().integers(1000))  # the global seed is irrelevant
-        agent = DreamerAgent(OBS, ACTION, discrete, tiny_config(seed=seed))
-        metrics = [agent.update(make_batch(agent.config, discrete, i))[0] for i in range(3)]
+        agent = DreamerAgent(LAYOUTS[kind], tiny_config(seed=seed))
+        metrics = [agent.update(make_batch(agent, i))[0] for i in range(3)]
         return list(agent.state_dict().values()), metrics[-1]
 
     first, again, other = (weights_and_metrics(seed) for seed in (3, 3, 4))
@@ -125,7 +128,14 @@ def test_same_seed_same_numbers(discrete):
     assert first[1]["loss"] != other[1]["loss"]
 
 
-@pytest.mark.parametrize("discrete", [True, False])
+def test_agents_made_in_several_threads_at_once_have_the_weights_of_their_seed():
+    with ThreadPoolExecutor(4) as pool:
+        agents = list(pool.map(lambda _: make_agent(stir=0), range(8)))
+    for weights in zip(*(agent.state_dict().values() for agent in agents), strict=True):
+        assert all(torch.equal(weights[0], other) for other in weights)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
 @pytest.mark.parametrize(
     "extreme",
     [
@@ -141,18 +151,18 @@ def test_same_seed_same_numbers(discrete):
     ],
     ids=str,
 )
-def test_sensible_extremes_can_be_updated(discrete, extreme):
-    agent = make_agent(discrete, stir=0, **extreme)
+def test_sensible_extremes_can_be_updated(kind, extreme):
+    agent = make_agent(kind, stir=0, **extreme)
     for i in range(3):
-        metrics, _ = agent.update(make_batch(agent.config, discrete, seed=i))
+        metrics, _ = agent.update(make_batch(agent, i))
     assert all(value.isfinite() for value in metrics.values())
     assert all(p.isfinite().all() for p in agent.parameters())
 
 
 @pytest.mark.parametrize("actor_grad", ["reinforce", "pathwise"])
-@pytest.mark.parametrize("discrete", [True, False])
-def test_adversarial_data_leaves_all_weights_finite(discrete, actor_grad):
-    agent = DreamerAgent(2, 2, discrete, tiny_config(actor_grad=actor_grad))
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+def test_adversarial_data_leaves_all_weights_finite(kind, actor_grad):
+    agent = DreamerAgent(LAYOUTS[kind], tiny_config(actor_grad=actor_grad))
     rng = np.random.default_rng(0)
     for _ in range(40):
         adversarial_update(agent, rng)
@@ -162,15 +172,15 @@ def test_adversarial_data_leaves_all_weights_finite(discrete, actor_grad):
 # ---------------------------------------------------------------- acting
 
 
-@pytest.mark.parametrize("discrete", [True, False])
-def test_acting_filters_as_training_does(discrete):
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_acting_filters_as_training_does(kind):
     """`act`, one observation after the other, and `observe`, on the replayed rows, meet the same
     deter and the same latents; also where exploration replaced the action, where an action was
     out of range and clipped for the replay, and across episode starts."""
-    agent = make_agent(discrete)
+    agent = make_agent(kind)
     rng = np.random.default_rng(0)
     steps, envs = 12, 3
-    obs = rng.normal(size=(steps, envs, OBS)).astype(np.float32)
+    obs = random_obs(agent.layout, (steps, envs), rng)
     is_first = rng.random((steps, envs)) < 0.2
     is_first[0] = True
     act_rng, state = make_rng(CPU, 11), None
@@ -178,9 +188,9 @@ def test_acting_filters_as_training_does(discrete):
     for t in range(steps):
         action, state = agent.act(obs[t], is_first[t], state, greedy=True, rng=act_rng)
         if t % 2:
-            action = rng.uniform(-3, 3, action.shape).astype(np.float32)
-            if discrete:
-                action = np.eye(ACTION, dtype=np.float32)[action.argmax(-1)]
+            action = random_action(agent.layout, (envs,), rng)
+            if not agent.layout.discrete:
+                action *= 3
             state = state._replace(action=torch.from_numpy(action))
         states.append(state)
         actions.append(np.clip(action, -1, 1))
@@ -198,35 +208,48 @@ def test_acting_filters_as_training_does(discrete):
         assert torch.equal(state.stoch, post.stoch[:, t])
 
 
-@pytest.mark.parametrize("discrete", [True, False])
-def test_act_returns_actions_and_the_state_that_holds_them(discrete):
-    agent = make_agent(discrete)
-    obs, first = np.ones((4, OBS)), np.ones(4, bool)
-    action, state = agent.act(obs, first)
-    assert action.shape == (4, ACTION) and action.dtype == np.float32
-    np.testing.assert_array_equal(state.action.numpy(), action)
-    if discrete:
-        assert ((action == 0) | (action == 1)).all() and (action.sum(-1) == 1).all()
+def test_several_environments_at_once_act_as_one_after_another_do():
+    """Each row draws its latents' numbers in turn, so that one generator serves both. Episodes
+    start at different times."""
+    agent, rng = make_agent("everything"), np.random.default_rng(0)
+    steps, envs = 10, 3
+    obs = random_obs(agent.layout, (steps, envs), rng)
+    is_first = rng.random((steps, envs)) < 0.3
+    assert is_first[1:].any(0).all() and not is_first[1:].all(1).any()
+    together, state = make_rng(CPU, 1), None
+    in_turn, states = make_rng(CPU, 1), [None] * envs
+    for t in range(steps):
+        action, state = agent.act(obs[t], is_first[t], state, greedy=True, rng=together)
+        for i in range(envs):
+            row = slice(i, i + 1)
+            alone, states[i] = agent.act(obs[t, row], is_first[t, row], states[i], True, in_turn)
+            np.testing.assert_array_equal(alone, action[row])
+            assert torch.equal(states[i].stoch, state.stoch[row])
+            torch.testing.assert_close(states[i].deter, state.deter[row], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("discrete", [True, False])
-def test_greedy_actions_are_the_mode(discrete):
-    agent = make_agent(discrete)
-    action, state = agent.act(np.ones((4, OBS)), np.ones(4, bool), greedy=True)
-    policy = agent.actor(agent.rssm.get_feat(state))
-    if discrete:
-        (log_probs,) = policy.log_probs
-        mode = F.one_hot(log_probs.argmax(-1), ACTION)
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_act_returns_actions_and_the_state_that_holds_them(kind):
+    agent = make_agent(kind)
+    obs = random_obs(agent.layout, (4,), np.random.default_rng(0))
+    for greedy in (False, True):
+        action, state = agent.act(obs, np.ones(4, bool), greedy=greedy)
+        assert action.shape == (4, agent.layout.action_size) and action.dtype == np.float32
+        np.testing.assert_array_equal(state.action.numpy(), action)
+    policy = agent.actor(agent.rssm.get_feat(state))  # what is greedy is the mode
+    if kind == "continuous":
+        np.testing.assert_array_equal(action, policy.mean.detach())
     else:
-        mode = policy.mean.detach()
-    np.testing.assert_array_equal(action, mode.numpy())
+        modes = [F.one_hot(part.argmax(-1), part.shape[-1]) for part in policy.log_probs]
+        np.testing.assert_array_equal(action, torch.cat(modes, -1))
 
 
 def test_sampled_actions_follow_the_policy():
     """Averages over 2000 environments of one observation, each with latents of its own."""
     agent = make_agent()
     n = 2000
-    action, state = agent.act(np.ones((n, OBS)), np.ones(n, bool))
+    action, state = agent.act(np.ones((n, 3)), np.ones(n, bool))
+    assert ((action == 0) | (action == 1)).all() and (action.sum(-1) == 1).all()
     (log_probs,) = agent.actor(agent.rssm.get_feat(state)).log_probs
     probs = log_probs.exp().mean(0).detach().numpy()
     np.testing.assert_allclose(action.mean(0), probs, atol=5 * math.sqrt(0.25 / n))
@@ -235,8 +258,8 @@ def test_sampled_actions_follow_the_policy():
 def test_acting_with_a_generator_of_its_own_leaves_the_agents_alone():
     agent = make_agent()
     before, world = agent.rng.get_state(), torch.get_rng_state()
-    agent.act(np.ones((2, OBS)), np.ones(2, bool), rng=make_rng(CPU, 1))
+    agent.act(np.ones((2, 3)), np.ones(2, bool), rng=make_rng(CPU, 1))
     assert torch.equal(before, agent.rng.get_state())
     assert torch.equal(world, torch.get_rng_state())
-    agent.act(np.ones((2, OBS)), np.ones(2, bool))
+    agent.act(np.ones((2, 3)), np.ones(2, bool))
     assert not torch.equal(before, agent.rng.get_state())

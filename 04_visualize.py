@@ -26,7 +26,7 @@ import numpy as np
 
 from dreamer import Config, load_agent
 from dreamer.checkpoint import write_json
-from dreamer.run import pick_device, tune_cpu
+from dreamer.machine import pick_device, tune_cpu
 from lab import cli, results
 from lab.visualize import POINTS, Visualizer
 

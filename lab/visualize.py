@@ -35,7 +35,7 @@ from dreamer.envs import names_of
 from dreamer.evaluation import Episode
 from dreamer.replay_buffer import Layout
 from dreamer.rssm import State
-from dreamer.run import pick_device, tune_cpu
+from dreamer.machine import pick_device, tune_cpu
 from dreamer.utils import derive_seed
 from lab import animations, cli, figures, pixels, style
 

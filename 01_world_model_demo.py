@@ -24,8 +24,8 @@ from tqdm import tqdm
 from dreamer import AgentEnv, Config, DreamerAgent
 from dreamer.checkpoint import write_json
 from dreamer.evaluation import Episode, filter_episode, open_loop, play, random_policy
-from dreamer.replay_buffer import ReplayBuffer
 from dreamer.machine import pick_device, tune_cpu
+from dreamer.replay_buffer import ReplayBuffer
 from dreamer.utils import derive_seed
 from lab import cli, figures, style
 from lab.visualize import dream_errors, first

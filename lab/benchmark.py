@@ -26,8 +26,8 @@ from dreamer import AgentEnv, Config, DreamerAgent, Layout
 from dreamer.checkpoint import write_json
 from dreamer.cli import parse
 from dreamer.envs import make_envs
-from dreamer.replay_buffer import ReplayBuffer
 from dreamer.machine import tune_cpu
+from dreamer.replay_buffer import ReplayBuffer
 from lab.results import cpu_name, markdown, versions
 
 MATCHED = dict(batch_size=16, seq_len=64, deter=256, hidden=256, layers=2)

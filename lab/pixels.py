@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 
 from dreamer import AgentEnv, DreamerAgent
-from dreamer.evaluation import filter_episode, greedy_policy, open_loop, play
+from dreamer.evaluation import Episode, filter_episode, greedy_policy, open_loop, play
 from lab import animations
 from lab.style import BEFORE, DREAM, HARM, REAL, STYLE, WIDTH, save
 
@@ -68,23 +68,27 @@ def images_of(agent: DreamerAgent, obs: np.ndarray) -> np.ndarray:
     return images if channels == 3 else images[..., -1:].repeat(3, -1)
 
 
-def draw_all(agent: DreamerAgent, env: Any, seed: int, folder: Path, stem: str) -> list[Path]:
-    """Filmstrip and GIF of one greedy episode, below `folder`.
-
-    They show real frames, what the agent's state says of each frame that it has just seen, and,
-    from frame CONTEXT on (in a short episode its last frame), its dream without seeing one.
-    """
+def watched(agent: DreamerAgent, env: Any, seed: int) -> tuple[Episode, Pictures]:
+    """One greedy episode, and its pictures: real frames, what the agent's state says of each frame
+    that it has just seen, and, from frame CONTEXT on (in a short episode its last frame), its dream
+    without seeing one."""
     c = agent.config
     with contextlib.closing(AgentEnv(env, c.action_repeat, c.max_episode_steps)) as world:
         episode = play(world, greedy_policy(agent, seed), seed)
-    title = f"{world.name}: one greedy episode, return {episode['reward'].sum():.0f}"
     part = {name: rows[: CONTEXT + LENGTH] for name, rows in episode.items()}
     context = min(CONTEXT, len(part["obs"]) - 1)
     with torch.inference_mode():
         seen = agent.decoder.predict(filter_episode(agent, part, seed)).cpu().numpy()
     dream = open_loop(agent, part["obs"][None], part["action"][None], context, seed)["obs"][0]
     found = {"real": part["obs"], "seen": seen, "dream": dream}
-    pictures = {name: images_of(agent, obs) for name, obs in found.items()}
+    return episode, {name: images_of(agent, obs) for name, obs in found.items()}
+
+
+def draw_all(agent: DreamerAgent, env: Any, seed: int, folder: Path, stem: str) -> list[Path]:
+    """Filmstrip and GIF of one greedy episode, below `folder`."""
+    episode, pictures = watched(agent, env, seed)
+    name = stem.partition("_")[2].replace("_", " ") or stem
+    title = f"{name}: one greedy episode, return {episode['reward'].sum():.0f}"
     paths = [folder / f"{stem}_filmstrip.png", folder / f"{stem}_dream.gif"]
     filmstrip(pictures, title, paths[0])
     real_beside_dreamed(pictures, title, paths[1])

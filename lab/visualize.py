@@ -33,9 +33,9 @@ from dreamer.checkpoint import write_json
 from dreamer.cli import parse
 from dreamer.envs import names_of
 from dreamer.evaluation import Episode
+from dreamer.machine import pick_device, tune_cpu
 from dreamer.replay_buffer import Layout
 from dreamer.rssm import State
-from dreamer.machine import pick_device, tune_cpu
 from dreamer.utils import derive_seed
 from lab import animations, cli, figures, pixels, style
 

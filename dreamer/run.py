@@ -230,19 +230,20 @@ class Run:
 
     def end_episodes(self, which: np.ndarray, terminated: np.ndarray) -> None:
         """Add the final observations' rows of these environments, (N,) bool, where an episode has
-        begun. Their action is zeros."""
-        i = (which & ~self.is_first).nonzero()[0]
+        begun, and count on to the next ones. A row's action is zeros; nothing is held any more."""
+        which = which & ~self.is_first
+        i = which.nonzero()[0]
         nothing = np.zeros((len(i), self.layout.action_size))
         final = self.obs[i], nothing, self.reward[i], np.zeros(len(i), bool), True, terminated[i]
         self.replay.add(*final, streams=i)
+        self.episode[i] += self.config.envs
+        self.reward, self.is_first = np.where(which, 0.0, self.reward), self.is_first | which
+        for k in i:
+            self.actions[k], self.holds[k].left = [], 0
 
     def begin_episodes(self, which: np.ndarray) -> None:
-        """Reset these environments, (N,) bool; nothing is held there any more."""
-        self.episode[which] += self.config.envs
+        """Reset these environments, (N,) bool. If one fails, the run goes on from here."""
         self.obs, _ = self.envs.reset(seed=self.seeds(), options={"reset_mask": which})
-        self.reward, self.is_first = np.where(which, 0.0, self.reward), self.is_first | which
-        for i in which.nonzero()[0]:
-            self.actions[i], self.holds[i].left = [], 0
 
     def seeds(self) -> list[Any]:
         """Seed of each environment's present episode."""
@@ -278,9 +279,9 @@ class Run:
     def faint_data(self) -> Iterator[str]:
         """What the agent would barely see, in what was collected before the first update."""
         rows, filled = self.replay.rows, self.replay.filled()
-        obs = symlog(torch.from_numpy(rows["obs"][filled, : self.layout.numbers]).double())
-        moves, least = obs.amax(0) > obs.amin(0), self.agent.encoder.norm.min_std / 3
-        faint = [str(i) for i in (moves & (obs.std(0) < least)).nonzero().flatten().tolist()]
+        obs = symlog(torch.from_numpy(rows["obs"][filled, : self.layout.numbers]).double()).numpy()
+        moves, least = np.ptp(obs, 0) > 0, self.agent.encoder.norm.min_std / 3
+        faint = [str(i) for i in (moves & (obs.std(0) < least)).nonzero()[0]]
         if faint:
             yield (
                 f"observation dimensions {', '.join(faint[:5] + ['...'][: len(faint) - 5])} barely "

@@ -101,7 +101,8 @@ class Visualizer:
     """Draws an agent in an environment. The paths of its pictures begin with `stem`.
 
     env: as for `AgentEnv`; one of the four tasks, given by its id, draws the dreams itself.
-    quantity: what colours the last map; None takes what varies most.
+    quantity: what colours the last map; None takes what varies most. points: states in the map;
+    with few of them dreams are short too.
     """
 
     def __init__(
@@ -148,9 +149,10 @@ class Visualizer:
         if self.layout.images:  # most pixels never change: the squared error in the log says more
             pixels.draw_all(self.agent, self.env, self.seed, self.stem.parent, self.stem.name)
             return {}
-        self.draw_dreams(first(whole, CONTEXT + HORIZON))
+        self.draw_dreams(first(whole, CONTEXT + min(HORIZON, self.points // 10)))
         say("an animation")
-        size = self.animate(first(whole, CONTEXT + FRAMES), self.episode_seed(False, number))
+        shown = first(whole, CONTEXT + min(FRAMES, self.points // 5))
+        size = self.animate(shown, self.episode_seed(False, number))
         context, horizon = observed(longest), self.agent.config.imag_horizon
         errors = dream_errors(self.agent, own + others, context, horizon)
         found = {"dreams": len(errors["dream"]), "dream_steps": horizon, "gif_bytes": size}

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import quiet_train, tiny_config
+from dreamer.spaces import image_shape, image_shapes
 from gymnasium import spaces as S
 from gymnasium import wrappers
 
 from dreamer import AgentEnv, evaluate, load_agent
 from dreamer.check import check
 from dreamer.evaluation import greedy_policy, open_loop, play
-from dreamer.spaces import image_shape, image_shapes
 
 
 class Slide(gym.Env):
@@ -253,8 +253,9 @@ def test_environments_of_others(env, package, image):
 
 
 def test_the_films_rows_and_frames(tmp_path):
-    from lab import pixels
     from PIL import Image
+
+    from lab import pixels
 
     agent = quiet_train(TASKS["colour"], tiny_config(depth=2)).agent
     episode, pictures = pixels.watched(agent, TASKS["colour"], seed=0)

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("cartpole", "pendulum", "acrobot", "lunar_lander")
 PIXELS = ("pixel_pendulum", "pixel_cartpole")
 BASELINES = {"cartpole": "ppo dqn", "pendulum": "ppo sac"} | dict.fromkeys(TASKS[2:], "ppo dqn")
-PAGES = ["README.md", "CONTRIBUTING.md"]
-PAGES += sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
+DOCS = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}" for name in DOCS)]
 
 
 def page(name: str) -> str:
@@ -76,12 +76,11 @@ def test_readme_and_docs_are_short_and_start_quickly():
 
 
 def test_the_readme_claims_what_the_results_show():
-    text = page("README.md").replace("\n", " ")
-    expected = []
+    text, expected = page("README.md").replace("\n", " "), []
     for data in map(load, TASKS + PIXELS):
-        mean, worst = one_digit(means(data).mean(), means(data).min())
-        row = [*task_and_steps(data), mean, worst, f"{data['threshold']:g}", minutes(data)[1]]
-        expected.append(row)
+        returns = one_digit(means(data).mean(), means(data).min())
+        threshold = f"{data['threshold']:g}"
+        expected.append([*task_and_steps(data), *returns, threshold, minutes(data)[1]])
     assert table("README.md", "| Task | Steps | Return, mean of seeds |") == expected
     times = [float(row[-1]) for row in expected[: len(TASKS)]]
     assert f"in {min(times):.0f} to {max(times):.0f} minutes" in text
@@ -118,16 +117,15 @@ def test_the_tables_of_results_agree_with_the_committed_runs():
     for row, by_seed, how, data in zip(numbers, seeds, made, tasks, strict=True):
         returns, config = means(data), data["runs"][0]["config"]
         step, minute, _, later = first_reached(data)
-        mean, std, worst = one_digit(returns.mean(), returns.std(ddof=1), returns.min())
-        chance = one_digit(data["random_return"])
-        run = [*task_and_steps(data), mean, std, worst, f"{data['threshold']:g}", *chance]
-        assert row == [*run, *minutes(data), f"step {step:,}, {minute:.1f} minutes", later]
+        run = task_and_steps(data) + one_digit(returns.mean(), returns.std(ddof=1), returns.min())
+        run += [f"{data['threshold']:g}", *one_digit(data["random_return"]), *minutes(data)]
+        assert row == [*run, f"step {step:,}, {minute:.1f} minutes", later]
         assert by_seed == [row[0], *one_digit(*returns)]
         settings = f"{config['train_ratio']:g}", str(config["action_repeat"]), data["cpu"]
         assert how[:4] == [row[0], *settings] and (ROOT / how[4].split()[1]).exists()
     probes = [[run["probe"]["r2"] for run in load(task)["runs"]] for task in PIXELS]
-    lowest = [f"{r2:.3f}" for runs in probes for r2 in np.min(runs, axis=0)]
-    assert [r[1] for r in table("docs/results.md", "| Read from the model's state |")] == lowest
+    shown = [row[1] for row in table("docs/results.md", "| Read from the model's state |")]
+    assert shown == [f"{r2:.3f}" for runs in probes for r2 in np.min(runs, axis=0)]
     errors = load("world_model_demo")["error_by_dream_length"].values()
     rows = table("docs/results.md", "| Dreamed steps |")
     assert [r[1:] for r in rows] == [[f"{x:.2f}" for x in e.values()] for e in errors]
@@ -173,8 +171,8 @@ def test_the_ablations_agree_with_the_committed_runs():
     ends = {key: curve[-1] for key, curve in runs.items()}
     assert {ends["cartpole", "two-hot", seed] for seed in range(5)} == {500}
     assert max(ends["cartpole", "full", seed] for seed in range(5)) < 475
-    learned = [sum(ends["recall", v, k] == 1 for k in range(5)) for v in ("full", "stored states")]
-    assert learned == [4, 2]
+    for variant, learned in ("full", 4), ("stored states", 2):
+        assert sum(ends["recall", variant, seed] == 1 for seed in range(5)) == learned
 
 
 def test_the_tuning_log_agrees_with_the_committed_runs():
@@ -221,5 +219,5 @@ def test_links_lead_somewhere(name):
 
 
 def test_every_page_is_listed():
-    pages = {Path(name).name for name in PAGES if name.startswith("docs/")} - {"README.md"}
-    assert pages == set(re.findall(r"\]\((\w+\.md)\)", page("docs/README.md")))
+    listed = re.findall(r"\]\((\w+\.md)\)", page("docs/README.md"))
+    assert sorted([*listed, "README.md"]) == DOCS

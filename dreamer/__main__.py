@@ -12,19 +12,16 @@ import contextlib
 import os
 import shlex
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import tyro
-from gymnasium.envs.registration import EnvSpec
 from tqdm import tqdm
 
-from dreamer import evaluate, load_agent, train
+from dreamer import DreamerAgent, evaluate, load_agent, train
 from dreamer.check import check
-from dreamer.checkpoint import load_checkpoint
 from dreamer.cli import ConfigFlags, parse
 from dreamer.envs import MakeEnv, make_envs
 from dreamer.evaluation import env_of, evaluate_in, film
@@ -53,22 +50,15 @@ class Train(ConfigFlags):
     tensorboard: bool = False  # write TensorBoard's curves too, where it is installed
 
     def main(self) -> None:
-        env: MakeEnv | None = self.env
-        if env is None:
-            if not (self.resume and self.run_dir):
-                raise ValueError("--env is needed, or --resume with --run-dir")
-            spec = load_checkpoint(self.run_dir / "checkpoint.pt")["env_spec"]
-            if spec is None:
-                raise ValueError(f"{self.run_dir} does not say how to make its environment: --env")
-            env = EnvSpec.from_json(spec)
-        name = str(self.env).rpartition(":")[2].replace("/", "-")
-        folder = self.run_dir or Path("runs") / name / f"seed{self.config.seed}"
-        words = sys.argv[1:] + ([] if self.resume else ["--resume"])
+        env, folder = self.env or self.known_env(), self.run_dir
+        if folder is None:
+            name = str(self.env).rpartition(":")[2].replace("/", "-")
+            folder = Path("runs") / name / f"seed{self.config.seed}"
         try:
-            run = train(
-                env, self.config, folder, self.resume, self.device, tensorboard=self.tensorboard
-            )
+            more = {"tensorboard": self.tensorboard}
+            run = train(env, self.config, folder, self.resume, self.device, **more)
         except KeyboardInterrupt:
+            words = sys.argv[1:] + ([] if self.resume else ["--resume"])
             print(f"Stopped. To go on: python -m dreamer {shlex.join(words)}", file=sys.stderr)
             raise
         if run.evals:
@@ -77,6 +67,12 @@ class Train(ConfigFlags):
         agent = shlex.quote(os.path.relpath(run.run_dir / "agent.pt"))
         print(f"Judge it:  python -m dreamer evaluate {agent}")
         print(f"Watch it:  python -m dreamer watch {agent}")
+
+    def known_env(self) -> MakeEnv:
+        """What the checkpoint says."""
+        if not (self.resume and self.run_dir):
+            raise ValueError("--env is needed, or --resume with --run-dir")
+        return env_of(load_agent(self.run_dir / "checkpoint.pt", "cpu"))
 
 
 @dataclass(frozen=True)
@@ -92,16 +88,16 @@ class Evaluate:
     def main(self) -> None:
         tune_cpu()
         agent = load_agent(self.agent, "cpu")
-        env = self.env or env_of(agent)
-        made = make_envs(env, min(self.episodes, self.envs), agent.config)
-        with contextlib.closing(made), tqdm(total=self.episodes, unit="episode") as bar:
+        envs = make_envs(self.env or env_of(agent), min(self.episodes, self.envs), agent.config)
+        with contextlib.closing(envs), tqdm(total=self.episodes, unit="episode") as bar:
             returns, stats = evaluate_in(
-                agent, made, self.episodes, self.seed, progress=lambda n: bar.update(n - bar.n)
+                agent, envs, self.episodes, self.seed, progress=lambda n: bar.update(n - bar.n)
             )
+            name = envs.get_attr("name")[0]
         success = f", success {stats['success']:.0%}" if "success" in stats else ""
         print(
-            f"{made_name(env)}: return {returns.mean():.1f} ± {returns.std():.1f} over "
-            f"{len(returns)} episodes (worst {returns.min():.1f}, best {returns.max():.1f}), "
+            f"{name}: return {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} "
+            f"episodes (worst {returns.min():.1f}, best {returns.max():.1f}), "
             f"{stats['length']:.0f} steps each{success}"
         )
 
@@ -127,7 +123,7 @@ class Watch:
         else:
             self.film(agent, env)
 
-    def film(self, agent, env: MakeEnv) -> None:
+    def film(self, agent: DreamerAgent, env: MakeEnv) -> None:
         """A GIF in the run's folder, or in runs/ for an agent from elsewhere."""
         from PIL import Image  # of requirements.txt; nothing else needs it
 
@@ -135,8 +131,7 @@ class Watch:
         gif = self.agent if own else Path("runs").absolute() / self.agent.name
         gif = gif.with_suffix(".gif")
         print(f"no window here: the episodes are filmed into {gif}", flush=True)
-        quiet = {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}  # SDL finds no devices
-        os.environ.update({"XDG_RUNTIME_DIR": tempfile.gettempdir(), **quiet, **os.environ})
+        os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}  # no devices
         pictures = []
         for seed in range(self.seed, self.seed + self.episodes):
             ret, frames = film(agent, env, seed)
@@ -145,17 +140,11 @@ class Watch:
             pictures += [Image.fromarray(frame).quantize(64) for frame in large]
             print(f"episode {seed}: return {ret:.1f}", flush=True)
         gif.parent.mkdir(parents=True, exist_ok=True)
-        look = {"save_all": True, "duration": 40, "loop": 0, "optimize": True}
+        look: dict[str, Any] = {"save_all": True, "duration": 40, "loop": 0, "optimize": True}
         pictures[0].save(gif, append_images=pictures[1:], **look)
 
 
-def made_name(env: MakeEnv) -> str:
-    return env if isinstance(env, str) else getattr(env, "id", str(env))
-
-
 def main() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # terminals that lack a letter
     argv = sys.argv[1:] or ["--help"]
     command = parse(Check | Train | Evaluate | Watch, __doc__, argv, prog="python -m dreamer")
     try:
@@ -163,8 +152,6 @@ def main() -> None:
     except gym.error.UnregisteredEnv as error:
         own = "If a file my_env.py registers it, run from its folder with --env my_env:Name-v0"
         sys.exit(f"error: {error} {own}")
-    except FileNotFoundError as error:
-        sys.exit(f"error: there is no file {error.filename}")
     except (ValueError, FloatingPointError, OSError, ImportError, gym.error.Error) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -18,7 +18,8 @@ from dreamer.replay_buffer import Layout
 from dreamer.rssm import RSSM, Dream, Posterior, State, kl_losses
 from dreamer.utils import PercentileScale, frozen, lambda_return, make_rng
 
-Batch = Metrics = dict[str, Tensor]
+Metrics = dict[str, Tensor]
+Batch = dict[str, Tensor]
 GLOBAL_RNG = threading.Lock()  # PyTorch's layers draw their weights from one for all threads
 
 

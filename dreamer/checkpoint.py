@@ -32,6 +32,7 @@ if sys.platform != "win32":
 FORMAT = 9  # of checkpoints; raised when their content changes
 TITLE = "dreamer-from-scratch checkpoint, format "
 REMEDY = "put a good copy in its place, or delete it and train again"
+OTHER_PROGRAM = "use the version of the program that wrote it, or delete it and train again"
 
 
 class CheckpointError(ValueError):
@@ -41,11 +42,20 @@ class CheckpointError(ValueError):
 # ---------------------------------------------------------------- atomic writes
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
+
+
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
     """Write to a temporary file beside `path`, then rename: `path` is never half a file, and an
     old one stays until the new one is safe on the disk. Makes the folder. Raises OSError."""
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temporary)
@@ -54,9 +64,7 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
-    with contextlib.suppress(OSError):  # the new name too, on disks that can
+    with contextlib.suppress(OSError):  # the new name must reach the disk too, where it can
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -89,8 +97,7 @@ def save_checkpoint(path: Path | str, value: dict[str, Any]) -> None:
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
-            file.write(seal(data, str(FORMAT).encode()) + b"\n")
-            file.write(data)
+            file.writelines([seal(data, str(FORMAT).encode()), b"\n", data])
 
     write_atomic(Path(path).expanduser(), write)
 
@@ -108,8 +115,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged or is no checkpoint: {REMEDY}")
     if version != str(FORMAT).encode():
         raise CheckpointError(
-            f"{path} is of format {version.decode()}, but this program reads format {FORMAT}: use "
-            "the version of the program that wrote it, or delete it and train again"
+            f"{path} is of format {version.decode()}, this program reads {FORMAT}: {OTHER_PROGRAM}"
         )
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
@@ -123,8 +129,7 @@ def fitting(path: Path | str) -> Iterator[None]:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(
-            f"{path} does not fit this program ({error!r:.200}): use the version of the program "
-            "that wrote it, or train again"
+            f"{path} does not fit this program ({error!r:.200}): {OTHER_PROGRAM}"
         ) from error
 
 
@@ -201,8 +206,7 @@ class Log:
         found = path.stat().st_size if path.exists() else 0
         if found < size:
             raise CheckpointError(
-                f"{path} has {found} bytes, but {size} when the checkpoint beside it was made: put "
-                "that log in its place, or delete the checkpoint and train again"
+                f"{path} has {found} bytes, but {size} when its checkpoint was made: {REMEDY}"
             )
         self.path, self.size = path, size
         self.unwritten = b""  # rows that the system would not take, the disk being full
@@ -221,11 +225,9 @@ class Log:
 
     def flush(self) -> int:
         """Bring all rows to the disk; returns the file's size in bytes. Raises OSError."""
-        try:
+        with naming(self.path):
             self._write_rows()
             os.fsync(self.file.fileno())
-        except OSError as error:
-            raise OSError(error.errno, f"not written: {error.strerror}", str(self.path)) from error
         return self.size
 
     def _write_rows(self) -> None:

@@ -36,9 +36,9 @@ def blaming(what: str, *known: type[Exception]) -> Iterator[None]:
     errors that are known to say what is wrong."""
     try:
         yield
-    except (EnvFault, *known):
-        raise
     except Exception as error:
+        if isinstance(error, (EnvFault, *known)):
+            raise
         raise EnvFault(f"{what}: {type(error).__name__}: {error}") from error
 
 
@@ -48,7 +48,9 @@ def blaming(what: str, *known: type[Exception]) -> Iterator[None]:
 def leaves(space: Any, value: Any = None, name: str = "") -> list[tuple[str, Any, Any]]:
     """(name, space, value) of a `Dict`'s or `Tuple`'s innermost spaces, or of the space alone."""
     if isinstance(space, spaces.Dict):
-        parts = [(f"{name}.{key}".lstrip("."), key, part) for key, part in space.spaces.items()]
+        parts: list[Any] = [
+            (f"{name}.{key}".lstrip("."), key, part) for key, part in space.spaces.items()
+        ]
     elif isinstance(space, spaces.Tuple):
         parts = [(f"{name}[{i}]", i, part) for i, part in enumerate(space.spaces)]
     else:
@@ -72,89 +74,98 @@ def image_shape(space: Any) -> tuple[int, int, int] | None:
     return (*shape[1:], shape[0]) if shape[0] < shape[2] else shape
 
 
-def kind_of(space: Any) -> str:
-    """Where in a `Layout` a space that is no `Dict` or `Tuple` belongs. Raises ValueError for what
-    no observation can be."""
-    shape, reason = image_shape(space), ""
-    if shape and min(shape[:2]) < MIN_SIDE:
-        reason = f"an image has sides of {MIN_SIDE} or more; FlattenObservation makes it numbers"
-    elif shape and not 0 < float(space.high.max()) - float(space.low.min()) < np.inf:
-        reason = "an image needs bounds, such as 0 to 255 or 0 to 1"
-    elif shape:
-        return "images"
-    elif isinstance(space, spaces.Box) and len(space.shape) < 3:
-        whole = space.dtype == bool or np.issubdtype(space.dtype, np.integer)
-        return "flags" if whole and space.low.min() >= 0 and space.high.max() <= 1 else "numbers"
-    elif isinstance(space, spaces.MultiBinary):
-        return "flags"
-    elif max(classes_of(space), default=0) > MOST_CLASSES:
-        reason = "a one-hot vector would be too long; give its parts as a MultiDiscrete"
-    elif classes_of(space):
-        return "categories"
-    raise ValueError(
-        f"observation space {space} is not supported"
-        + (f": {reason}" if reason else "; a wrapper (TransformObservation) can make it a Box")
-    )
-
-
 def classes_of(space: Any) -> tuple[int, ...]:
     """Sizes of the one-hot vectors that stand for a value of the space; none for `Box`."""
     if isinstance(space, spaces.Discrete):
         return (int(space.n),)
     if isinstance(space, spaces.MultiDiscrete):
         return tuple(int(n) for n in space.nvec.flat)
-    if isinstance(space, spaces.MultiBinary):
-        return (2,) * int(np.prod(space.shape))
-    return ()
+    return (2,) * math.prod(space.shape) if isinstance(space, spaces.MultiBinary) else ()
+
+
+def kind_of(space: Any) -> str:
+    """The field of `Layout` to which a space belongs that is no `Dict` or `Tuple`. Raises
+    ValueError for what no observation can be."""
+    shape, wanted = image_shape(space), "Box, Discrete, MultiDiscrete and MultiBinary are"
+    if shape:
+        spread = float(space.high.max()) - float(space.low.min())
+        if min(shape[:2]) >= MIN_SIDE and 0 < spread < np.inf:
+            return "images"
+        wanted = f"an image has bounds, and sides of {MIN_SIDE} or more (else FlattenObservation)"
+    elif isinstance(space, spaces.Box) and len(space.shape) < 3:
+        whole = space.dtype.kind in "biu" and space.low.min() >= 0 and space.high.max() <= 1
+        return "flags" if whole else "numbers"
+    elif isinstance(space, spaces.MultiBinary):
+        return "flags"
+    elif 0 < max(classes_of(space), default=0) <= MOST_CLASSES:
+        return "categories"
+    elif classes_of(space):
+        wanted = "a one-hot vector would be too long: give its parts as a MultiDiscrete"
+    raise ValueError(f"observation space {space} is not supported: {wanted}")
+
+
+def by_kind() -> dict[str, list[Any]]:
+    """An empty list for each part of an observation, in their order."""
+    return {"numbers": [], "flags": [], "categories": [], "images": []}
 
 
 def layout_of(obs_space: Any, action_space: Any) -> Layout:
     """What observations and actions consist of. Raises ValueError for spaces that are not
     supported."""
-    sizes: dict[str, Any] = {"numbers": 0, "flags": 0, "categories": (), "images": ()}
+    found = by_kind()
     for _, space, _ in leaves(obs_space):
         kind = kind_of(space)
-        size = {"categories": classes_of(space), "images": (image_shape(space),)}
-        sizes[kind] += size.get(kind, math.prod(space.shape))
-    numbers, categories = 0, classes_of(action_space)
-    if isinstance(action_space, spaces.Box) and action_space.is_bounded():
-        numbers = math.prod(action_space.shape)
-    if not numbers and not categories:
+        one = {"categories": classes_of(space), "images": [image_shape(space)]}
+        found[kind] += one.get(kind, [math.prod(space.shape)])
+    bounded = isinstance(action_space, spaces.Box) and action_space.is_bounded()
+    if not bounded and not classes_of(action_space):
         raise ValueError(
             f"action space {action_space} is not supported: a bounded Box, Discrete, MultiDiscrete "
             "and MultiBinary are; a wrapper (gymnasium.wrappers.TransformAction) can make it one"
         )
-    return Layout(**sizes, action_numbers=numbers, action_categories=categories)
+    return Layout(
+        *(sum(found["numbers"]), sum(found["flags"])),
+        *(tuple(found["categories"]), tuple(found["images"])),
+        math.prod(action_space.shape) if bounded else 0,
+        classes_of(action_space),
+    )
 
 
 def names_of(space: Any) -> list[str]:
     """A name for each entry of an observation before its pixels, in the order of its `Layout`."""
-    found: dict[str, list[str]] = {"numbers": [], "flags": [], "categories": [], "images": []}
+    found = by_kind()
     for name, part, _ in leaves(space):
         kind, classes = kind_of(part), classes_of(part)
         if kind == "categories":
             owners = [name] if len(classes) == 1 else [f"{name}[{i}]" for i in range(len(classes))]
             pairs = zip(owners, classes, strict=True)
             found[kind] += [f"{owner}={k}".lstrip("=") for owner, n in pairs for k in range(n)]
-        elif kind != "images":
-            size = math.prod(part.shape)
-            found[kind] += [f"{name}[{i}]" if name else str(i) for i in range(size)]
-    return found["numbers"] + found["flags"] + found["categories"]
+        else:
+            entries = range(0 if kind == "images" else math.prod(part.shape))
+            found[kind] += [f"{name}[{i}]" if name else str(i) for i in entries]
+    return [name for names in found.values() for name in names]
+
+
+def bounds_of(space: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest value of each number of an observation, in the order of its layout."""
+    boxes = [part for _, part, _ in leaves(space) if kind_of(part) == "numbers"]
+    low = [np.zeros(0), *(np.ravel(box.low) for box in boxes)]
+    return np.concatenate(low), np.concatenate([low[0], *(np.ravel(box.high) for box in boxes)])
 
 
 def flatten(space: Any, obs: Any) -> np.ndarray:
     """An observation as the flat float32 vector of its `Layout`, a copy. Raises ValueError or
     TypeError for what is not in the space, NaN and infinity included."""
-    found: dict[str, list[Any]] = {"numbers": [], "flags": [], "categories": [], "images": []}
+    found = by_kind()
     for _, part, value in leaves(space, obs):
         kind = kind_of(part)
-        if kind == "categories" or isinstance(part, spaces.MultiBinary):
+        if kind == "images":
+            value = pixels(part, value)
+        elif classes_of(part):
             value = np.asarray(value) if part.shape else value
             if not part.contains(value):
                 raise ValueError(f"{value!r} is not in {part}")
             value = spaces.flatten(part, value)
-        elif kind == "images":
-            value = pixels(part, value)
         else:
             value = np.asarray(value)
             if value.ndim > 1 and value.shape != part.shape:
@@ -196,7 +207,7 @@ def random_action(layout: Layout, rng: np.random.Generator) -> np.ndarray:
     return action
 
 
-def native_action(space: Any, action: np.ndarray, categories: tuple[int, ...]) -> Any:
+def native_action(space: Any, action: np.ndarray) -> Any:
     """The environment's own action for the agent's (A,): numbers are clipped to [-1, 1] and
     rescaled to the bounds, each one-hot vector becomes its class."""
     if isinstance(space, spaces.Box):
@@ -207,8 +218,7 @@ def native_action(space: Any, action: np.ndarray, categories: tuple[int, ...]) -
             scaled = np.rint(scaled)
         return np.clip(scaled, space.low, space.high).astype(space.dtype)
     if isinstance(space, spaces.MultiBinary):
-        flat = action.reshape(-1, 2).argmax(-1)
-        return flat.reshape(space.shape).astype(space.dtype)
+        return action.reshape(*space.shape, 2).argmax(-1).astype(space.dtype)
     return spaces.unflatten(space, action)
 
 
@@ -242,7 +252,7 @@ class ActionMask(gym.Wrapper):
         obs, info = self.env.reset(**kwargs)
         return self.with_mask(obs, info), info
 
-    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step(self, action: Any) -> Any:
         space: Any = self.action_space
         chosen = np.array(action - space.start).reshape(-1)
         for i, mask in enumerate(self.masks):
@@ -266,8 +276,8 @@ class AgentEnv(gym.Wrapper):
     episode's end `info` holds its `return`, its `length` in steps, and `success`, where the
     environment gives `is_success`. Where it gives `action_mask`, see `ActionMask`.
 
-    `reset(options={"idle": True})` leaves the environment alone: until the next reset a step does
-    nothing. `options={"actions": {seed: [...]}}` takes these actions again after the reset.
+    `reset(options={"idle": True})` leaves the environment alone, and so do steps until the next
+    reset. `options={"actions": {seed: [...]}}` takes these actions again after the reset.
 
     Raises ValueError for what is no such environment, and EnvFault when the environment fails.
     """
@@ -275,9 +285,10 @@ class AgentEnv(gym.Wrapper):
     def __init__(
         self, env: MakeEnv, action_repeat: int = 1, max_episode_steps: int = 100_000, **options: Any
     ):
-        made = make_env(env, **options)
+        made = self.given = make_env(env, **options)
         self.name = made.spec.id if made.spec else type(made.unwrapped).__name__
-        self.spec_json = spec_json(made)
+        self.spec_json, limit = spec_json(made), made.spec and made.spec.max_episode_steps
+        self.time_limit = min(limit or max_episode_steps, max_episode_steps)
         self.action_repeat, self.taken = action_repeat, 0
         with blaming(self.name):
             if isinstance(made.action_space, spaces.Discrete | spaces.MultiDiscrete):
@@ -294,7 +305,7 @@ class AgentEnv(gym.Wrapper):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode that depends on `seed` alone: obs (O,), info."""
         options = options or {}
-        self.idle = "idle" in options
+        self.idle = options.get("idle", False)
         if self.idle:
             return self.obs, {}
         with blaming(f"{self.name}: reset at step {self.taken}"):
@@ -317,7 +328,7 @@ class AgentEnv(gym.Wrapper):
             for _ in range(self.action_repeat):
                 self.taken += 1
                 self.length += 1
-                native = native_action(space, action, self.layout.action_categories)
+                native = native_action(space, action)  # anew: environments may change it
                 obs, reward, terminated, truncated, said = self.env.step(native)
                 total += float(np.float32(reward))
                 if terminated or truncated:
@@ -397,7 +408,7 @@ def make_envs(
     envs = SyncVectorEnv([make] * number, autoreset_mode=AutoresetMode.DISABLED)
     everyone = [*taken, *envs.envs]
     if len({id(one.unwrapped) for one in everyone}) < len(everyone):
-        raise EnvFault(f"{envs.envs[0].name}: the function gave the same environment twice")
+        raise EnvFault(f"{env}: the function gave the same environment twice")
     return envs
 
 

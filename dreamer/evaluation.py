@@ -1,6 +1,7 @@
 """What an agent is worth: greedy returns on fresh episodes, and how good its dreams are."""
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -86,49 +87,49 @@ def evaluate_in(
     true `info["is_success"]` at their end (where all say so), and the critic's `calibration`.
     """
     check_fit(agent, envs.get_attr("layout")[0])
-    rng, number = make_rng(agent.device, seed, EVALUATION), envs.num_envs
-    episode = np.arange(number)  # that each environment plays; from `episodes` on it idles
-    state: State | None = None
+    rng, state = make_rng(agent.device, seed, EVALUATION), None
     rewards: list[list[float]] = [[] for _ in range(episodes)]
     values: list[list[float]] = [[] for _ in range(episodes)]
-    bootstrap = np.zeros(episodes)  # value after a time limit
-    ends: dict[str, list[float]] = {"return": [], "length": [], "success": []}
-    returns = np.zeros(episodes)
+    ends: list[dict[str, float]] = [{} for _ in range(episodes)]
+    episode = np.arange(envs.num_envs)  # that each one plays; from `episodes` on it idles
 
     def begin(which: np.ndarray) -> np.ndarray:
-        """Start the episodes of these environments, and let those idle that have none left."""
-        plays, obs = episode < episodes, np.zeros(0)
-        for options, mask in ({}, which & plays), ({"idle": True}, which & ~plays):
+        """Start the episodes of these environments; those that have none left idle."""
+        seeds: list[Any] = [derive_seed(seed, EVALUATION, int(i)) for i in episode]
+        for idle, mask in (
+            (False, which & (episode < episodes)),
+            (True, which & (episode >= episodes)),
+        ):
             if mask.any():
-                seeds = [derive_seed(seed, EVALUATION, int(i)) for i in episode]
-                obs, _ = envs.reset(seed=seeds, options={"reset_mask": mask, **options})
+                obs, _ = envs.reset(seed=seeds, options={"reset_mask": mask, "idle": idle})
         return obs
 
-    is_first = np.ones(number, bool)
+    is_first = np.ones(envs.num_envs, bool)
     obs = begin(is_first)
-    while (plays := episode < episodes).any():
+    while (playing := (episode < episodes).nonzero()[0]).size:
         action, state = agent.act(obs, is_first, state, greedy, rng)
         with torch.inference_mode():
             value = agent.critic.predict(agent.rssm.get_feat(state)).tolist()
         obs, reward, terminated, truncated, info = envs.step(action)
-        for k in plays.nonzero()[0]:
-            rewards[episode[k]].append(float(reward[k]))
-            values[episode[k]].append(value[k])
         is_first = terminated | truncated
-        for k in is_first.nonzero()[0]:
-            returns[episode[k]] = info["return"][k]
-            bootstrap[episode[k]] = 0 if terminated[k] else value[k]
-            for name in ends:
-                if name in info and info[f"_{name}"][k]:
-                    ends[name].append(float(info[name][k]))
-            episode[k] = 1 + episode.max()  # the next one
-            progress(len(ends["return"]))
+        for k in playing:
+            i = episode[k]
+            rewards[i].append(float(reward[k]))
+            values[i].append(value[k])
+            if is_first[k]:  # the value counts on after a time limit
+                named = ("return", "length", "success")
+                ends[i] = {n: float(info[n][k]) for n in named if n in info and info[f"_{n}"][k]}
+                ends[i]["after"] = 0.0 if terminated[k] else value[k]
+                episode[k] = 1 + episode.max()  # the next one
+                progress(sum(map(bool, ends)))
         if is_first.any():
             obs = begin(is_first)
-    stats = {"episodes": float(episodes)}
-    stats |= {k: float(np.mean(ends[k])) for k in ends if len(ends[k]) == episodes}
-    stats.pop("return")
-    return returns, stats | calibration(rewards, values, bootstrap, agent.config.gamma)
+    stats = {"episodes": float(episodes), "length": float(np.mean([e["length"] for e in ends]))}
+    if all("success" in end for end in ends):
+        stats["success"] = float(np.mean([end["success"] for end in ends]))
+    bootstrap = np.array([end["after"] for end in ends])
+    stats |= calibration(rewards, values, bootstrap, agent.config.gamma)
+    return np.array([end["return"] for end in ends]), stats
 
 
 def calibration(
@@ -141,13 +142,10 @@ def calibration(
     states, `value_pred` and `value_real`, and their correlation `value_corr` (0 where either is
     the same everywhere).
     """
-    achieved = []
+    achieved: list[float] = []
     for episode, after in zip(rewards, bootstrap, strict=True):
-        ret, back = after, []
-        for reward in reversed(episode):
-            ret = reward + gamma * ret
-            back.append(ret)
-        achieved += back[::-1]
+        back = itertools.accumulate(episode[::-1], lambda ret, r: r + gamma * ret, initial=after)
+        achieved += [*back][:0:-1]
     predicted, real = np.concatenate(values), np.array(achieved)
     varies = predicted.std() * real.std() > 1e-9
     return {
@@ -323,12 +321,8 @@ def open_loop(
     is_first = torch.zeros(seen.shape[:2], dtype=torch.bool, device=agent.device)
     rng = torch.Generator(agent.device).manual_seed(seed)
     feat = dream_on(agent, seen, actions, is_first, context, rng, before)
-    predicted = {
-        "obs": agent.decoder.predict(feat),
-        "reward": agent.reward.predict(feat),
-        "cont": agent.cont.predict(feat),
-    }
-    return {name: value.cpu().numpy() for name, value in predicted.items()}
+    heads: dict[str, Any] = {"obs": agent.decoder, "reward": agent.reward, "cont": agent.cont}
+    return {name: head.predict(feat).cpu().numpy() for name, head in heads.items()}
 
 
 @torch.inference_mode()

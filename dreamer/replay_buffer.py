@@ -102,6 +102,10 @@ class ReplayBuffer:
         if layout.pixels:
             self.rows["pixels"] = np.zeros((rows, layout.pixels), np.uint8)
 
+    @property
+    def row_bytes(self) -> int:
+        return sum(rows[:1].nbytes for rows in self.rows.values())
+
     def __len__(self) -> int:
         return int(self.size.sum())
 

@@ -166,17 +166,17 @@ class Run:
 
     def make_replay(self) -> ReplayBuffer:
         """Raises ValueError where the machine has no memory for so many rows."""
-        c, layout = self.config, self.layout
+        c = self.config
         rows = 2 * c.steps // c.action_repeat + c.envs  # at most: one more for each episode
         rows = min(c.capacity, max(rows, c.seq_len * c.envs))
-        row = 4 * (layout.vector_size + layout.action_size) + layout.pixels  # bytes
-        row += 2 * (c.deter + c.categoricals)
-        if 3 * rows * row > memory():  # a checkpoint makes two copies
+        latent = c.deter, c.categoricals, c.classes
+        replay = ReplayBuffer(rows, self.layout, latent, c.envs)
+        if 3 * rows * replay.row_bytes > memory():  # a checkpoint makes two copies
             raise ValueError(
-                f"{self.name}: a replay of {rows:,} rows needs {rows * row / 1e9:.1f} GB, and "
-                "thrice that while it is saved, more than this machine has: lower Config.capacity"
+                f"{self.name}: {rows:,} replay rows take {rows * replay.row_bytes / 1e9:.1f} GB, "
+                "and thrice that while it is saved, which this machine lacks: lower Config.capacity"
             )
-        return ReplayBuffer(rows, layout, (c.deter, c.categoricals, c.classes), c.envs)
+        return replay
 
     def begin_or_resume(self, resume: bool) -> None:
         """Go on from the folder's checkpoint, or begin there and keep what an earlier run left."""
@@ -235,8 +235,8 @@ class Run:
         which = which & ~self.is_first
         i = which.nonzero()[0]
         nothing = np.zeros((len(i), self.layout.action_size))
-        last = self.obs[i], nothing, self.reward[i], False, True, terminated[i]
-        self.replay.add(*last, streams=i)
+        final = self.obs[i], nothing, self.reward[i], np.zeros(len(i), bool), True, terminated[i]
+        self.replay.add(*final, streams=i)
         self.episode[i] += self.config.envs
         self.reward, self.is_first = np.where(which, 0.0, self.reward), self.is_first | which
         for k in i:
@@ -246,7 +246,7 @@ class Run:
         """Reset these environments, (N,) bool. If one fails, the run goes on from here."""
         self.obs, _ = self.envs.reset(seed=self.seeds(), options={"reset_mask": which})
 
-    def seeds(self) -> list[int]:
+    def seeds(self) -> list[Any]:
         """Seed of each environment's present episode."""
         return [derive_seed(self.config.seed, EPISODES, int(k)) for k in self.episode]
 

@@ -4,6 +4,7 @@ training."""
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -125,6 +126,13 @@ def test_same_seed_same_numbers(kind):
     assert all(torch.equal(x, y) for x, y in zip(first[0], again[0], strict=True))
     assert first[1] == again[1]
     assert first[1]["loss"] != other[1]["loss"]
+
+
+def test_agents_made_in_several_threads_at_once_have_the_weights_of_their_seed():
+    with ThreadPoolExecutor(4) as pool:
+        agents = list(pool.map(lambda _: make_agent(stir=0), range(8)))
+    for weights in zip(*(agent.state_dict().values() for agent in agents), strict=True):
+        assert all(torch.equal(weights[0], other) for other in weights)
 
 
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_scale")
 
 
 def test_dreamed_actions_are_the_actors_own():
-    """A sure actor does in every dreamed state what it is sure of."""
+    """A sure actor does in every dreamed state what it is sure of; an unsure one varies."""
     agent = make_agent(unimix=0.0)
     with torch.no_grad():
         agent.actor.mlp[-1].weight *= 3000
@@ -36,6 +36,8 @@ def test_dreamed_actions_are_the_actors_own():
     assert log_probs.amax(-1).exp().mean() > 0.98
     assert torch.equal(policy.mode().argmax(-1), dream.action.argmax(-1))
     assert len(dream.action.argmax(-1).unique()) == 2
+    unsure = dreamed(make_agent("continuous", stir=0)).dream.action  # (N, H, A)
+    assert unsure.std(1).min() > 0.05  # each step draws numbers of its own
 
 
 def test_dreams_start_from_distinct_posterior_states():
@@ -80,6 +82,8 @@ def test_pathwise_gradient_flows_through_the_world_model(kind, monkeypatch):
     ret = dreamed(agent).ret
     grads = torch.autograd.grad(ret.sum(), actions, retain_graph=True)
     assert len(grads) == 4 and all(grad.abs().max() > 1e-6 for grad in grads)
+    later = actions[1].sum()  # the policy reads states, it does not pass gradients on to them
+    assert torch.autograd.grad(later, actions[:1], None, True, allow_unused=True) == (None,)
     with torch.no_grad():
         agent.rssm.in_action[0].weight.zero_()
     metrics = dreamed(agent).metrics

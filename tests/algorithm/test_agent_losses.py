@@ -8,9 +8,11 @@ import torch
 from agents import (
     LAYOUTS,
     MODEL_PARTS,
+    as_tensors,
     dreamed,
     expected_value,
     make_agent,
+    make_batch,
     reached,
     twohot_cross_entropy,
 )
@@ -28,6 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_scale")
 def test_world_model_loss_reaches_the_world_model_alone(kind):
     agent = make_agent(kind)
     assert reached(agent, dreamed(agent).model_loss) == set(MODEL_PARTS)
+    assert all(p.grad.abs().max() > 0 for p in agent.decoder.parameters())  # images' too
 
 
 @pytest.mark.parametrize("actor_grad", ["reinforce", "pathwise"])
@@ -63,9 +66,10 @@ def test_model_loss_by_hand():
         "cont_loss": torch.tensor([[0.0, 200.0]]),
         "dyn_loss": torch.tensor([[1000.0, 3000.0]]),
         "rep_loss": torch.tensor([[1000.0, 5000.0]]),
+        "image_loss": torch.tensor([[1e5, 1e5]]),
     }
     loss, metrics = model_loss(parts, beta_obs=2, beta_dyn=0.5, beta_rep=0.1)
-    assert loss.item() == pytest.approx(2 * 2 + 10 + 100 + 0.5 * 2000 + 0.1 * 3000)
+    assert loss.item() == pytest.approx(2 * 2 + 10 + 100 + 0.5 * 2000 + 0.1 * 3000 + 1e5)
     assert metrics["obs_loss"] == 2 and metrics["rep_loss"] == 3000
 
 
@@ -129,6 +133,16 @@ def test_world_model_losses_match_torch_distributions():
     heads -= Bernoulli(logits=agent.cont(feat)).log_prob(cont).mean()
     expected = 3 * error.mean() + heads + 0.7 * kl.clamp(min=1.4).mean()
     assert d.model_loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("part", ["prev_deter", "prev_stoch", "prev_action"])
+def test_a_window_goes_on_from_what_was_before_it_unless_it_starts_an_episode(part):
+    agent = make_agent()
+    batch = as_tensors(make_batch(agent))
+    batch["is_first"][:, 0] = torch.tensor([True, False, False])
+    other = {**batch, part: batch[part].roll(1, -1)}
+    deter, changed = (agent.world_model_loss(x)[2].deter[:, 0] for x in (batch, other))
+    assert (deter != changed).any(-1).tolist() == [False, True, True]
 
 
 # ---------------------------------------------------------------- replay value loss

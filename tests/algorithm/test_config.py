@@ -66,7 +66,7 @@ def test_whole_floats_and_numpys_numbers_become_pythons_own():
 @pytest.mark.parametrize("envs", [1, 3])
 def test_each_environments_part_of_the_replay_holds_a_window(envs):
     Config(capacity=10 * envs, seq_len=10, envs=envs)
-    with pytest.raises(ValueError, match=r"Config.seq_len must be at most .* \(10\), got 11"):
+    with pytest.raises(ValueError, match="Config.seq_len must be at most 10,"):
         Config(capacity=11 * envs - 1, seq_len=11, envs=envs)
 
 

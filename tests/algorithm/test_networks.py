@@ -242,6 +242,10 @@ def test_brightness_and_contrast_are_seen():
     for one, other in ((image, (image + 127.5) / 2), (grey, grey + 60)):
         one, other = encoder(one), encoder(other)
         assert (one - other).norm() > 0.05 * one.norm()
+    conv, seen = encoder[0], []
+    conv.register_forward_hook(lambda *call: seen.append(call[-1][0]))
+    encoder(torch.full_like(image, 127.5))  # the middle is 0
+    torch.testing.assert_close(seen[0], conv.bias[:, None, None].expand_as(seen[0]))
 
 
 def test_the_image_loss_by_hand():

@@ -155,7 +155,7 @@ TAKEN = {  # space, an action, the environment's own
 def test_actions_by_hand(space, action, native):
     layout = layout_of(VECTOR, space)
     assert layout.action_size == len(action) and layout.discrete == (not isinstance(space, S.Box))
-    found = native_action(space, np.float32(action), layout.action_categories)
+    found = native_action(space, np.float32(action))
     assert space.contains(found), found
     np.testing.assert_allclose(found, native, rtol=1e-6)
 
@@ -167,7 +167,7 @@ bounds = st.floats(-(2.0**127), 2.0**127, width=32, allow_subnormal=False)
 @given(bounds, bounds, st.floats(-3, 3, width=32, allow_subnormal=False))
 def test_every_native_action_is_in_the_space_and_reaches_its_bounds(dtype, one, other, action):
     space = S.Box(min(one, other), max(one, other), (1,), dtype)
-    native = native_action(space, np.float32([action]), ())
+    native = native_action(space, np.float32([action]))
     assert space.contains(native)
     if abs(action) >= 1:
         assert native[0] == (space.high if action > 0 else space.low)[0]

@@ -88,8 +88,8 @@ def kind_of(space: Any) -> str:
     ValueError for what no observation can be."""
     shape, wanted = image_shape(space), "Box, Discrete, MultiDiscrete and MultiBinary are"
     if shape:
-        spread = float(space.high.max()) - float(space.low.min())
-        if min(shape[:2]) >= MIN_SIDE and 0 < spread < np.inf:
+        span = float(space.high.max()) - float(space.low.min())
+        if min(shape[:2]) >= MIN_SIDE and 0 < span < np.inf:
             return "images"
         wanted = f"an image has bounds, and sides of {MIN_SIDE} or more (else FlattenObservation)"
     elif isinstance(space, spaces.Box) and len(space.shape) < 3:

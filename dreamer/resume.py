@@ -4,7 +4,6 @@ A run that was stopped and resumed goes on, number for number, as if it had neve
 (How the files are written: checkpoint.py.)
 """
 
-import dataclasses
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,11 @@ def save(run: "Run") -> None:
             "numbers": {name: getattr(run, name) for name in NUMBERS},
             "metrics": run.metrics,
             "optimizer": run.agent.optimizer.state_dict()["state"],
-            **(run.before or generators(run)),
+            "agent_rng": run.agent.rng.get_state(),
+            "holds": [
+                [hold.rng.bit_generator.state, torch.from_numpy(hold.action), hold.left]
+                for hold in run.holds
+            ],
             "replay": run.replay.state_dict(),
             "replay_rng": run.replay_rng.bit_generator.state,
             "episode": run.episode.tolist(),
@@ -53,13 +56,6 @@ def save(run: "Run") -> None:
             "state": run.state and [x.clone() for x in run.state],
         },
     )
-
-
-def generators(run: "Run") -> dict[str, Any]:
-    """What the choice of an action depends on and changes: a choice that came to nothing, as the
-    environment failed, is made again by the resumed run."""
-    held = [(h.rng.bit_generator.state, torch.from_numpy(h.action), h.left) for h in run.holds]
-    return {"agent_rng": run.agent.rng.get_state(), "holds": held}
 
 
 def try_save(run: "Run") -> None:
@@ -90,29 +86,27 @@ def restore(run: "Run") -> None:
         restore_episodes(run, saved)
 
 
+def identity(name: str, device: str, part: dict[str, Any]) -> dict[str, Any]:
+    """What a run keeps for all its life: everything that it is made of, except `steps`."""
+    config = {key: value for key, value in part["config"].items() if key != "steps"}
+    about = {"environment": name, "layout": part["layout"], "spec": part["env_spec"]}
+    return {**about, "device": device, **config}
+
+
 def check_same_run(run: "Run", saved: dict[str, Any]) -> None:
     """Raises CheckpointError for a checkpoint of another environment, device or config; only
     `steps` may be another."""
-    path, own = run.run_dir / CHECKPOINT, agent_part(run.agent)
+    path, elsewhere = run.run_dir / CHECKPOINT, "resume what it is of, or choose another folder"
     if "replay" not in saved:
         raise CheckpointError(f"{path} holds no training state: train again, without resume")
-    then, now = saved["config"], dataclasses.asdict(run.config)
-    others = [k for k in then | now if k != "steps" and then.get(k) != now.get(k)]
-    known = None not in (saved["env_spec"], own["env_spec"])
-    reason = ""
-    if saved["env"] != run.name or saved["layout"] != own["layout"]:
-        reason = f"of {saved['env']} with {saved['layout']}, not {run.name} with {own['layout']}"
-    elif known and saved["env_spec"] != own["env_spec"]:
-        reason = f"of the environment {saved['env_spec']}, not {own['env_spec']}"
-    elif saved["device"] != run.agent.device.type:
-        reason = f"made on {saved['device']}, not on {run.agent.device.type}"
-    elif others:
-        values = [f"{k}={then.get(k)} instead of {now.get(k)}" for k in others]
-        reason = f"of another config, with {', '.join(values)}"
-    elif (step := saved["numbers"]["step"]) >= run.config.steps + run.stride:
-        reason = f"of step {step}, beyond Config.steps={run.config.steps}"
-    if reason:
-        raise CheckpointError(f"{path} is {reason}: resume what it is of, or choose another folder")
+    now = identity(run.name, run.agent.device.type, agent_part(run.agent))
+    then = identity(saved["env"], saved["device"], saved)
+    for key in then | now:
+        if then.get(key) != now.get(key):
+            what = f"is of {key}={then.get(key)}, not {now.get(key)}"
+            raise CheckpointError(f"{path} {what}: {elsewhere}")
+    if (step := saved["numbers"]["step"]) >= run.config.steps + run.stride:
+        raise CheckpointError(f"{path} is of step {step}, beyond {run.config.steps}: {elsewhere}")
 
 
 def restore_numbers(run: "Run", saved: dict[str, Any]) -> None:

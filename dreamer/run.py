@@ -29,7 +29,7 @@ from dreamer.envs import EnvFault, MakeEnv, VectorEnv, make_envs, random_action
 from dreamer.evaluation import EVALUATION, EXPLORATION, evaluate_in, open_loop_error
 from dreamer.machine import Signals, fast_cpu, memory, pick_device
 from dreamer.replay_buffer import Layout, ReplayBuffer
-from dreamer.resume import CHECKPOINT, LOG, generators, restore, save, try_save
+from dreamer.resume import CHECKPOINT, LOG, restore, save, try_save
 from dreamer.rssm import State
 from dreamer.tensorboard import Board
 from dreamer.utils import derive_seed, symlog
@@ -124,7 +124,6 @@ class Run:
             self.obs = np.zeros((config.envs, self.layout.obs_size), np.float32)
             self.reward, self.is_first = np.zeros(config.envs), np.ones(config.envs, bool)
             self.state: State | None = None  # of the filter
-            self.before: dict[str, Any] | None = None  # the choice that is made now
 
             if run_dir is None:
                 folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
@@ -215,7 +214,7 @@ class Run:
     ) -> None:
         """Go on to what `envs.step` returned for the action taken (N, A), which was chosen in the
         filter's `state`. Where an episode ended, the next one begins."""
-        self.before, self.step = None, self.step + self.stride
+        self.step += self.stride
         self.state = state._replace(action=torch.from_numpy(action).to(self.agent.device))
         self.obs, self.reward, self.is_first = obs, reward, np.zeros_like(terminated)
         for history, taken in zip(self.actions, action, strict=True):
@@ -316,7 +315,6 @@ class Run:
             self.evaluate()
             self.show("evaluated")
             self.pause()
-        self.before = generators(self)
 
     def show(self, text: str) -> None:
         """Bring the bar up to date."""

@@ -264,7 +264,9 @@ def test_calibration_of_an_evaluation_by_hand(terminated):
 
 def test_calibration_discounts_from_choice_to_choice():
     """Three rewards of 1, of which the first two come with one choice; γ = 0.5."""
-    agent = DreamerAgent(Layout(numbers=1, action_categories=(2,)), tiny_config(gamma=0.5, action_repeat=2))
+    agent = DreamerAgent(
+        Layout(numbers=1, action_categories=(2,)), tiny_config(gamma=0.5, action_repeat=2)
+    )
     returns, details = evaluate(agent, lambda: Clock(True), 2, 0, details=True)
     assert returns.tolist() == [3.0, 3.0]
     assert details["value_real"] == pytest.approx(np.mean([2.5, 1.0]))
@@ -292,7 +294,10 @@ def test_random_returns_are_those_of_whole_episodes():
 @pytest.fixture
 def agent():
     """One that no longer looks at all observations alike, as a fresh one nearly does."""
-    agent, rng = DreamerAgent(Layout(4, action_categories=(2,)), tiny_config()), torch.Generator().manual_seed(5)
+    agent, rng = (
+        DreamerAgent(Layout(4, action_categories=(2,)), tiny_config()),
+        torch.Generator().manual_seed(5),
+    )
     with torch.no_grad():
         for p in agent.parameters():
             p += 0.2 * torch.randn(p.shape, generator=rng)

@@ -16,7 +16,6 @@ import dataclasses
 import time
 from collections.abc import Iterator
 
-from lab import cli, figures, style
 import numpy as np
 import torch
 from torch import nn
@@ -25,9 +24,11 @@ from tqdm import tqdm
 from dreamer import AgentEnv, Config, DreamerAgent
 from dreamer.checkpoint import write_json
 from dreamer.evaluation import Episode, filter_episode, open_loop, play, random_policy
+from dreamer.machine import pick_device, tune_cpu
 from dreamer.replay_buffer import ReplayBuffer
-from dreamer.run import pick_device, tune_cpu
 from dreamer.utils import derive_seed
+from lab import cli, figures, style
+from lab.visualize import dream_errors, first
 
 ENV = "CartPole-v1"
 CONFIG = Config(
@@ -42,28 +43,26 @@ LAST = 8  # rows before an episode's end, in which the model should see it comin
 TRAINING, TESTING = 30, 31  # streams of random numbers
 
 
-def random_episodes(seed: int, stream: int, hold: int) -> Iterator[Episode]:
-    """Endless CartPole with random actions."""
-    env, number = AgentEnv(ENV), 0
-    choose = random_policy(env, hold, derive_seed(seed, stream))
+def random_episodes(env: AgentEnv, seed: int, stream: int, hold: int) -> Iterator[Episode]:
+    """Endless episodes of random actions."""
+    policy, number = random_policy(env, hold, derive_seed(seed, stream)), 0
     while True:
-        yield play(env, choose, derive_seed(seed, stream, number))
+        yield play(env, policy, derive_seed(seed, stream, number))
         number += 1
 
 
-def fill_replay(config: Config, agent: DreamerAgent) -> ReplayBuffer:
-    """At least `config.steps` environment steps, as replay rows."""
-    sizes = agent.obs_size, agent.action_size, agent.segments, agent.rssm.sizes
-    replay = ReplayBuffer(config.capacity, *sizes)
-    steps = 0
-    for episode in random_episodes(config.seed, TRAINING, config.explore_hold):
+def fill_replay(agent: DreamerAgent, episodes: Iterator[Episode]) -> ReplayBuffer:
+    """At least `steps` environment steps, as replay rows."""
+    replay, steps = ReplayBuffer(agent.config.capacity, agent.layout, agent.rssm.sizes), 0
+    while steps < agent.config.steps:
+        episode = next(episodes)
         last = len(episode["obs"]) - 1
         for t in range(last + 1):
-            row = (episode[name][t] for name in ("obs", "action", "reward"))
-            replay.add(*row, t == 0, t == last, episode["cont"][t] == 0)
+            row = {name: episode[name][t : t + 1] for name in ("obs", "action", "reward")}
+            ended = {"is_last": t == last, "is_terminal": episode["cont"][t] == 0}
+            replay.add(**row, is_first=t == 0, **ended)
         steps += last
-        if steps >= config.steps:
-            return replay
+    return replay
 
 
 def learn(agent: DreamerAgent, replay: ReplayBuffer) -> list[dict[str, float]]:
@@ -76,7 +75,7 @@ def learn(agent: DreamerAgent, replay: ReplayBuffer) -> list[dict[str, float]]:
     for done in (bar := tqdm(range(1, updates + 1), unit="update")):
         windows = replay.sample(c.batch_size, c.seq_len, rng)
         batch = {name: torch.from_numpy(rows).to(agent.device) for name, rows in windows.items()}
-        post, _, loss, metrics = agent.learn_world(batch)
+        loss, metrics, post, _ = agent.world_model_loss(batch)
         agent.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(params, c.grad_clip, foreach=True)
@@ -89,21 +88,6 @@ def learn(agent: DreamerAgent, replay: ReplayBuffer) -> list[dict[str, float]]:
             reports.append({"kind": "report", "step": done, **values})
             bar.set_postfix_str(f"loss {loss.item():.2f}", refresh=False)
     return reports
-
-
-def dream_errors(agent: DreamerAgent, episodes: list[Episode]) -> dict[str, np.ndarray]:
-    """Absolute errors (N, H, O) of dreams and of the naive guess at each length of the dream, in
-    units of each dimension's standard deviation in these episodes; NaN after an episode's end."""
-    spread = np.concatenate([episode["obs"] for episode in episodes]).std(0)
-    rows = CONTEXT + HORIZON
-    obs = np.full((len(episodes), rows, agent.obs_size), np.nan, np.float32)
-    action = np.zeros((len(episodes), rows, agent.action_size), np.float32)
-    for i, episode in enumerate(episodes):
-        length = min(rows, len(episode["obs"]))
-        obs[i, :length], action[i, :length] = episode["obs"][:length], episode["action"][:length]
-    dream = open_loop(agent, obs, action, CONTEXT, seed=1)["obs"]
-    truth, last = obs[:, CONTEXT:], obs[:, CONTEXT - 1 : CONTEXT]
-    return {"dream": np.abs(dream - truth) / spread, "naive": np.abs(last - truth) / spread}
 
 
 def end_predictions(agent: DreamerAgent, episodes: list[Episode]) -> dict[str, np.ndarray]:
@@ -141,18 +125,19 @@ def main(args: cli.Args) -> None:
     (args.run_dir / "result.json").unlink(missing_ok=True)  # the mark of a complete run
     if device.type == "cpu":
         tune_cpu()
-    env, started = AgentEnv(ENV), time.monotonic()
-    agent = DreamerAgent(env.obs_size, env.action_size, env.segments, config, device)
-    replay = fill_replay(config, agent)
+    env, started, seed = AgentEnv(ENV), time.monotonic(), config.seed
+    agent = DreamerAgent(env.layout, config, device)
+    replay = fill_replay(agent, random_episodes(env, seed, TRAINING, config.explore_hold))
     print(f"{len(replay)} rows of random {ENV}; the world model learns from them alone")
     reports = learn(agent, replay)
     minutes = (time.monotonic() - started) / 60
 
     # Episodes that the model has not seen, long enough for the context and the last rows.
-    source = random_episodes(config.seed, TESTING, config.explore_hold)
+    source = random_episodes(env, seed, TESTING, config.explore_hold)
     fresh = [next(source) for _ in range(30 if args.smoke else 600)]
     tested = [episode for episode in fresh if len(episode["obs"]) > CONTEXT + LAST]
-    error, ends = dream_errors(agent, tested), end_predictions(agent, tested[:200])
+    parts = [first(episode, CONTEXT + HORIZON) for episode in tested]
+    error, ends = dream_errors(agent, parts, CONTEXT, HORIZON), end_predictions(agent, tested[:200])
     found = numbers(error, ends)
 
     title = f"World model of {ENV}, learned from {config.steps:,} random steps"
@@ -160,25 +145,24 @@ def main(args: cli.Args) -> None:
     figures.world_model_figure(title, names, reports, error, ends, path)
 
     # One of them that ends just where the dream does.
-    shown = min(tested, key=lambda episode: abs(len(episode["obs"]) - CONTEXT - HORIZON))
-    real = {name: rows[: CONTEXT + HORIZON] for name, rows in shown.items()}
+    real = first(
+        min(tested, key=lambda e: abs(len(e["obs"]) - CONTEXT - HORIZON)), CONTEXT + HORIZON
+    )
     window = (np.repeat(real[name][None], 32, 0) for name in ("obs", "action"))
     dreams = open_loop(agent, *window, CONTEXT, seed=2)
     title = f"An episode that it never saw: {CONTEXT} steps observed, then dreamed"
     path = args.run_dir / "01_open_loop.png"
     figures.dream_figure(title, names, CONTEXT, real, dreams, path)
 
-    about = {"env_id": ENV, "seed": config.seed, "random_steps": config.steps}
+    about = {"env_id": ENV, "seed": seed, "random_steps": config.steps}
     about |= {"test_episodes": len(tested), "context": CONTEXT, "minutes": round(minutes, 2)}
     result = {**about, **found, "config": dataclasses.asdict(config)}
     write_json(args.run_dir / "result.json", result)
-    (far, dreamed), (_, naive) = (
-        list(errors.items())[-1] for errors in found["error_by_dream_length"].values()
-    )
+    dreamed, naive = (list(by.items())[-1] for by in found["error_by_dream_length"].values())
     print(
-        f"In {minutes:.1f} minutes it learned to dream {ENV}: {far} steps ahead the error is "
-        f"{dreamed:.2f} of the data's spread (that nothing changes: {naive:.2f}); figures in "
-        f"{cli.short(args.run_dir)}"
+        f"In {minutes:.1f} minutes it learned to dream {ENV}: {dreamed[0]} steps ahead the error "
+        f"is {dreamed[1]:.2f} of the data's spread (that nothing changes: {naive[1]:.2f}); figures "
+        f"in {cli.short(args.run_dir)}"
     )
 
 

@@ -12,12 +12,11 @@ assets/results/pendulum.json.
     python 03_dreamer_pendulum.py
 """
 
+from dreamer import Config, evaluate, train
 from lab import cli, results
 
-from dreamer import Config, evaluate, train
-
 ENV, THRESHOLD = "Pendulum-v1", -200  # ours: the environment has none
-CONFIG = Config(steps=10_000, train_ratio=80, eval_cost=50)
+CONFIG = Config(steps=10_000, train_ratio=80, evals=20, eval_episodes=20)
 
 
 def main(args: cli.Args) -> None:
@@ -27,7 +26,7 @@ def main(args: cli.Args) -> None:
     )
 
     # Judge it on fresh episodes, without exploration: training episodes are no evidence.
-    returns = evaluate(run.agent, ENV, args.final_episodes, seed=args.seed)
+    returns = evaluate(run.agent, ENV, args.final_episodes, seed=args.config.seed)
 
     # Keep the numbers, draw them over those of the committed seeds, say what came of it.
     results.finish(args, "pendulum", ENV, THRESHOLD, run, returns, after="05_dreamer_acrobot.py")

@@ -15,13 +15,12 @@ assets/results/lunar_lander.json.
     python 06_dreamer_lunar_lander.py
 """
 
-from lab import cli, results
-
 from dreamer import Config, evaluate, train
+from lab import cli, results
 
 ENV, THRESHOLD = "LunarLander-v3", 200  # the environment's own reward_threshold
 # Each row is replayed 32 x 4 = 128 times.
-CONFIG = Config(steps=60_000, train_ratio=32, action_repeat=4, eval_cost=50)
+CONFIG = Config(steps=60_000, train_ratio=32, action_repeat=4, evals=20, eval_episodes=20)
 
 
 def main(args: cli.Args) -> None:
@@ -31,7 +30,7 @@ def main(args: cli.Args) -> None:
     )
 
     # Judge it on fresh episodes, without exploration: training episodes are no evidence.
-    returns = evaluate(run.agent, ENV, args.final_episodes, seed=args.seed)
+    returns = evaluate(run.agent, ENV, args.final_episodes, seed=args.config.seed)
 
     # Keep the numbers, draw them over those of the committed seeds, say what came of it.
     after = "07_sample_efficiency.py --plot-only"

@@ -14,36 +14,43 @@ slow simulator costs; on environments as cheap as these ones, minutes count.
     python 07_sample_efficiency.py --publish                       bring what is complete to assets/
 
 Each run is a process of its own; what is complete, here or in assets/results, is skipped, so that
-the same command again finishes what a crash or Ctrl-C left.
+the same command again finishes what a crash or Ctrl-C left. A run that was begun begins anew.
 """
 
-import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lab import baselines, campaign, cli, figures, results
 import numpy as np
 
-FIGURE = "07_sample_efficiency.png"
+import dreamer.cli
+from dreamer.checkpoint import write_json
+from lab import baselines, cli, engine, figures, results
+
+NAME = "07_sample_efficiency"
 TASKS = {  # our own runs, which are never made here
     task: data for task, data in results.load_tasks().items() if data["env_id"] in baselines.ZOO
 }
+METHODS = ("ppo", "dqn", "sac")
 THEIRS = results.RESULTS / "sample_efficiency"  # the committed runs of the others
 PLANNED = [(task, method) for task in TASKS for method in baselines.ZOO[TASKS[task]["env_id"]]]
 SMOKE = [pair for pair in PLANNED if pair[0] in ("cartpole", "pendulum")]
 Comparison = dict[str, dict[str, dict[str, Any] | None]]  # task -> method -> its results file
-COLUMNS = (
-    "Task; Method; Environment steps; Seeds; Seeds that solved it; Solved at step; "
-    "Minutes until then; Below it later; Mean of seeds; Worst seed; Minutes per seed; "
-    "CPU minutes per seed; Hardware"
-).split("; ")
 NOTE = """
-Solved: the first of two consecutive evaluations (20 greedy episodes each) with a mean at or above
-the threshold. Steps and minutes are those of the median seed; a seed that never solves the task
-ranks last. Below it later: how many of the evaluations from there on. The means are of the final
-evaluation, 100 greedy episodes. Dreamer's minutes include its evaluations, the baselines' do not;
-minutes on different hardware compare roughly."""
+First reached: the threshold, at the first of two evaluations in a row (20 greedy episodes each)
+with a mean at or above it; step and minutes of the median seed, a seed that never reaches it last.
+Below it later: evaluations from there on. Solved: the mean of the 100 final greedy episodes is at
+or above it. The means are of these. Dreamer's minutes include its evaluations, the baselines' do
+not; minutes on different hardware compare roughly."""
+
+
+@dataclass(frozen=True)
+class Flags(cli.JobFlags):
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    tasks: tuple[Literal[tuple(TASKS)], ...] = tuple(TASKS)
+    methods: tuple[Literal[METHODS], ...] = METHODS
+    plot_only: bool = False  # run nothing
 
 
 def settings(task: str, method: str, seed: int, smoke: bool) -> dict[str, Any]:
@@ -51,20 +58,13 @@ def settings(task: str, method: str, seed: int, smoke: bool) -> dict[str, Any]:
     return baselines.settings(TASKS[task]["env_id"], method, seed, smoke)
 
 
-def make(*key: Any) -> dict[str, Any]:
-    """Train and judge."""
-    run = baselines.run(settings(*key))
-    return {**run, "return": float(np.mean(run["final_returns"]))}
+def make(task: str, method: str, seed: int, smoke: bool, folder: str) -> None:
+    """Train and judge: what a job does, in a process of its own."""
+    run = baselines.run(settings(task, method, seed, smoke))
+    write_json(Path(folder) / "result.json", run | {"return": float(np.mean(run["final_returns"]))})
 
 
-def committed() -> campaign.Runs:
-    files = {pair: results.load(THEIRS / "{}_{}.json".format(*pair)) for pair in PLANNED}
-    return {
-        (*pair, run["seed"]): run for pair, data in files.items() if data for run in data["runs"]
-    }
-
-
-def gather(folder: Path, complete: campaign.Runs, smoke: bool) -> Comparison:
+def gather(folder: Path, complete: engine.Runs, smoke: bool) -> Comparison:
     """Our committed runs beside those of the others, committed or complete in this folder, which
     gets a results file of each; None where there are no runs. A smoke run has its own alone."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,49 +83,54 @@ def gather(folder: Path, complete: campaign.Runs, smoke: bool) -> Comparison:
 
 def table(compared: Comparison) -> list[list[str]]:
     """Rows, the head first: one for each task and method."""
-    rows = [COLUMNS]
+    rows = []
     for methods in compared.values():
+        ours = methods["dreamer"]
+        head = ["Task", "Method", *cells(ours)]
         for method, data in methods.items():
-            cells = cells_of(data) if data else ["not measured yet", *["-"] * 10]
-            name = "Dreamer" if method == "dreamer" else method.upper()
-            rows.append([methods["dreamer"]["env_id"], name, *cells])
-    return rows
+            found = cells(data).values() if data else ["not measured yet", *["-"] * (len(head) - 3)]
+            rows.append([ours["env_id"], "Dreamer" if data is ours else method.upper(), *found])
+    return [head, *rows]
 
 
-def cells_of(data: dict[str, Any]) -> list[str]:
-    """What a results file says of its method."""
-    runs = data["runs"]
-    step, minutes, count, below, later = results.solved(data)
-    solved = [f"{step:,}", f"{minutes:.1f}"] if step < math.inf else ["never", "never"]
+def cells(data: dict[str, Any]) -> dict[str, str]:
+    """What a results file says of its method, by column."""
+    runs, of = data["runs"], f" of {len(data['runs'])}"
+    step, minutes, count, below, later = results.first_reached(data)
     means = [np.mean(run["final_returns"]) for run in runs]
     cpu = [run["cpu_minutes"] for run in runs if "cpu_minutes" in run]
-    return [
-        f"{max(run['env_steps'] for run in runs):,}",
-        ", ".join(str(run["seed"]) for run in runs),
-        f"{count} of {len(runs)}",
-        *solved,
-        f"{below} of {later}" if later else "-",
-        f"{np.mean(means):.1f}",
-        f"{np.min(means):.1f}",
-        f"{np.mean([run['minutes'] for run in runs]):.1f}",
-        f"{np.mean(cpu):.1f}" if cpu else "-",
-        data["cpu"],
-    ]
+    return {
+        "Environment steps": f"{max(run['env_steps'] for run in runs):,}",
+        "Seeds": ", ".join(str(run["seed"]) for run in runs),
+        "Seeds that reached it": f"{count}{of}",
+        "First reached at step": f"{step:,}" if count > len(runs) // 2 else "never",
+        "Minutes until then": f"{minutes:.1f}" if count > len(runs) // 2 else "never",
+        "Below it later": f"{below} of {later}" if later else "-",
+        "Seeds that solved it": f"{results.solved(data)}{of}",
+        "Mean of seeds": f"{np.mean(means):.1f}",
+        "Worst seed": f"{np.min(means):.1f}",
+        "Minutes per seed": f"{np.mean([run['minutes'] for run in runs]):.1f}",
+        "CPU minutes per seed": f"{np.mean(cpu):.1f}" if cpu else "-",
+        "Hardware": data["cpu"],
+    }
 
 
-def main() -> int:
-    flags = campaign.parse_flags(__file__, __doc__, "methods", PLANNED, SMOKE)
-    if not (flags.plot_only or flags.publish or baselines.sb3):
-        cli.fail("it takes Stable-Baselines3: pip install 'stable-baselines3>=2.9,<3'", status=1)
-    _, complete, good = campaign.run(flags, settings, make, committed())
-    compared = gather(flags.folder, complete, flags.smoke)
-    figures.sample_efficiency_figure(compared, flags.folder / FIGURE)
+def main(flags: Flags) -> int:
+    if not (flags.plot_only or flags.publish):
+        baselines.need_library()
+    files = {pair: results.load(THEIRS / "{}_{}.json".format(*pair)) for pair in PLANNED}
+    known = {(*p, run["seed"]): run for p, data in files.items() if data for run in data["runs"]}
+    planned = SMOKE if flags.smoke else PLANNED
+    _, complete, good = engine.make_runs(NAME, flags, flags.methods, settings, planned, known)
+    folder = flags.base / NAME
+    compared = gather(folder, complete, flags.smoke)
+    figures.sample_efficiency_figure(compared, folder / f"{NAME}.png")
     print(f"{results.markdown(table(compared))}\n{NOTE}\n")
-    print(f"Figure: {cli.short(flags.folder / FIGURE)}")
+    print(f"Figure: {cli.short(folder / f'{NAME}.png')}")
     if flags.publish:
-        campaign.publish(flags, THEIRS)
+        results.publish(folder, THEIRS)
     return 0 if good else 1
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, dreamer.cli.parse(Flags, __doc__))

@@ -21,27 +21,28 @@ Results are known by their settings: who changes the code of the algorithm needs
 
 import functools
 import importlib
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
-from lab import baselines, campaign, cli, effects, figures, results, spaces
-from lab.effects import FULL
-from lab.results import significant
-from lab.variants import IDEAS, VARIANTS, without
 import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import TransformObservation, TransformReward
 
+import dreamer.cli
 from dreamer import AgentEnv, Config, train
-from dreamer.checkpoint import read_log
+from dreamer.checkpoint import read_log, write_json
 from dreamer.evaluation import open_loop, play, random_policy, random_returns
 from dreamer.run import PREFILL_HOLD
 from dreamer.utils import derive_seed
+from lab import baselines, cli, effects, engine, figures, results, spaces
+from lab.effects import FULL
+from lab.results import significant
+from lab.variants import IDEAS, VARIANTS, without
 
+NAME = "08_ablations"
 COMMITTED = results.RESULTS / "ablations.json"
 HEAD = ("task", "variant", "seed")  # of each run
 METHODS = ("ppo", "sac")  # of Stable-Baselines3, as 07_sample_efficiency.py has them for Pendulum
@@ -107,6 +108,16 @@ SCALES = ("pendulum-x0.01", "pendulum", "pendulum-x10000")  # one table
 PLANNED = [(t, v) for t, task in TASKS.items() for v in (FULL, *task.ideas, *task.methods)]
 SMOKE = [("pendulum", FULL), ("pendulum", "memory")]
 SMOKE += [("pendulum-x10000", FULL), ("pendulum-x10000", "sac")]
+CHOICES = tuple(dict.fromkeys(variant for _, variant in PLANNED))
+
+
+@dataclass(frozen=True)
+class Flags(cli.JobFlags):
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    tasks: tuple[Literal[tuple(TASKS)], ...] = tuple(TASKS)
+    ideas: tuple[Literal[CHOICES], ...] = CHOICES  # removed ones; the full agent runs too
+    plot_only: bool = False  # run nothing
+
 
 # ---------------------------------------------------------------- one run
 
@@ -150,30 +161,36 @@ def error_by_length(obs: np.ndarray, guess: np.ndarray) -> list[float]:
     return [significant(value) for value in error.mean((0, 2))]
 
 
-def make(task: str, variant: str, seed: int, smoke: bool) -> dict[str, Any]:
+def make(task: str, variant: str, seed: int, smoke: bool, folder: str) -> None:
     """One run: minutes of wall clock and CPU, the learning curve in the task's own units of reward
     (of a model-free method the mean return at the end) and, on one task, the error of dreams."""
+    config = settings(task, variant, seed, smoke)
     if variant in VARIANTS:
-        return run_variant(task, variant, config_of(task, variant, seed, smoke))
-    run = baselines.run(settings(task, variant, seed, smoke), TASKS[task].env)
-    times = {name: run[name] for name in ("minutes", "cpu_minutes")}
-    return entry(task, {run["env_steps"]: np.mean(run["final_returns"])}, **times)
+        found = run_variant(task, variant, config_of(task, variant, seed, smoke), Path(folder))
+    else:
+        run = baselines.run(config, TASKS[task].env)
+        times = {name: run[name] for name in ("minutes", "cpu_minutes")}
+        found = entry(task, {run["env_steps"]: np.mean(run["final_returns"])}, **times)
+    write_json(Path(folder) / "result.json", {"config": config, **found})
 
 
-def run_variant(task: str, variant: str, config: Config) -> dict[str, Any]:
-    """Train the agent without an idea. A run whose losses are no longer finite ends there, with a
-    shorter curve: that is a result."""
-    started, agent, errors = baselines.now(), None, None
-    with without(variant), tempfile.TemporaryDirectory() as folder:
+def run_variant(task: str, variant: str, config: Config, folder: Path) -> dict[str, Any]:
+    """Train the agent without an idea, or go on. A run whose losses are no longer finite ends
+    there, with a shorter curve: that is a result."""
+    started, run, errors = baselines.now(), None, None
+    with without(variant):
         try:
-            agent = train(TASKS[task].env, config, folder, device="cpu").agent
+            run = train(TASKS[task].env, config, folder, resume=True, device="cpu")
         except FloatingPointError as error:
             print(error)
-        minutes, cpu_minutes = map(significant, (baselines.now() - started) / 60)
-        if agent and task == DREAMS:
+        spent = (run.minutes, run.cpu_minutes) if run else (baselines.now() - started) / 60
+        if run and task == DREAMS:
             obs, action = unseen_windows()
-            errors = error_by_length(obs, open_loop(agent, obs, action, CONTEXT, seed=0)["obs"])
-        curve = {row["step"]: row["return"] for row in read_log(Path(folder) / "log.jsonl", "eval")}
+            dreamed = open_loop(run.agent, obs, action, CONTEXT, seed=0)
+            errors = error_by_length(obs, dreamed["obs"])
+    minutes, cpu_minutes = map(significant, spent)
+    curve = {row["step"]: row["return"] for row in read_log(folder / "log.jsonl", "eval")}
+    (folder / "checkpoint.pt").unlink(missing_ok=True)  # hundreds of runs fill a disk
     return entry(task, curve, minutes=minutes, cpu_minutes=cpu_minutes, dream_error=errors)
 
 
@@ -188,7 +205,7 @@ def entry(task: str, curve: dict[int, float], **rest: Any) -> dict[str, Any]:
 # ---------------------------------------------------------------- what came of them
 
 
-def collect(before: effects.Results, runs: campaign.Runs) -> effects.Results:
+def collect(before: effects.Results, runs: engine.Runs) -> effects.Results:
     """The content of the results file, made of these runs. before: what it was."""
     tasks = {}
     for name, task in TASKS.items():
@@ -236,21 +253,21 @@ def show(data: effects.Results, folder: Path) -> None:
     print(TEXT.format(*counts, *map(results.markdown, tables), cli.short(folder)))
 
 
-def main() -> int:
-    flags = campaign.parse_flags(__file__, __doc__, "ideas", PLANNED, SMOKE)
-    if not flags.here:  # an idea is compared with the full agent
-        flags.variants = [FULL, *(v for v in flags.variants if v in VARIANTS or baselines.sb3)]
+def main(flags: Flags) -> int:
+    methods = METHODS if baselines.INSTALLED else ()
+    variants = [FULL, *(name for name in flags.ideas if name in (*VARIANTS, *methods))]
     before = results.load(COMMITTED) or {"tasks": {}, "runs": []}
     committed = {tuple(run[name] for name in HEAD): run for run in before["runs"]}
-    known, new, good = campaign.run(flags, settings, make, committed)
-    data = collect(before, {**known, **new})
-    flags.folder.mkdir(parents=True, exist_ok=True)
-    (flags.folder / COMMITTED.name).write_text(results.dump(data))
-    show(data, flags.folder)
+    planned = SMOKE if flags.smoke else PLANNED
+    known, new, good = engine.make_runs(NAME, flags, variants, settings, planned, committed)
+    data, folder = collect(before, {**known, **new}), flags.base / NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / COMMITTED.name).write_text(results.dump(data))
+    show(data, folder)
     if flags.publish:
-        campaign.publish(flags, COMMITTED.parent)
+        results.publish(folder, COMMITTED.parent)
     return 0 if good else 1
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, dreamer.cli.parse(Flags, __doc__))

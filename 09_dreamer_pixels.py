@@ -4,8 +4,8 @@ Pendulum or CartPole, as they draw themselves, cut to where anything happens, 64
 three colours (lab/pixels.py). An observation was three or four numbers before and is 12,288 now,
 and none of them is a velocity: in one frame nothing moves. The memory of the world model has to
 supply it. Encoder and decoder are convolutions, chosen by the observation space, and a pixel's
-error has weight 1. All else is as it was, and so is every number of `Config` but the four below, of
-which `eval_cost` says only how often the agent is judged.
+error has weight 1. All else is as it was, and so is every number of `Config` but those below, of
+which the last two say only how often the agent is judged.
 
 You will see the return against environment steps; then a filmstrip: real frames, their
 reconstructions, and a dream that has seen five frames and goes on for fifty with the actions alone;
@@ -21,15 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lab import cli, pixels, results
-
 from dreamer import Config, evaluate, train
+from lab import cli, pixels, results
 
 TASKS = {  # id and threshold of the environment (-200 is ours)
     "pendulum": ("lab.pixels:PixelPendulum-v0", -200),
     "cartpole": ("lab.pixels:PixelCartPole-v0", 475),
 }
-CONFIG = Config(steps=20_000, train_ratio=64, action_repeat=2, eval_cost=1)
+CONFIG = Config(steps=20_000, train_ratio=64, action_repeat=2, evals=20, eval_episodes=20)
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Args(cli.Args):
 
     @property
     def run_dir(self) -> Path:
-        return self.base / f"{self.script.stem}_{self.task}" / f"seed{self.seed}"
+        return self.out / f"{self.script.stem}_{self.task}" / f"seed{self.run.seed}"
 
 
 def main(args: Args) -> None:
@@ -50,11 +49,11 @@ def main(args: Args) -> None:
     )
 
     # Judge it on fresh episodes, without exploration: training episodes are no evidence.
-    returns = evaluate(run.agent, env, args.final_episodes, seed=args.seed)
+    returns = evaluate(run.agent, env, args.final_episodes, seed=args.config.seed)
 
     # What it sees and dreams, and how much of the true state can be read from its own.
     task = f"pixel_{args.task}"
-    for path in pixels.draw_all(run.agent, env, args.seed, args.run_dir, f"09_{task}"):
+    for path in pixels.draw_all(run.agent, env, args.config.seed, args.run_dir, f"09_{task}"):
         print(f"Picture:   {cli.short(path)}")
     probe = pixels.linear_probe(run.agent, env)
     print(f"Probe:     R² of a linear map to the true state {probe['r2']}")

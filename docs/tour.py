@@ -145,7 +145,7 @@ print("lambda_return:", [round(R, 3) for R in lambda_return(*rows, gamma, lam)[0
 
 # %%
 STEPS = int(os.environ.get("TOUR_STEPS", 6_000))  # the tests take fewer
-config = Config(steps=STEPS, train_ratio=96, action_repeat=2, evals=10, eval_cost=50)
+config = Config(steps=STEPS, train_ratio=96, action_repeat=2, evals=10, eval_episodes=20)
 run = train("CartPole-v1", config, progress=False)
 agent: DreamerAgent = run.agent
 
@@ -154,7 +154,7 @@ ax.plot([e["step"] for e in run.evals], [e["return"] for e in run.evals], "o-", 
 ax.axhline(475, color="black", ls=":")
 ax.set(xlabel="environment steps", ylabel="return", title="greedy returns while it learned")
 episodes = 20 if STEPS >= 6_000 else 2
-print(f"{evaluate(agent, 'CartPole-v1', episodes, seed=1).mean():.1f} on {episodes} fresh episodes")
+print(f"{evaluate(agent, episodes=episodes, seed=1).mean():.1f} on {episodes} fresh episodes")
 
 # %% [markdown]
 # ## 6. Its dream beside reality

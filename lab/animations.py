@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.style import DREAM, RANDOM, REAL, STYLE
 import gymnasium as gym
 import matplotlib
 import numpy as np
@@ -14,33 +13,29 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from dreamer import AgentEnv
 from dreamer.checkpoint import write_atomic
-from dreamer.evaluation import Episode
+from lab.style import DREAM, RANDOM, REAL, STYLE
 
 TINT = np.array([86, 180, 233])  # of what is dreamed: a blue that shows on black and on white
 
+# ---------------------------------------------------------------- ghosts
+
 
 def set_state(env: gym.Env, obs: np.ndarray) -> None:
-    """Put one of the four environments into the state that an observation (O,) describes.
+    """Put one of the four environments, once reset, into the state that an observation (O,) says.
 
-    The observation may be a dreamed one: cosine and sine need not lie on the circle. The
-    environment must have been reset. Raises ValueError for any other environment.
+    It may be a dreamed one: cosine and sine need not lie on the circle.
     """
-    world = env.unwrapped
-    obs = np.asarray(obs, np.float64)
-    name = type(world).__name__
-    if name == "CartPoleEnv":
-        world.state = obs.copy()
-    elif name == "PendulumEnv":
-        world.state = np.array([math.atan2(obs[1], obs[0]), obs[2]])
-    elif name == "AcrobotEnv":
-        angles = math.atan2(obs[1], obs[0]), math.atan2(obs[3], obs[2])
-        world.state = np.array([*angles, obs[4], obs[5]])
-    elif name == "LunarLander":
-        set_lander(world, obs)
-    else:
-        raise ValueError(f"{name}: no way is known to set its state from an observation")
+    world, x = env.unwrapped, np.asarray(obs, np.float64)
+    match type(world).__name__:
+        case "CartPoleEnv":
+            world.state = x.copy()
+        case "PendulumEnv":
+            world.state = np.array([math.atan2(x[1], x[0]), x[2]])
+        case "AcrobotEnv":
+            world.state = np.array([math.atan2(x[1], x[0]), math.atan2(x[3], x[2]), *x[4:]])
+        case "LunarLander":
+            set_lander(world, x)
 
 
 def set_lander(world: Any, obs: np.ndarray) -> None:
@@ -51,22 +46,20 @@ def set_lander(world: Any, obs: np.ndarray) -> None:
     half_w, half_h = ll.VIEWPORT_W / ll.SCALE / 2, ll.VIEWPORT_H / ll.SCALE / 2  # metres
     lander = world.lander
     x, y, vx, vy, angle, spin = map(float, obs[:6])
-    lander.position = (
-        x * half_w + half_w,
-        y * half_h + world.helipad_y + ll.LEG_DOWN / ll.SCALE,
-    )
+    height = y * half_h + world.helipad_y + ll.LEG_DOWN / ll.SCALE
+    lander.position = x * half_w + half_w, height
     lander.angle = angle
-    lander.linearVelocity = (vx * ll.FPS / half_w, vy * ll.FPS / half_h)
+    lander.linearVelocity = vx * ll.FPS / half_w, vy * ll.FPS / half_h
     lander.angularVelocity = spin * ll.FPS / 20
     for side, leg, touches in zip((-1, 1), world.legs, obs[6:], strict=True):
         leg.angle = angle - side * 0.4  # the joint's limit, against which its motor pushes
         cos, sin = math.cos(leg.angle), math.sin(leg.angle)
         ax, ay = side * ll.LEG_AWAY / ll.SCALE, ll.LEG_DOWN / ll.SCALE  # lander, seen from the leg
-        leg.position = (
+        foot = (
             lander.position[0] - (cos * ax - sin * ay),
             lander.position[1] - (sin * ax + cos * ay),
         )
-        leg.ground_contact = bool(touches > 0.5)
+        leg.position, leg.ground_contact = foot, bool(touches > 0.5)
 
 
 def render_observations(env_id: str, obs: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -105,21 +98,7 @@ def ghosts(real: np.ndarray, dreams: Sequence[np.ndarray], empty: np.ndarray) ->
     return ((1 - opacity) * real + opacity * TINT).astype(np.uint8)
 
 
-def seen_again(env_id: str, held: int, episode: Episode, seed: int) -> list[np.ndarray]:
-    """Pictures of an episode's rows, played again from its reset; none where the environment draws
-    none, or does not repeat itself."""
-    plain = AgentEnv(env_id)
-    plain.close()
-    if "rgb_array" not in plain.env.metadata.get("render_modes", []):
-        return []
-    env, pictures, seen = AgentEnv(env_id, held, render_mode="rgb_array"), [], []
-    for t in range(len(episode["obs"])):
-        seen.append(env.step(episode["action"][t - 1])[0] if t else env.reset(seed))
-        picture = Image.fromarray(env.env.render())
-        picture.thumbnail((300, 300))
-        pictures.append(np.asarray(picture))
-    env.close()
-    return pictures if np.array_equal(seen, episode["obs"]) else []
+# ---------------------------------------------------------------- curves
 
 
 @matplotlib.rc_context(STYLE)
@@ -140,17 +119,17 @@ def curves(
     left, height = 320 if len(beside) else 0, max(320, 100 * len(names) + 120)
     fig = Figure(((800 - left) / 100, height / 100), dpi=100, layout="constrained")
     canvas, axes = FigureCanvasAgg(fig), fig.subplots(len(names), sharex=True, squeeze=False)[:, 0]
+    above, below = {"color": REAL, "lw": 1.3, "ms": 4}, {"color": TINT / 255, "lw": 2.5, "ms": 6}
     lines = []  # with the row in which they begin, and their values
     for ax, name, truth, dreamed in zip(axes, names, real.T, dreams.T, strict=True):
         ends = [truth.min(), truth.max(), *np.nanpercentile(dreamed, [2, 98])]
         margin = 0.1 * np.ptp(ends) or 0.5
         ax.set(title=name, ylim=(min(ends) - margin, max(ends) + margin))
         ax.axvspan(0, context - 1, color=RANDOM, alpha=0.2, lw=0)
-        both = [*((context - 1, values, TINT / 255) for values in dreamed.T), (0, truth, REAL)]
-        for start, values, color in both:
-            look = {"lw": 1.3, "ms": 4} if color is REAL else {"lw": 2.5, "ms": 6}  # seen below it
-            (line,) = ax.plot(start, values[0], "o-", color=color, markevery=[-1], **look)
-            line.set_drawstyle("steps-post" if (truth == truth.round()).all() else "default")
+        shape = {"drawstyle": "steps-post" if (truth == truth.round()).all() else "default"}
+        for start, values in [*((context - 1, values) for values in dreamed.T), (0, truth)]:
+            look = above if values is truth else below
+            (line,) = ax.plot(start, values[0], "o-", markevery=[-1], **look, **shape)
             lines.append((line, start, values))
     axes[-1].set(xlabel=step, xlim=(-0.02 * len(real), 1.02 * len(real) - 1))
     pictures = []
@@ -167,6 +146,9 @@ def curves(
             picture.paste(own, ((left - own.width) // 2, (height - own.height) // 2))
         pictures.append(np.asarray(picture))
     return pictures
+
+
+# ---------------------------------------------------------------- files
 
 
 def write_gif(
@@ -196,7 +178,6 @@ def write_gif(
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [milliseconds] * (len(frames) - 1) + [2500]
     look = {"save_all": True, "duration": durations, "loop": 0, "optimize": True}
-    write_atomic(
-        Path(path), lambda part: frames[0].save(part, "GIF", append_images=frames[1:], **look)
-    )
+    look["append_images"] = frames[1:]
+    write_atomic(Path(path), lambda part: frames[0].save(part, "GIF", **look))
     return Path(path).stat().st_size

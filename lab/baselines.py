@@ -2,34 +2,38 @@
 
 They are judged as Dreamer is: greedy episodes on fresh environments with seeds of their own, at
 environment steps that suit a logarithmic axis. `run(settings("CartPole-v1", "ppo", seed=0))` is
-one run, in the format of assets/results. Only `run` needs Stable-Baselines3.
+one run, in the format of assets/results. Only then is Stable-Baselines3 needed.
 """
 
+from __future__ import annotations
+
+import importlib.util
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lab.results import cpu_name, significant
 import numpy as np
 
-from dreamer.envs import EnvSpec
 from dreamer.evaluation import EVALUATION
-from dreamer.run import tune_cpu
+from dreamer.machine import tune_cpu
 from dreamer.utils import derive_seed
+from lab.results import cpu_name, significant
 
-try:
-    import stable_baselines3 as sb3
+if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
-    from stable_baselines3.common.env_util import make_vec_env
-    from stable_baselines3.common.evaluation import evaluate_policy
-    from stable_baselines3.common.utils import LinearSchedule
-    from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
-except ModuleNotFoundError:
-    sb3 = None
 
+    from dreamer.envs import MakeEnv
+
+INSTALLED = importlib.util.find_spec("stable_baselines3") is not None
 BASELINE = 40  # stream of random numbers for `derive_seed`: a baseline's whole training
 ZOO = json.loads(Path(__file__).with_name("zoo.json").read_text())["tasks"]  # env_id -> method
+
+
+def need_library() -> None:
+    """Raises ValueError where Stable-Baselines3 is missing."""
+    if not INSTALLED:
+        raise ValueError("this takes Stable-Baselines3: pip install 'stable-baselines3>=2.9,<3'")
 
 
 def settings(env_id: str, method: str, seed: int, smoke: bool = False) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def settings(env_id: str, method: str, seed: int, smoke: bool = False) -> dict[s
     }
 
 
-def run(config: dict[str, Any], env: EnvSpec | None = None) -> dict[str, Any]:
+def run(config: dict[str, Any], env: MakeEnv | None = None) -> dict[str, Any]:
     """Train and judge; the run's entry in a results file (`results.py`).
 
     config: from `settings`. env: a function that makes the environment, where that is not just
@@ -55,6 +59,8 @@ def run(config: dict[str, Any], env: EnvSpec | None = None) -> dict[str, Any]:
     those of training: while a policy is judged the clock stands still. PPO trains whole rollouts,
     a little beyond its steps; the last evaluation is when training has ended.
     """
+    import stable_baselines3
+
     tune_cpu()
     env = env or config["env_id"]
     model = make_model(config, env)
@@ -85,7 +91,7 @@ def run(config: dict[str, Any], env: EnvSpec | None = None) -> dict[str, Any]:
     return {
         "seed": config["seed"],
         "config": config,
-        "stable_baselines3": sb3.__version__,
+        "stable_baselines3": stable_baselines3.__version__,
         "env_steps": model.num_timesteps,
         "minutes": significant(minutes),
         "cpu_minutes": significant(cpu_minutes),
@@ -96,8 +102,13 @@ def run(config: dict[str, Any], env: EnvSpec | None = None) -> dict[str, Any]:
     }
 
 
-def make_model(config: dict[str, Any], env: EnvSpec) -> BaseAlgorithm:
+def make_model(config: dict[str, Any], env: MakeEnv) -> BaseAlgorithm:
     """The algorithm with its training environments, normalised where the Zoo does so."""
+    import stable_baselines3
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.utils import LinearSchedule
+    from stable_baselines3.common.vec_env import VecNormalize
+
     arguments = dict(config["hyperparameters"])
     arguments.pop("n_timesteps")
     envs = make_vec_env(env, arguments.pop("n_envs", 1))
@@ -107,16 +118,20 @@ def make_model(config: dict[str, Any], env: EnvSpec) -> BaseAlgorithm:
         if isinstance(value, str) and value.startswith("lin_"):
             arguments[name] = LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
     seed = derive_seed(config["seed"], BASELINE)  # environment i starts from seed + i
-    algorithm = getattr(sb3, config["method"].upper())
+    algorithm = getattr(stable_baselines3, config["method"].upper())
     return algorithm("MlpPolicy", envs, seed=seed, device="cpu", **arguments)
 
 
-def evaluate(model: BaseAlgorithm, env: EnvSpec, episodes: int, *seed: int) -> np.ndarray:
+def evaluate(model: BaseAlgorithm, env: MakeEnv, episodes: int, *seed: int) -> np.ndarray:
     """Undiscounted returns (episodes,) of greedy episodes, each in a fresh environment.
 
     The environments' seeds are derived from `seed`, on a stream that training never uses.
     Observations are normalised by the statistics of training, which stay as they are.
     """
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
+
     envs = make_vec_env(env, episodes, seed=derive_seed(*seed, EVALUATION))
     training = model.get_vec_normalize_env()
     if training is not None:

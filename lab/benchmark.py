@@ -1,4 +1,4 @@
-"""How fast one gradient update is, and how fast this machine is.
+"""How fast one gradient update is, how fast environments are stepped, and how fast this machine is.
 
     python -m lab.benchmark                       on one thread and on two, some minutes
     python -m lab.benchmark --quick --json FILE   one thread, fewer rounds; the numbers go to FILE
@@ -6,58 +6,64 @@
 Three shapes: `default`, our `Config`, on CartPole's four numbers; `image`, the same on pictures of
 64 x 64 pixels; and `matched`, at which others are usually timed. In turns with the updates runs the
 matched one's largest matrix product: compare machines by ms times its GFLOP/s.
+
+Then the agent acts: in CartPole, and in a slow simulator of which one is stepped, eight in turn, or
+eight at the same time, each in a process of its own.
 """
 
-import argparse
-import math
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from lab.cli import full_path
-from lab.results import cpu_name, markdown, versions
+import gymnasium as gym
 import numpy as np
 import torch
 
-from dreamer import AgentEnv, Config, DreamerAgent
+from dreamer import AgentEnv, Config, DreamerAgent, Layout
 from dreamer.checkpoint import write_json
+from dreamer.cli import parse
+from dreamer.envs import make_envs
+from dreamer.machine import tune_cpu
 from dreamer.replay_buffer import ReplayBuffer
-from dreamer.run import tune_cpu
+from lab.results import cpu_name, markdown, versions
 
 MATCHED = dict(batch_size=16, seq_len=64, deter=256, hidden=256, layers=2)
 MATCHED |= dict(categoricals=16, classes=16, imag_starts=1024, imag_horizon=15)
-SHAPES = {"default": Config(), "image": Config(), "matched": Config(**MATCHED)}
-IMAGES = {"image": (64, 64, 3)}  # shape -> (H, W, C) of what it observes in place of the numbers
+NUMBERS = Layout(numbers=4, action_categories=(2,))  # CartPole's
+SHAPES = {
+    "default": (NUMBERS, Config()),
+    "image": (replace(NUMBERS, numbers=0, images=((64, 64, 3),)), Config()),
+    "matched": (NUMBERS, Config(**MATCHED)),
+}
 GROWTH = (("batch_size",), ("seq_len",), ("imag_starts",), ("imag_horizon",), ("hidden", "deter"))
-OBS_SIZE, ACTION_SIZE, EPISODE = 4, 2, 200  # CartPole's sizes; rows of each made-up episode
+EPISODE = 200  # rows of each made-up episode
+SIMULATORS = ((1, "sync"), (8, "sync"), (8, "async"))  # how many, and how they are stepped
 
 
-def filled_replay(rows: int, state: tuple[int, int, int], pixels: int = 0) -> ReplayBuffer:
-    """A full buffer of random observations and actions; every episode terminates. pixels: of an
-    image in place of the numbers."""
+def filled_replay(rows: int, layout: Layout, state: tuple[int, int, int]) -> ReplayBuffer:
+    """A full buffer of random observations and actions; every episode terminates."""
     rng = np.random.default_rng(0)
-    obs_size = pixels or OBS_SIZE
-    replay = ReplayBuffer(rows, obs_size, ACTION_SIZE, (ACTION_SIZE,), state, pixels)
-    replay.rows["obs"][:] = rng.standard_normal((rows, obs_size - pixels))
-    if pixels:
-        replay.rows["pixels"][:] = rng.integers(0, 256, (rows, pixels), np.uint8)
-    replay.rows["action"][:, 0] = rng.integers(0, ACTION_SIZE, rows)
+    replay = ReplayBuffer(rows, layout, state)
+    replay.rows["obs"][:] = rng.standard_normal((rows, layout.vector_size))
+    if layout.pixels:
+        replay.rows["pixels"][:] = rng.integers(0, 256, (rows, layout.pixels), np.uint8)
+    codes = np.eye(layout.action_size, dtype=np.float32)
+    replay.rows["action"][:] = codes[rng.integers(len(codes), size=rows)]
     replay.rows["reward"][:] = 1
     for name, row in (("is_first", 0), ("is_last", -1), ("is_terminal", -1)):
         replay.rows[name][row % EPISODE :: EPISODE] = True
-    replay.size = rows
+    replay.size[:] = rows
     return replay
 
 
-def make_update(config: Config, image: tuple[int, ...] = ()) -> Callable[[], Any]:
-    """A function that makes one update of a fresh agent. image: the shape of what it observes,
-    numbers if empty."""
-    pixels, images = (math.prod(image), [image]) if image else (0, [])
-    agent = DreamerAgent(pixels or OBS_SIZE, ACTION_SIZE, True, config, images=images)
-    sizes = config.batch_size, config.seq_len
-    replay = filled_replay(10 * EPISODE, agent.rssm.sizes, pixels)
-    batch = replay.sample(*sizes, np.random.default_rng(1))
+def make_update(layout: Layout, config: Config) -> Callable[[], Any]:
+    """A function that makes one update of a fresh agent."""
+    agent = DreamerAgent(layout, config)
+    replay = filled_replay(10 * EPISODE, layout, agent.rssm.sizes)
+    batch = replay.sample(config.batch_size, config.seq_len, np.random.default_rng(1))
     return lambda: agent.update(batch)
 
 
@@ -73,49 +79,78 @@ def time_in_turns(jobs: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, 
     return {name: (1e3 * np.median(pairs[1:], axis=0)).tolist() for name, pairs in times.items()}
 
 
-def measure_growth(config: Config, rounds: int) -> dict[str, dict[int, float]]:
+def measure_growth(layout: Layout, config: Config, rounds: int) -> dict[str, dict[int, float]]:
     """Milliseconds of an update when one size is halved, left and doubled: name -> size -> ms."""
     growth = {}
     for fields in GROWTH:
         sizes = [int(factor * getattr(config, fields[0])) for factor in (0.5, 1, 2)]
-        jobs = {n: make_update(replace(config, **dict.fromkeys(fields, n))) for n in sizes}
+        jobs = {n: make_update(layout, replace(config, **dict.fromkeys(fields, n))) for n in sizes}
         times = time_in_turns(jobs, rounds)
         growth[" and ".join(fields)] = {size: wall for size, (wall, _) in times.items()}
     return growth
 
 
-def measure_acting(config: Config, steps: int) -> float:
-    """Environment steps a second in CartPole, the agent choosing every action."""
-    env = AgentEnv("CartPole-v1")
-    agent = DreamerAgent(env.obs_size, env.action_size, env.segments, config)
-    obs, done, state, started = env.reset(0), True, None, time.perf_counter()
-    for step in range(steps):
-        action, state = agent.act(obs[None], np.array([done]), state)
-        obs, _, terminated, truncated = env.step(action[0])
-        if done := terminated or truncated:
-            obs = env.reset(step)
-    return steps / (time.perf_counter() - started)
+# ---------------------------------------------------------------- acting
+
+
+class Simulator(gym.Env):
+    """An environment that takes 20 ms for each step."""
+
+    observation_space = gym.spaces.Box(-1, 1, (4,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple:
+        return np.zeros(4, np.float32), {}
+
+    def step(self, action: int) -> tuple:
+        time.sleep(0.02)
+        return np.zeros(4, np.float32), 0.0, False, False, {}
+
+
+def measure_acting(env: Any, config: Config, rows: int) -> float:
+    """Steps a second of `config.envs` environments in all, the agent choosing every action."""
+    with contextlib.closing(AgentEnv(env)) as one:
+        agent = DreamerAgent(one.layout, config)
+    with contextlib.closing(make_envs(env, config.envs, config)) as envs:
+        obs, _ = envs.reset(seed=list(range(config.envs)))
+        done, state, started = np.ones(config.envs, bool), None, 0.0
+        for row in range(-10, rows):  # after a warm-up
+            started = time.perf_counter() if row == 0 else started
+            action, state = agent.act(obs, done, state)
+            obs, _, terminated, truncated, _ = envs.step(action)
+            if (done := terminated | truncated).any():
+                obs, _ = envs.reset(options={"reset_mask": done})
+        return rows * config.envs / (time.perf_counter() - started)
+
+
+# ---------------------------------------------------------------- all of it
 
 
 def benchmark(quick: bool) -> dict[str, Any]:
-    """Everything measured, as the JSON file holds it: updates by number of threads, the default
-    shape's growth and acting on one."""
+    """Everything measured, as the JSON file holds it: updates by number of threads; on one thread
+    the default shape's growth, and acting."""
     gflops, shapes = {}, {shape: {"update_ms": {}, "cpu_ms": {}} for shape in SHAPES}
     x, weight = torch.randn(16_384, 512), torch.randn(512, 256)  # all dreamed states; a layer
     for threads in (1,) if quick else (2, 1):
         tune_cpu(threads)
-        jobs = {name: make_update(c, IMAGES.get(name, ())) for name, c in SHAPES.items()}
+        jobs = {name: make_update(*shape) for name, shape in SHAPES.items()}
         jobs["product"] = lambda: x @ weight
         times = time_in_turns(jobs, 3 if quick else 15)
         gflops[threads] = 2e-6 * x.numel() * weight.shape[1] / times["product"][0]
         for shape, values in shapes.items():
             values["update_ms"][threads], values["cpu_ms"][threads] = times[shape]
-    config = SHAPES["default"]
+    layout, config = SHAPES["default"]
+    slow = {
+        f"{n} {mode}": replace(config, envs=n, vectorization_mode=mode) for n, mode in SIMULATORS
+    }
     return {
         "gflops": gflops,
         "shapes": shapes,
-        "growth_ms": measure_growth(config, 3 if quick else 7),
-        "acting_steps_per_s": measure_acting(config, 500 if quick else 3_000),
+        "growth_ms": measure_growth(layout, config, 3 if quick else 7),
+        "acting_steps_per_s": measure_acting("CartPole-v1", config, 500 if quick else 3_000),
+        "simulator_steps_per_s": {
+            name: measure_acting(Simulator, c, 50 if quick else 200) for name, c in slow.items()
+        },
         "cpu": cpu_name(),
         "versions": versions(),
     }
@@ -131,20 +166,26 @@ def tables(result: dict[str, Any]) -> str:
     growth = [["ms per update with", "half", "default", "double"]]
     for name, line in result["growth_ms"].items():
         growth.append([name, *(f"{ms:.1f} ({size})" for size, ms in line.items())])
+    slow = [["Simulators of 20 ms a step", "Steps per second", "Gain"]]
+    first, *_ = result["simulator_steps_per_s"].values()
+    for name, speed in result["simulator_steps_per_s"].items():
+        slow.append([name, f"{speed:.0f}", f"{speed / first:.1f} x"])
     acting = f"Acting in CartPole: {result['acting_steps_per_s']:.0f} environment steps per second"
-    return "\n\n".join([*map(markdown, (updates, growth)), acting, result["cpu"]])
+    return "\n\n".join([*map(markdown, (updates, growth, slow)), acting, result["cpu"]])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one thread, about a minute")
-    parser.add_argument("--json", type=full_path, help="write the numbers to this file")
-    flags = parser.parse_args()
-    result = benchmark(flags.quick)
-    if flags.json:
-        write_json(flags.json, result)
+def main(quick: bool = False, json: Path | None = None) -> None:
+    """Measure, and print tables.
+
+    Args:
+        quick: one thread, about a minute
+        json: write the numbers to this file
+    """
+    result = benchmark(quick)
+    if json:
+        write_json(json, result)
     print(tables(result))
 
 
 if __name__ == "__main__":
-    main()
+    parse(main, __doc__, prog="python -m lab.benchmark")

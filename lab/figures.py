@@ -4,36 +4,11 @@ Figures are plain `matplotlib.figure.Figure`s: no window, no global state, and n
 Their colours and shared pieces are in style.py.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.effects import SEEDS, Effect
-from lab.style import (
-    BEFORE,
-    DREAM,
-    EXTRA,
-    HARM,
-    LATER,
-    LOSSES,
-    METHODS,
-    NAIVE,
-    RANDOM,
-    REAL,
-    STYLE,
-    THRESHOLD,
-    WIDTH,
-    curves_of,
-    draw_logged,
-    draw_middle,
-    draw_seeds,
-    finish,
-    same_steps,
-    save,
-    title_and_legend,
-)
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,15 +17,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
 from dreamer.evaluation import Episode
+from lab import style
+from lab.effects import SEEDS, Effect
+from lab.style import DREAM, HARM, NAIVE, RANDOM, REAL, STYLE, THRESHOLD, WIDTH, finish
+
+Results = dict[str, Any]  # the content of a results file, or one of its runs (lab/results.py)
+GOES_ON = "P(the episode goes on)"
+SPREAD = "|error| / spread of the data"
 
 # ---------------------------------------------------------------- training
 
-GOES_ON = "P(the episode goes on)"
-SPREAD = "|error| / spread of the data"
 DREAM_ERRORS = {"naive_obs_error": ("nothing changes", NAIVE), "dream_obs_error": ("dream", DREAM)}
 IMAGE_ERRORS = {name.replace("obs", "image"): how for name, how in DREAM_ERRORS.items()}
 PANELS = (  # title, unit, kind of row in the log, what is drawn of it
-    ("world model: losses", "nats or squared error", "report", LOSSES),
+    ("world model: losses", "nats or squared error", "report", style.LOSSES),
     ("dreams: error of observations", "error / spread of the data", "eval", DREAM_ERRORS),
     ("dreams: error of rewards", "reward", "eval", {"dream_reward_error": ("dream", DREAM)}),
     ("actor: entropy in dreams", "nats", "report", {"entropy": ("policy", DREAM)}),
@@ -61,36 +41,35 @@ PANELS = (  # title, unit, kind of row in the log, what is drawn of it
 @matplotlib.rc_context(STYLE)
 def training_figure(
     title: str,
-    runs: list[dict[str, Any]],
+    runs: list[Results],
     threshold: float,
     random_return: float,
     path: Path | str,
-    before: Sequence[dict[str, Any]] = (),
+    before: Sequence[Results] = (),
     max_entropy: float | None = None,
 ) -> None:
     """Did it learn, and if not, where is it wrong?
 
-    runs, in colour, and before, in grey behind them: as in `assets/results/<task>.json`, one per
-    seed, each with `curve` {env_steps, return} (greedy evaluations) and, where recorded,
-    `train_returns` ([step, return] of training episodes), `final_returns`, `env_steps` and
-    `diagnostics`, the log's report and eval rows. max_entropy: ln(number of actions), in nats;
-    None where there are infinitely many.
+    runs, in colour, and before, in grey behind them: entries of results files, one per seed.
+    max_entropy: ln(number of actions), in nats; None where there are infinitely many.
     """
     groups = (before, runs)
     fig = Figure(figsize=(WIDTH, 8.4), layout="constrained")
     grid = fig.add_gridspec(3, 3, height_ratios=[1.5, 1, 1])
     draw_returns(fig.add_subplot(grid[0, :]), title, groups, threshold, random_return)
     ax = [fig.add_subplot(grid[i, j]) for i in (1, 2) for j in range(3)]
+    logged = {key for run in (*before, *runs) for row in run.get("diagnostics", []) for key in row}
+    images_alone = "dream_image_error" in logged and "dream_obs_error" not in logged
     for panel, (name, unit, kind, lines) in zip(ax, PANELS, strict=False):
-        if lines is DREAM_ERRORS and all_images(groups):
+        if lines is DREAM_ERRORS and images_alone:
             lines, name, unit = IMAGE_ERRORS, "dreams: error of images", "squared error, all pixels"
-        draw_logged(panel, groups, kind, lines)
+        style.draw_logged(panel, groups, kind, lines)
         bounded = "entropy" in lines and max_entropy is not None and panel.has_data()
         if bounded:
             panel.axhline(max_entropy, color=RANDOM, ls="--", label="uniform policy")
         if lines is IMAGE_ERRORS:
             panel.set_yscale("log")
-        elif panel.has_data() and lines is not LOSSES:
+        elif panel.has_data() and lines is not style.LOSSES:
             panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
         finish(panel, name, "environment steps", unit, legend=bounded or "dream" in name)
     draw_calibration(ax[5], groups)
@@ -100,35 +79,28 @@ def training_figure(
         f"{note}lines: mean over seeds; bands: lowest to highest seed\n"
         "the reward's loss is a cross-entropy: its floor is above 0 where rewards lie between bins"
     )
-    save(fig, path)
-
-
-def all_images(groups: tuple) -> bool:
-    """Whether the agents see images and nothing else."""
-    rows = [row for run in itertools.chain(*groups) for row in run.get("diagnostics", [])]
-    keys = {key for row in rows for key in row}
-    return "dream_image_error" in keys and "dream_obs_error" not in keys
+    style.save(fig, path)
 
 
 def draw_returns(ax: Axes, title: str, groups: tuple, threshold: float, random: float) -> None:
-    """Return against environment steps: the seeds, what to beat, and the episodes that were learned
-    from, but for a few far below the random policy's."""
+    """Return against environment steps: the seeds, what to beat, and the training episodes, except
+    a few far below the random policy's."""
     bottom, runs = random - abs(threshold - random), groups[1]
     trained = [point for run in runs for point in run.get("train_returns", [])]
     if shown := [point for point in trained if point[1] > bottom]:
         lower = len(trained) - len(shown)
-        label = f"training episodes{f' ({lower} are lower)' if lower else ''}"
+        label = "training episodes" + (f" ({lower} are lower)" if lower else "")
         ax.scatter(*zip(*shown, strict=True), color=RANDOM, s=5, alpha=0.4, lw=0, label=label)
-    for group, color, label in zip(groups, (BEFORE, DREAM), ("assets/results: ", ""), strict=True):
-        if curves := curves_of(group):
-            seeds = f"mean of {len(group)} seeds" if len(group) > 1 else f"seed {group[0]['seed']}"
-            draw_seeds(ax, curves, color, lw=2.5, label=label + seeds)
+    looks = (style.BEFORE, "assets/results: "), (DREAM, "")
+    for group, (color, label) in zip(groups, looks, strict=True):
+        if curves := style.curves_of(group):
+            label += f"mean of {len(group)} seeds" if len(group) > 1 else f"seed {group[0]['seed']}"
+            style.draw_seeds(ax, curves, color, lw=2.5, label=label)
     if done := [run for run in runs if run.get("final_returns")]:
-        steps, finals = zip(
-            *((r["env_steps"], np.mean(r["final_returns"])) for r in done), strict=True
-        )
+        finals = [np.mean(run["final_returns"]) for run in done]
         label = f"{len(done[0]['final_returns'])} fresh episodes: {np.mean(finals):.1f}"
-        ax.scatter(steps, finals, color=REAL, marker="D", s=24, zorder=3, label=label)
+        look = {"color": REAL, "marker": "D", "s": 24, "zorder": 3, "label": label}
+        ax.scatter([run["env_steps"] for run in done], finals, **look)
     ax.axhline(threshold, color=THRESHOLD, ls="--", label=f"threshold {threshold:g}")
     ax.axhline(random, color=RANDOM, ls=":", label=f"random policy {random:.0f}")
     finish(ax, f"{title}: greedy return while learning", "environment steps", "return", legend=True)
@@ -136,14 +108,14 @@ def draw_returns(ax: Axes, title: str, groups: tuple, threshold: float, random: 
 
 
 def draw_calibration(ax: Axes, groups: tuple) -> None:
-    """What the critic predicts against what the greedy agent achieves, discounted, a dot for each
+    """The critic's values against what the greedy agent achieves, discounted: a dot for each
     evaluation of each seed."""
-    for group, look in zip(groups, ({"color": BEFORE}, {"cmap": LATER}), strict=True):
+    for group, color in zip(groups, (style.BEFORE, None), strict=True):
         rows = [r for run in group for r in run.get("diagnostics", []) if "value_real" in r]
         if rows:
-            names = ("step", "value_real", "value_pred")
-            step, real, predicted = ([r[name] for r in rows] for name in names)
-            ax.scatter(real, predicted, s=14, lw=0, c=step if "cmap" in look else None, **look)
+            x, y, step = ([r[name] for r in rows] for name in ("value_real", "value_pred", "step"))
+            look = {"color": color} if color else {"c": step, "cmap": style.LATER}
+            ax.scatter(x, y, s=14, lw=0, **look)
     if ax.has_data():
         limits = [f(*ax.get_xlim(), *ax.get_ylim()) for f in (min, max)]
         ax.plot(limits, limits, color=RANDOM, ls=":", zorder=1)
@@ -155,64 +127,66 @@ def draw_calibration(ax: Axes, groups: tuple) -> None:
 
 
 @matplotlib.rc_context(STYLE)
-def spaces_figure(tasks: dict[str, dict[str, Any]], path: Path | str) -> None:
+def spaces_figure(tasks: dict[str, Results], path: Path | str) -> None:
     """Greedy returns of each task's seeds while it is learned, from its results file."""
     rows = -(-len(tasks) // 2)
     fig = Figure(figsize=(WIDTH, 3.2 * rows), layout="constrained")
-    axes = list(fig.subplots(rows, 2, squeeze=False).flat)
-    for ax in axes[len(tasks) :]:
-        ax.set_axis_off()
-    for ax, data in zip(axes, tasks.values(), strict=False):
-        draw_seeds(ax, curves_of(data["runs"]), DREAM, lw=2.5, label="mean of seeds")
+    axes = panels(fig, rows, 2, len(tasks))
+    for ax, data in zip(axes, tasks.values(), strict=True):
+        style.draw_seeds(ax, style.curves_of(data["runs"]), DREAM, lw=2.5, label="mean of seeds")
         ax.axhline(data["threshold"], color=THRESHOLD, ls="--", label="learned")
         ax.axhline(data["random_return"], color=RANDOM, ls=":", label="random policy")
         finish(ax, data["env_id"], "environment steps", "return")
-    title_and_legend(
-        fig, "categories, several actions, memory: greedy return while learning", axes, 3
-    )
-    save(fig, path)
+    title = "categories, several actions, memory: greedy return while learning"
+    style.title_and_legend(fig, title, axes, 3)
+    style.save(fig, path)
+
+
+def panels(fig: Figure, rows: int, columns: int, count: int) -> list[Axes]:
+    """The first `count` panels of a grid; the others are not seen."""
+    axes = list(fig.subplots(rows, columns, squeeze=False).flat)
+    for ax in axes[count:]:
+        ax.set_axis_off()
+    return axes[:count]
 
 
 @matplotlib.rc_context(STYLE)
-def sample_efficiency_figure(
-    tasks: dict[str, dict[str, dict[str, Any] | None]], path: Path | str
-) -> None:
+def sample_efficiency_figure(tasks: dict[str, dict[str, Results | None]], path: Path | str) -> None:
     """Greedy return against environment steps, a panel for each of up to four tasks.
 
     tasks: task -> method (of `METHODS`) -> its results file, or None where nothing has been
     measured, which the panel then says; "dreamer" is there for every task.
     """
     fig = Figure(figsize=(WIDTH, 6.8), layout="constrained")
-    axes = list(fig.subplots(2, 2).flat)
-    for ax, methods in zip(axes, tasks.values(), strict=False):
+    axes = panels(fig, 2, 2, len(tasks))
+    for ax, methods in zip(axes, tasks.values(), strict=True):
         draw_methods(ax, methods)
-    for ax in axes[len(tasks) :]:
-        ax.set_axis_off()
-    title_and_legend(fig, "How many steps does it take?", axes, columns=6)
+    style.title_and_legend(fig, "How many steps does it take?", axes, columns=6)
     fig.supylabel("greedy return (lines: mean over seeds, bands: lowest to highest)")
     fig.supxlabel("environment steps, on a logarithmic axis")
-    save(fig, path)
+    style.save(fig, path)
 
 
-def draw_methods(ax: Axes, methods: dict[str, dict[str, Any] | None]) -> None:
+def draw_methods(ax: Axes, methods: dict[str, Results | None]) -> None:
     """One task's panel. What lies far below chance is cut off; arrows mark where, and a note says
     how far down it goes."""
     ours, drawn, notes = methods["dreamer"], {}, []
     for method, data in methods.items():
-        name, color, marker = METHODS[method]
+        name, color, marker = style.METHODS[method]
         if data is None:
             notes.append(f"{name}: not measured yet")
             continue
-        drawn[name, color] = curves = curves_of(data["runs"])
+        drawn[name, color] = curves = style.curves_of(data["runs"])
         look = {"marker": marker, "ms": 4, "zorder": 3 if data is ours else 2, "label": name}
-        draw_seeds(ax, curves, color, **look)
-        notes += [f"{name}: {len(curves)} of 5 seeds"] if len(curves) < 5 else []
+        style.draw_seeds(ax, curves, color, **look)
+        if len(curves) < SEEDS:
+            notes.append(f"{name}: {len(curves)} of {SEEDS} seeds")
     threshold, random = ours["threshold"], ours["random_return"]
     ax.axhline(threshold, color=THRESHOLD, ls="--", label="threshold")
     ax.axhline(random, color=RANDOM, ls=":", label="random policy")
     bottom = max(ax.get_ylim()[0], random - 0.6 * (threshold - random))
     for (name, color), curves in drawn.items():
-        steps, values = same_steps(curves)
+        steps, values = style.same_steps(curves)
         if (below := steps[values.min(0) < bottom]).size:
             ax.plot(below, below * 0 + bottom, "v", color=color, ms=5, clip_on=False, zorder=4)
             notes.append(f"seeds of {name} go down to {values.min():.0f}")
@@ -223,162 +197,12 @@ def draw_methods(ax: Axes, methods: dict[str, dict[str, Any] | None]) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-# ---------------------------------------------------------------- dreams against reality
-
-
-@matplotlib.rc_context(STYLE)
-def world_model_figure(
-    title: str,
-    names: Sequence[str],
-    reports: list[dict[str, Any]],
-    error: dict[str, np.ndarray],
-    cont: dict[str, np.ndarray],
-    path: Path | str,
-) -> None:
-    """What a world model knows: losses, error against dream length, and the end of an episode.
-
-    names: of the O dimensions. reports: rows as in the log, `step` counting updates. error: `dream`
-    and `naive` (N, H, O), absolute errors at each dream length, NaN after the episode's end.
-    cont: `real`, `filtered` and `dreamed` (N, K), whether an episode goes on, in its last K rows.
-    """
-    fig = Figure(figsize=(WIDTH, 6), layout="constrained")
-    losses, total, each, end = fig.subplots(2, 2).flat
-    fig.suptitle(title)
-    draw_logged(losses, ([], [{"diagnostics": reports}]), "report", LOSSES)
-    finish(losses, "losses while learning", "update", "nats or squared error")
-
-    length = np.arange(1, error["dream"].shape[1] + 1)
-    draw_middle(total, length, error["naive"].mean(-1), NAIVE, "last observation repeated")
-    draw_middle(total, length, error["dream"].mean(-1), DREAM, "dream")
-    finish(total, "error, mean of all dimensions", "dreamed steps", SPREAD, legend=True)
-    colors = (REAL, THRESHOLD, HARM, EXTRA)
-    for name, mean, color in zip(names, np.nanmean(error["dream"], 0).T, colors, strict=True):
-        each.plot(length, mean, color=color, label=name)
-    finish(each, "error of the dream in each dimension", "dreamed steps", SPREAD, legend=True)
-    for ax in (total, each):
-        ax.set_ylim(bottom=0)
-
-    before = np.arange(1 - cont["real"].shape[1], 1)
-    draw_middle(end, before, cont["dreamed"], DREAM, "dreamed")
-    end.plot(before, cont["filtered"].mean(0), color=EXTRA, ls="--", label="predicted, watching")
-    end.plot(before, cont["real"].mean(0), color=REAL, ls=":", lw=2, label="real")
-    finish(end, "does it see the end coming?", "steps relative to the end", GOES_ON, legend=True)
-    fig.supxlabel(f"bands: the middle 80% of {len(error['dream'])} episodes that it never saw")
-    save(fig, path)
-
-
-@matplotlib.rc_context(STYLE)
-def dream_figure(
-    title: str,
-    names: Sequence[str],
-    context: int,
-    real: Episode,
-    dreams: Episode,
-    path: Path | str,
-    trained: int | None = None,
-    step: str = "environment step",
-) -> None:
-    """Dreamed against real, a panel for each observation dimension, for reward and for continue;
-    the last two only where they change. A dream that has ended is left out from there on,
-    and all are when three quarters have.
-
-    names: of the O dimensions. real: rows 0..T-1 of an episode, obs (T, O), reward (T,), cont
-    (T,); dreams: K dreams of rows context..T-1, obs (K, T - context, O) and so on. trained: length
-    of the dreams that the actor learned from, which is marked. step: what a row is.
-    """
-    ended = over(dreams["cont"])
-    until = slice(None, int(((~ended).mean(0) >= 0.25).sum()))  # less is no mean
-    seen = {name: np.where(ended.T, np.nan, rows.T).T[:, until] for name, rows in dreams.items()}
-    panels = [(name, real["obs"][:, i], seen["obs"][..., i]) for i, name in enumerate(names)]
-    for name, key, dreamed in (("reward", "reward", seen), (GOES_ON, "cont", dreams)):
-        if changes(np.append(real[key][1:], np.nanmean(dreamed[key], 0))):
-            panels.append((name, np.append(np.nan, real[key][1:]), dreamed[key]))
-    columns = {2: 2, 4: 2, 9: 3}.get(len(panels), 3 if len(panels) <= 6 else 4)
-    rows = math.ceil(len(panels) / columns)
-    fig = Figure(figsize=(WIDTH, 1.7 * rows + 1), layout="constrained")
-    axes = list(fig.subplots(rows, columns, squeeze=False).flat)
-    steps = np.arange(len(real["obs"]))
-    for ax, (name, truth, dreamed) in zip(axes, panels, strict=False):
-        ax.axvspan(0, context - 1, color=RANDOM, alpha=0.2, lw=0, label="observed")
-        ax.plot(steps, truth, color=REAL, label="real")
-        ahead = steps[context:][: dreamed.shape[1]]
-        draw_middle(ax, ahead, dreamed, DREAM, f"{len(dreamed)} dreams: mean, middle 80%")
-        if name in names:
-            last = np.full(len(steps) - context, truth[context - 1])
-            ax.plot(steps[context:], last, color=NAIVE, ls="--", label="last observation repeated")
-        if trained and context - 1 + trained < steps[-1]:
-            label = "length of dreams in training"
-            ax.axvline(context - 1 + trained, color=THRESHOLD, ls=":", label=label)
-        bottom, top = (-0.05, 1.05) if name == GOES_ON else ax.get_ylim()
-        margin = max(0.0, 0.05 - (top - bottom) / 2)  # do not blow up what hardly moves
-        ax.set_ylim(bottom - margin, top + margin)
-        finish(ax, name)
-    for ax in axes[len(panels) :]:
-        ax.set_axis_off()
-    title_and_legend(fig, title, axes[:1], columns=3)
-    fig.supxlabel(step)
-    save(fig, path)
-
-
-def over(cont: np.ndarray) -> np.ndarray:
-    """Where dreams have ended before a row, from P(the episode goes on) (K, H): (K, H) bool."""
-    ended = np.cumsum(cont < 0.5, 1) > 0
-    return np.pad(ended, ((0, 0), (1, 0)))[:, :-1]  # the row in which it ends still counts
-
-
-def changes(values: np.ndarray) -> bool:
-    """Whether a quantity (M,) is worth a panel: all but a few of its values are not the same."""
-    low, high = np.percentile(values, [2, 98])
-    return bool(high - low > 0.02 * np.abs(values).max())
-
-
-@matplotlib.rc_context(STYLE)
-def latents_figure(
-    title: str,
-    points: np.ndarray,
-    colourings: Sequence[tuple[str, np.ndarray, str]],
-    path: Path | str,
-) -> None:
-    """Where the model's states lie: a map of them (M, 2), drawn once for each colouring.
-
-    colourings: (name with unit, values (M,), colour map). Two words get a legend, numbers a colour
-    bar; the map "coolwarm" is centred on 0. Numbers that hardly change are left out; the outermost
-    2% on both sides take the outermost colour.
-    """
-    kept = [c for c in colourings if c[1].dtype.kind == "U" or changes(c[1])]
-    fig = Figure(figsize=(WIDTH, 1.2 + 0.95 * WIDTH / len(kept)), layout="constrained")
-    fig.suptitle(title)
-    for ax, (name, values, cmap) in zip(
-        fig.subplots(1, len(kept), squeeze=False)[0], kept, strict=True
-    ):
-        ax.set(title=name, xticks=[], yticks=[])
-        ax.spines[:].set_visible(False)
-        words = values.dtype.kind == "U"
-        if words:
-            found, values = np.unique(values, return_inverse=True)
-        low, high = (0, 1) if words else np.percentile(values, [2, 98])
-        if cmap == "coolwarm":
-            low, high = -max(-low, high), max(-low, high)
-        colors = ListedColormap([DREAM, NAIVE]) if words else cmap
-        dots = ax.scatter(*points.T, c=values, cmap=colors, vmin=low, vmax=high, s=6, lw=0)
-        below = {"location": "bottom", "shrink": 0.9, "pad": 0.03, "ticks": MaxNLocator(3)}
-        bar = fig.colorbar(dots, ax=ax, **below)
-        if words:
-            bar.ax.set_visible(False)
-            below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "frameon": False}
-            ax.legend(dots.legend_elements()[0], found, ncols=2, handletextpad=0, **below)
-    save(fig, path)
-
-
-# ---------------------------------------------------------------- ablations
-
-
 @matplotlib.rc_context(STYLE)
 def ablation_figure(effects: dict[str, dict[str, Effect]], path: Path | str) -> None:
     """What each idea buys: a line for each task on which it was removed, with the effect and its
     interval, coloured where that excludes 0; the idea that is missed most stands first.
 
-    effects: idea -> title of a task -> its effect; of no seeds where there is no result.
+    effects: idea -> title of a task -> its effect, which has no seeds where there is no result.
     """
     rows = {i: [item for item in row.items() if item[1].seeds] for i, row in effects.items()}
     rows = {i: sorted(row, key=lambda item: item[1].mean) for i, row in rows.items() if row}
@@ -411,4 +235,147 @@ def ablation_figure(effects: dict[str, dict[str, Effect]], path: Path | str) -> 
         "score: 0 is the random policy, 1 the threshold; left of the line the idea is missed\n"
         "intervals: 95% over seeds, coloured where they exclude 0"
     )
-    save(fig, path)
+    style.save(fig, path)
+
+
+# ---------------------------------------------------------------- dreams against reality
+
+
+@matplotlib.rc_context(STYLE)
+def world_model_figure(
+    title: str,
+    names: Sequence[str],
+    reports: list[dict[str, Any]],
+    error: dict[str, np.ndarray],
+    cont: dict[str, np.ndarray],
+    path: Path | str,
+) -> None:
+    """What a world model knows: losses, error against dream length, and the end of an episode.
+
+    names: of the O dimensions. reports: rows as in the log, `step` counting updates. error: `dream`
+    and `naive` (N, H, O), absolute errors at each dream length, NaN after the episode's end.
+    cont: `real`, `filtered` and `dreamed` (N, K), whether an episode goes on, in its last K rows.
+    """
+    fig = Figure(figsize=(WIDTH, 6), layout="constrained")
+    losses, total, each, end = fig.subplots(2, 2).flat
+    fig.suptitle(title)
+    style.draw_logged(losses, ([], [{"diagnostics": reports}]), "report", style.LOSSES)
+    finish(losses, "losses while learning", "update", "nats or squared error")
+
+    length = np.arange(1, error["dream"].shape[1] + 1)
+    style.draw_middle(total, length, error["naive"].mean(-1), NAIVE, "last observation repeated")
+    style.draw_middle(total, length, error["dream"].mean(-1), DREAM, "dream")
+    finish(total, "error, mean of all dimensions", "dreamed steps", SPREAD, legend=True)
+    colors = (REAL, THRESHOLD, HARM, style.EXTRA)
+    for name, mean, color in zip(names, np.nanmean(error["dream"], 0).T, colors, strict=True):
+        each.plot(length, mean, color=color, label=name)
+    finish(each, "error of the dream in each dimension", "dreamed steps", SPREAD, legend=True)
+    for ax in (total, each):
+        ax.set_ylim(bottom=0)
+
+    before = np.arange(1 - cont["real"].shape[1], 1)
+    style.draw_middle(end, before, cont["dreamed"], DREAM, "dreamed")
+    watching = {"color": style.EXTRA, "ls": "--", "label": "predicted, watching"}
+    end.plot(before, cont["filtered"].mean(0), **watching)
+    end.plot(before, cont["real"].mean(0), color=REAL, ls=":", lw=2, label="real")
+    finish(end, "does it see the end coming?", "steps relative to the end", GOES_ON, legend=True)
+    fig.supxlabel(f"bands: the middle 80% of {len(error['dream'])} episodes that it never saw")
+    style.save(fig, path)
+
+
+@matplotlib.rc_context(STYLE)
+def dream_figure(
+    title: str,
+    names: Sequence[str],
+    context: int,
+    real: Episode,
+    dreams: Episode,
+    path: Path | str,
+    trained: int | None = None,
+    step: str = "environment step",
+) -> None:
+    """Dreamed against real, a panel for each observation dimension, for reward and for continue;
+    the last two only where they change. A dream that has ended is left out from there on,
+    and all are when three quarters have.
+
+    names: of the O dimensions. real: rows 0..T-1 of an episode, obs (T, O), reward (T,), cont
+    (T,); dreams: K dreams of rows context..T-1, obs (K, T - context, O) and so on. trained: length
+    of the dreams that the actor learned from, which is marked. step: what a row is.
+    """
+    ended = over(dreams["cont"])
+    until = slice(None, int(((~ended).mean(0) >= 0.25).sum()))
+    seen = {name: np.where(ended.T, np.nan, rows.T).T[:, until] for name, rows in dreams.items()}
+    drawn = [(name, real["obs"][:, i], seen["obs"][..., i]) for i, name in enumerate(names)]
+    for name, key, dreamed in (("reward", "reward", seen), (GOES_ON, "cont", dreams)):
+        if changes(np.append(real[key][1:], np.nanmean(dreamed[key], 0))):
+            drawn.append((name, np.append(np.nan, real[key][1:]), dreamed[key]))
+    columns = {2: 2, 4: 2, 9: 3}.get(len(drawn), 3 if len(drawn) <= 6 else 4)
+    rows = math.ceil(len(drawn) / columns)
+    fig = Figure(figsize=(WIDTH, 1.7 * rows + 1), layout="constrained")
+    axes, steps = panels(fig, rows, columns, len(drawn)), np.arange(len(real["obs"]))
+    for ax, (name, truth, dreamed) in zip(axes, drawn, strict=True):
+        ax.axvspan(0, context - 1, color=RANDOM, alpha=0.2, lw=0, label="observed")
+        ax.plot(steps, truth, color=REAL, label="real")
+        ahead = steps[context:][: dreamed.shape[1]]
+        style.draw_middle(ax, ahead, dreamed, DREAM, f"{len(dreamed)} dreams: mean, middle 80%")
+        if name in names:
+            last = np.full(len(steps) - context, truth[context - 1])
+            ax.plot(steps[context:], last, color=NAIVE, ls="--", label="last observation repeated")
+        if trained and context - 1 + trained < steps[-1]:
+            label = "length of dreams in training"
+            ax.axvline(context - 1 + trained, color=THRESHOLD, ls=":", label=label)
+        bottom, top = (-0.05, 1.05) if name == GOES_ON else ax.get_ylim()
+        margin = max(0.0, 0.05 - (top - bottom) / 2)  # do not blow up what hardly moves
+        ax.set_ylim(bottom - margin, top + margin)
+        finish(ax, name)
+    style.title_and_legend(fig, title, axes[:1], columns=3)
+    fig.supxlabel(step)
+    style.save(fig, path)
+
+
+def over(cont: np.ndarray) -> np.ndarray:
+    """Where dreams have ended before a row, from P(the episode goes on) (K, H): (K, H) bool."""
+    ended = np.cumsum(cont < 0.5, 1) > 0
+    return np.pad(ended, ((0, 0), (1, 0)))[:, :-1]  # the row in which it ends still counts
+
+
+def changes(values: np.ndarray) -> bool:
+    """Whether a quantity (M,) is worth a panel: all but a few of its values are not the same."""
+    low, high = np.percentile(values, [2, 98])
+    return bool(high - low > 0.02 * np.abs(values).max())
+
+
+@matplotlib.rc_context(STYLE)
+def latents_figure(
+    title: str,
+    points: np.ndarray,
+    colourings: Sequence[tuple[str, np.ndarray, str]],
+    path: Path | str,
+) -> None:
+    """Where the model's states lie: a map of them (M, 2), drawn once for each colouring.
+
+    colourings: (name with unit, values (M,), colour map). Two words get a legend, numbers a colour
+    bar; the map "coolwarm" is centred on 0. Numbers that hardly change are left out; the outermost
+    2% on both sides take the outermost colour.
+    """
+    kept = [c for c in colourings if c[1].dtype.kind == "U" or changes(c[1])]
+    fig = Figure(figsize=(WIDTH, 1.2 + 0.95 * WIDTH / len(kept)), layout="constrained")
+    fig.suptitle(title)
+    for ax, (name, values, cmap) in zip(panels(fig, 1, len(kept), len(kept)), kept, strict=True):
+        ax.set(title=name, xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+        words = values.dtype.kind == "U"
+        if words:
+            found, values = np.unique(values, return_inverse=True)
+        low, high = (0, 1) if words else np.percentile(values, [2, 98])
+        if cmap == "coolwarm":
+            low, high = -max(-low, high), max(-low, high)
+        colors = ListedColormap([DREAM, NAIVE]) if words else cmap
+        dots = ax.scatter(*points.T, c=values, cmap=colors, vmin=low, vmax=high, s=6, lw=0)
+        bar = {"location": "bottom", "shrink": 0.9, "pad": 0.03, "ticks": MaxNLocator(3)}
+        bar = fig.colorbar(dots, ax=ax, **bar)
+        if words:
+            bar.ax.set_visible(False)
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "frameon": False}
+            ax.legend(dots.legend_elements()[0], found, ncols=2, handletextpad=0, **below)
+    style.save(fig, path)

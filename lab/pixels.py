@@ -1,28 +1,26 @@
 """Tasks seen as pictures alone, and what an agent that learned from them sees and dreams.
 
 Registered with Gymnasium: `lab.pixels:PixelPendulum-v0` and `lab.pixels:PixelCartPole-v0`. Each
-frame is the environment's own drawing, made small by Gymnasium's own wrappers. Before that the
-part is cut out in which anything ever happens: the sky above the cart and the ground under it,
-and the margin that the pendulum cannot reach, are empty. The pendulum's curved arrow is the last
-torque. ResizeObservation needs OpenCV.
+frame is the environment's own drawing, cut to where anything ever happens (the sky above the cart
+and the ground under it, and the margin that the pendulum cannot reach, are empty), and made small.
+The pendulum's curved arrow is the last torque.
 """
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import animations
-from lab.style import BEFORE, DREAM, HARM, REAL, STYLE, WIDTH, save
+import cv2
 import gymnasium as gym
 import matplotlib
 import numpy as np
 import torch
-from gymnasium.wrappers import AddRenderObservation, ResizeObservation, TransformObservation
 from matplotlib.figure import Figure
 
 from dreamer import AgentEnv, DreamerAgent
 from dreamer.evaluation import Episode, filter_episode, greedy_policy, open_loop, play
+from lab import animations
+from lab.style import BEFORE, DREAM, HARM, REAL, STYLE, WIDTH, save
 
 SIDE = 64  # pixels
 CONTEXT, LENGTH = 5, 50  # frames that a dream has seen, and frames that it goes on for
@@ -33,50 +31,72 @@ CUT = {  # id -> rows and columns of the drawing that are kept
 }
 
 
+class Picture(gym.utils.RecordConstructorArgs, gym.ObservationWrapper):
+    """Observes what the environment draws, as side x side pixels, instead of what it says."""
+
+    def __init__(self, env: gym.Env, cut: str, side: int):
+        gym.utils.RecordConstructorArgs.__init__(self, cut=cut, side=side)
+        gym.ObservationWrapper.__init__(self, env)
+        self.cut, self.side = CUT[cut], side
+        self.observation_space = gym.spaces.Box(0, 255, (side, side, 3), np.uint8)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        size = self.side, self.side
+        return cv2.resize(self.env.render()[self.cut], size, interpolation=cv2.INTER_AREA)
+
+
 def make(env_id: str, side: int = SIDE, **_: Any) -> gym.Env:
     """The environment, observed as a picture of side x side pixels."""
-    env = AddRenderObservation(gym.make(env_id, render_mode="rgb_array").unwrapped)
-    rows, columns = CUT[env_id]
-    size = rows.stop - rows.start, columns.stop - columns.start
-    space = gym.spaces.Box(0, 255, (*size, 3), np.uint8)
-    env = TransformObservation(env, lambda picture: picture[rows, columns], space)
-    return ResizeObservation(env, (side, side))
+    return Picture(gym.make(env_id, render_mode="rgb_array").unwrapped, env_id, side)
 
 
 for name, limit in ("Pendulum", 200), ("CartPole", 500):
-    gym.register(f"Pixel{name}-v0", make, max_episode_steps=limit, kwargs={"env_id": f"{name}-v1"})
+    kwargs = {"env_id": f"{name}-v1"}
+    gym.register(f"Pixel{name}-v0", "lab.pixels:make", max_episode_steps=limit, kwargs=kwargs)
 
 
 # ---------------------------------------------------------------- what it sees and dreams
 
+Pictures = dict[str, np.ndarray]  # `real`, `seen` and `dream`, each (T, H, W, 3)
+
 
 def images_of(agent: DreamerAgent, obs: np.ndarray) -> np.ndarray:
     """The first image in observations (T, O), as a screen shows it: uint8 (T, H, W, 3)."""
-    height, width, channels = agent.images[0]
-    start = obs.shape[-1] - sum(int(np.prod(shape)) for shape in agent.images)
-    flat = obs[:, start : start + height * width * channels]
+    height, width, channels = agent.layout.images[0]
+    flat = obs[:, agent.layout.vector_size :][:, : height * width * channels]
     images = np.rint(flat).astype(np.uint8).reshape(-1, height, width, channels)
     return images if channels == 3 else images[..., -1:].repeat(3, -1)
 
 
-def watched(agent: DreamerAgent, env: Any, seed: int) -> tuple[Episode, dict[str, np.ndarray]]:
-    """One greedy episode, and its pictures (T, H, W, 3): `real`, `seen`, what the agent's state
-    says of a frame that it has just seen, and `dream`, from frame CONTEXT on (in a short episode
-    its last frame) without seeing one."""
+def watched(agent: DreamerAgent, env: Any, seed: int) -> tuple[Episode, Pictures]:
+    """One greedy episode, and its pictures: real frames, what the agent's state says of each frame
+    that it has just seen, and, from frame CONTEXT on (in a short episode its last frame), its dream
+    without seeing one."""
     c = agent.config
     with contextlib.closing(AgentEnv(env, c.action_repeat, c.max_episode_steps)) as world:
         episode = play(world, greedy_policy(agent, seed), seed)
     part = {name: rows[: CONTEXT + LENGTH] for name, rows in episode.items()}
+    context = min(CONTEXT, len(part["obs"]) - 1)
     with torch.inference_mode():
         seen = agent.decoder.predict(filter_episode(agent, part, seed)).cpu().numpy()
-    context = min(CONTEXT, len(part["obs"]) - 1)
     dream = open_loop(agent, part["obs"][None], part["action"][None], context, seed)["obs"][0]
     found = {"real": part["obs"], "seen": seen, "dream": dream}
     return episode, {name: images_of(agent, obs) for name, obs in found.items()}
 
 
+def draw_all(agent: DreamerAgent, env: Any, seed: int, folder: Path, stem: str) -> list[Path]:
+    """Filmstrip and GIF of one greedy episode, below `folder`."""
+    episode, pictures = watched(agent, env, seed)
+    name = stem.partition("_")[2].replace("_", " ") or stem
+    title = f"{name}: one greedy episode, return {episode['reward'].sum():.0f}"
+    paths = [folder / f"{stem}_filmstrip.png", folder / f"{stem}_dream.gif"]
+    filmstrip(pictures, title, paths[0])
+    real_beside_dreamed(pictures, title, paths[1])
+    return paths
+
+
 @matplotlib.rc_context(STYLE)
-def filmstrip(pictures: dict[str, np.ndarray], title: str, path: Path | str) -> None:
+def filmstrip(pictures: Pictures, title: str, path: Path | str) -> None:
     """Four rows: real frames, the same as the agent's state has them, the dream, and where the
     dream differs from the real frame."""
     shown = [t for t in SHOWN if t < len(pictures["real"])]
@@ -102,31 +122,16 @@ def filmstrip(pictures: dict[str, np.ndarray], title: str, path: Path | str) -> 
     save(fig, path)
 
 
-def real_beside_dreamed(
-    pictures: dict[str, np.ndarray], title: str, path: Path | str, scale: int = 4
-) -> int:
-    """A GIF: the real frame at the left, the agent's own beside it. Returns its size in bytes."""
+def real_beside_dreamed(pictures: Pictures, title: str, path: Path | str) -> None:
+    """A GIF: the real frame at the left, the agent's own beside it, both enlarged."""
     context = len(pictures["real"]) - len(pictures["dream"])
     ours = np.concatenate([pictures["seen"][:context], pictures["dream"]])
-    frames, captions = [], []
-    for t, (real, own) in enumerate(zip(pictures["real"], ours, strict=True)):
-        bar = np.full((real.shape[0], 1, 3), 128, np.uint8)
-        both = np.concatenate([real, bar, own], 1)
-        frames.append(both.repeat(scale, 0).repeat(scale, 1))
-        what = "what it sees" if t < context else f"its dream, frame {t - context + 1}"
-        captions.append(f"left: real, right: {what}")
-    return animations.write_gif(frames, captions, title, path, milliseconds=100, cut=False)
-
-
-def draw_all(agent: DreamerAgent, env: Any, seed: int, folder: Path, stem: str) -> list[Path]:
-    """Filmstrip and GIF of one episode, below `folder`."""
-    episode, pictures = watched(agent, env, seed)
-    name = stem.partition("_")[2].replace("_", " ")
-    title = f"{name}: one greedy episode, return {episode['reward'].sum():.0f}"
-    paths = [folder / f"{stem}_filmstrip.png", folder / f"{stem}_dream.gif"]
-    filmstrip(pictures, title, paths[0])
-    real_beside_dreamed(pictures, title, paths[1])
-    return paths
+    bar = np.full((*ours.shape[:2], 1, 3), 128, np.uint8)
+    frames = np.concatenate([pictures["real"], bar, ours], 2).repeat(4, 1).repeat(4, 2)
+    words = ["what it sees"] * context
+    words += [f"its dream, frame {t + 1}" for t in range(len(ours) - context)]
+    captions = [f"left: real, right: {what}" for what in words]
+    animations.write_gif(frames, captions, title, path, milliseconds=100, cut=False)
 
 
 # ---------------------------------------------------------------- is it all in there?
@@ -134,7 +139,7 @@ def draw_all(agent: DreamerAgent, env: Any, seed: int, folder: Path, stem: str) 
 
 def linear_probe(
     agent: DreamerAgent, env: Any, episodes: int = 8, seed: int = 0, skip: int = 3
-) -> dict[str, Sequence[float]]:
+) -> dict[str, list[float]]:
     """How well a linear map reads the simulator's true state from the agent's state.
 
     Fitted (ridge) on three quarters of greedy episodes, judged on the rest; the first `skip` rows
@@ -143,22 +148,25 @@ def linear_probe(
     """
     feats, states = [], []
     with contextlib.closing(AgentEnv(env, agent.config.action_repeat)) as world:
-        for i in range(episodes):
-            choose, truth = greedy_policy(agent, seed + i), []
+        for i in range(seed, seed + episodes):
+            policy, truth = greedy_policy(agent, i), []
 
-            def look(obs: np.ndarray, is_first: bool, choose=choose, truth=truth) -> np.ndarray:
+            def look(obs: np.ndarray, is_first: bool, policy=policy, truth=truth) -> np.ndarray:
                 truth.append(true_state(world))
-                return choose(obs, is_first)
+                return policy(obs, is_first)
 
-            episode = play(world, look, 10_000 + seed + i)
+            episode = play(world, look, 10_000 + i)
             truth.append(true_state(world))
-            feats.append(filter_episode(agent, episode, seed).cpu().numpy()[skip:])
+            feat = filter_episode(agent, episode, seed).cpu().numpy()
+            feats.append(np.pad(feat, ((0, 0), (0, 1)), constant_values=1)[skip:])
             states.append(np.array(truth)[skip:])
     cut = max(1, episodes * 3 // 4)
-    x, y = (np.concatenate(parts[:cut]) for parts in (feats, states))
-    new_x, new_y = (np.concatenate(parts[cut:]) for parts in (feats, states))
+    x, y, new_x, new_y = (
+        np.concatenate(rows[part])
+        for part in (slice(cut), slice(cut, None))
+        for rows in (feats, states)
+    )
     mean, spread = y.mean(0), y.std(0) + 1e-9
-    x, new_x = (np.pad(part, ((0, 0), (0, 1)), constant_values=1) for part in (x, new_x))
     weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ ((y - mean) / spread))
     error = np.square(new_x @ weights * spread + mean - new_y).mean(0)
     found = {"r2": 1 - error / new_y.var(0), "rmse": np.sqrt(error)}
@@ -167,5 +175,5 @@ def linear_probe(
 
 def true_state(world: AgentEnv) -> np.ndarray:
     """What the simulator knows."""
-    state = np.array(world.env.unwrapped.state, float)
+    state = np.array(world.unwrapped.state, float)
     return state if len(state) > 2 else np.array([np.cos(state[0]), np.sin(state[0]), state[1]])

@@ -2,8 +2,8 @@
 
     python -m lab.results      draws the training figures of assets/ anew from assets/results
 
-A run's `result.json` marks it as complete: `return`, `worst_episode`, `threshold`, `minutes`,
-`config`, and `entry`, what a results file keeps of it.
+A run's `result.json` marks it as complete: `env_id`, `return`, `worst_episode`, `threshold`,
+`minutes`, `config`, and `entry`, what a results file keeps of it.
 
 A file of assets/results holds `env_id`, `threshold`, `random_return` (mean of 100 episodes),
 `versions`, `cpu`, and `runs`, one entry per seed: `seed`, `config`, `env_steps`, `minutes`,
@@ -21,12 +21,11 @@ import os
 import platform
 import re
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lab import figures
-from lab.cli import ASSETS, ROOT, Args, fail, read_json, short
 import gymnasium as gym
 import numpy as np
 import torch
@@ -34,6 +33,8 @@ import torch
 from dreamer.checkpoint import write_atomic, write_json
 from dreamer.evaluation import random_returns
 from dreamer.run import Run
+from lab import figures
+from lab.cli import ASSETS, Args, short
 
 RESULTS = ASSETS / "results"
 SCRIPTS = {  # the file in assets/results -> the script that makes it, its folder in runs/
@@ -64,27 +65,34 @@ def finish(
     returns: of the greedy evaluation after training; after: the script to run next, or ""; more:
     what its entry holds besides. All files go to the run's folder.
     """
-    entry, minutes = run_entry(run, returns) | more, run.minutes
-    mean, worst = float(returns.mean()), float(returns.min())
-    found = {"return": mean, "worst_episode": worst, "threshold": threshold, "minutes": minutes}
-    write_json(args.run_dir / "result.json", found | {"config": entry["config"], "entry": entry})
+    entry, mean, worst = run_entry(run, returns) | more, returns.mean(), returns.min()
+    result = {
+        "env_id": env_id,
+        "return": float(mean),
+        "worst_episode": float(worst),
+        "threshold": threshold,
+        "minutes": run.minutes,
+        "config": entry["config"],
+        "entry": entry,
+    }
+    write_json(args.run_dir / "result.json", result)
     ours = load(RESULTS / f"{task}.json")
     chance = ours["random_return"] if ours else random_returns(env_id).mean()
     figure = args.run_dir / f"{args.script.stem[:2]}_{task}_training.png"
     draw(env_id, [entry], threshold, chance, figure, ours["runs"] if ours else [])
     agent = short(args.run_dir / "agent.pt")
-    script = str(short(ROOT / "04_visualize.py"))
-    pictures = shlex.join(["python", script, "--agent", str(agent)])
+    verdict = "reached" if mean >= threshold else "NOT reached"
     grey = ", the committed seeds in grey" if ours else ""
-    print(
-        f"{env_id}, seed {args.seed}: mean return {mean:.1f} over {len(returns)} greedy episodes "
-        f"(worst {worst:.1f}) after {run.step} steps in {minutes:.1f} minutes; "
-        f"threshold {threshold:g} {'reached' if mean >= threshold else 'NOT reached'}\n"
-        f"Figure:    {short(figure)} (this run in blue{grey})\n"
-        f"Agent:     {agent}\n"
-        f"Watch it:  python -m dreamer watch {shlex.quote(str(agent))} --env {run.env.spec_name}\n"
-        f"Next:      {f'python {after}, or ' * bool(after)}{pictures} to see what this one dreams"
-    )
+    lines = [
+        f"{env_id}, seed {run.config.seed}: mean return {mean:.1f} over {len(returns)} greedy "
+        f"episodes (worst {worst:.1f}) after {run.step} steps in {run.minutes:.1f} minutes; "
+        f"threshold {threshold:g} {verdict}",
+        f"Figure:    {short(figure)} (this run in blue{grey})",
+        f"Agent:     {agent}",
+        f"Watch it:  python -m dreamer watch {shlex.quote(str(agent))}",
+        f"Dreams:    python -m lab.visualize {shlex.quote(str(agent))}",
+    ]
+    print("\n".join(lines + ([f"Next:      python {after}"] if after else [])))
 
 
 def draw(
@@ -128,12 +136,8 @@ def significant(value: float, digits: int = 4) -> float:
 
 def versions() -> dict[str, str]:
     """Of everything that moves the numbers."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "gymnasium": gym.__version__,
-        "numpy": np.__version__,
-    }
+    found = {module.__name__: module.__version__ for module in (torch, gym, np)}
+    return {"python": platform.python_version(), **found}
 
 
 def cpu_name() -> str:
@@ -151,11 +155,8 @@ def cpu_name() -> str:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """A results file; None where there is none. A damaged one ends the program."""
-    try:
-        return read_json(path)
-    except ValueError as error:
-        fail(str(error), status=1)
+    """A results file; None where there is none."""
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def load_tasks(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
@@ -174,12 +175,12 @@ def merge(
     as many episodes.
     """
     old = load(path) or {"runs": []}
-    kept = [run for run in old["runs"] if same_but_seed(run["config"], entries[0]["config"])]
-    if kept:
+    alike = [run for run in old["runs"] if same_but_seed(run["config"], entries[0]["config"])]
+    if alike:
         chance = old["random_return"]
     else:
         chance = significant(random_returns(env_id, len(entries[0]["final_returns"])).mean())
-    runs = {run["seed"]: run for run in kept + entries}
+    runs = {run["seed"]: run for run in alike + entries}
     data = {
         "env_id": env_id,
         "threshold": threshold,
@@ -191,6 +192,14 @@ def merge(
     text = dump(data)
     write_atomic(path, lambda temporary: temporary.write_text(text))
     return data
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Bring the JSON files of a comparison's folder to `target`, and its figures to assets/."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.*"):
+        shutil.copyfile(path, (target if path.suffix == ".json" else ASSETS) / path.name)
+    print(f"Published to {short(target)} and {short(ASSETS)}")
 
 
 def same_but_seed(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -208,16 +217,22 @@ def dump(data: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(f' "{key}": {text}' for key, text in line.items()) + "\n}\n"
 
 
-# ---------------------------------------------------------------- tables
+# ---------------------------------------------------------------- solved, and first reached
 
 
-def solved(data: dict[str, Any]) -> tuple[float, float, int, int, int]:
-    """When the runs of a results file solved their task: at the first of two evaluations in a row
-    with a mean at or above the threshold.
+def solved(data: dict[str, Any]) -> int:
+    """How many runs of a results file solved their task: the mean of their final greedy episodes,
+    100 of them, is at or above the threshold."""
+    return sum(np.mean(run["final_returns"]) >= data["threshold"] for run in data["runs"])
 
-    Returns step and minutes of the median seed (one that never solved it ranks last, and of an even
-    number the later one in the middle is taken), how many seeds did, and of all evaluations since
-    then how many were below the threshold again, and how many there were.
+
+def first_reached(data: dict[str, Any]) -> tuple[float, float, int, int, int]:
+    """When the runs of a results file first reached the threshold: at the first of two evaluations
+    in a row with a mean at or above it. They may lose it again.
+
+    Returns step and minutes of the median seed (one that never reached it ranks last, and of an
+    even number the later one in the middle is taken), how many seeds did, and of all evaluations
+    since then how many were below the threshold again, and how many there were.
     """
     firsts, since = [], []
     for run in data["runs"]:

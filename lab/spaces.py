@@ -1,4 +1,4 @@
-"""Environments whose spaces are no vectors, or that ask for memory, learned from the first step on.
+"""Environments whose spaces are not vectors, or that ask for memory, learned from the start.
 
     python -m lab.spaces              trains three seeds of each, some two hours on one core
     python -m lab.spaces --plot-only  draws assets/spaces.png anew from assets/results/spaces
@@ -6,57 +6,56 @@
 It also registers them with Gymnasium, so that `--env lab.spaces:TwoJoints-v0` works.
 """
 
-import argparse
+import itertools
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
-from lab import figures, results
-from lab.cli import ASSETS, ROOT
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from dreamer import Config, evaluate, train
+from dreamer.cli import parse
+from lab import figures, results
+from lab.cli import ASSETS, ROOT
 
 
 class TwoJoints(gym.Env):
     """Two joints that must both point the way that a flag says, and stay there.
 
     Both are turned at once, each by -0.3, 0 or 0.3 rad. Observed are the cosine and sine of both
-    angles, a matrix, and the flag, a category. Reward: the mean cosine of the angles that are left,
-    from -1 to 1.
+    angles, a matrix, and the flag, a category. Reward: the mean cosine of the angles left, -1 to 1.
     """
 
     TURN = 0.3
 
     def __init__(self) -> None:
         self.action_space = spaces.MultiDiscrete([3, 3])
-        self.observation_space = spaces.Dict(
-            {"joints": spaces.Box(-1, 1, (2, 2)), "flag": spaces.Discrete(2)}
-        )
+        parts = {"joints": spaces.Box(-1, 1, (2, 2)), "flag": spaces.Discrete(2)}
+        self.observation_space = spaces.Dict(parts)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple:
         super().reset(seed=seed)
         self.angles = self.np_random.uniform(-np.pi, np.pi, 2)
         self.flag = int(self.np_random.integers(2))
-        return self.seen(), {}
+        return self.observe(), {}
 
     def step(self, action: np.ndarray) -> tuple:
         self.angles = self.angles + self.TURN * (np.asarray(action) - 1)
-        return self.seen(), self.agreement(self.angles), False, False, {}
+        return self.observe(), self.agreement(self.angles), False, False, {}
+
+    def observe(self) -> dict[str, Any]:
+        joints = np.stack([np.cos(self.angles), np.sin(self.angles)], 1, dtype=np.float32)
+        return {"joints": joints, "flag": self.flag}
 
     def agreement(self, angles: np.ndarray) -> float:
         return float(np.cos(angles - np.pi * self.flag).mean())
-
-    def seen(self) -> dict[str, Any]:
-        joints = np.stack([np.cos(self.angles), np.sin(self.angles)], 1)
-        return {"joints": joints.astype(np.float32), "flag": self.flag}
 
 
 class Recall(gym.Env):
     """A cue of 1 or -1, seen once. A question `delay` steps later. The answer that fits earns 1.
 
-    Observed are the cue, 0 but in the first row, and whether the question is asked.
+    Observed are the cue, 0 except in the first row, and whether the question is asked.
     """
 
     def __init__(self, delay: int) -> None:
@@ -76,57 +75,61 @@ class Recall(gym.Env):
         return seen, float(asked and action == self.cue), asked, False, {}
 
 
-for delay in (8, 16, 32):
-    gym.register(f"Recall{delay}-v0", Recall, max_episode_steps=delay + 2, kwargs={"delay": delay})
-gym.register("TwoJoints-v0", TwoJoints, max_episode_steps=20)
-gym.register(
-    "FrozenLakeNotSlippery-v1",
-    "gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv",
-    max_episode_steps=100,
-    kwargs={"is_slippery": False},
-)
+LAKE = "gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv"
+ENVS = {  # id -> class, longest episode, arguments
+    "FrozenLakeNotSlippery-v1": (LAKE, 100, {"is_slippery": False}),
+    "TwoJoints-v0": ("lab.spaces:TwoJoints", 20, {}),
+    **{f"Recall{n}-v0": ("lab.spaces:Recall", n + 2, {"delay": n}) for n in (8, 16, 32)},
+}
+for name, (kind, limit, kwargs) in ENVS.items():
+    if name not in gym.registry:  # `python -m lab.spaces` comes here twice
+        gym.register(name, kind, max_episode_steps=limit, kwargs=kwargs)
 
-# Few latents: their draws are noise in the memory.
-RECALL = Config(steps=13_000, train_ratio=64, categoricals=4)
+PLAIN = Config(steps=10_000, train_ratio=64, evals=20, eval_episodes=20)
+RECALL = replace(PLAIN, steps=13_000, categoricals=4)  # more latents are more noise in the memory
 TASKS = {  # name -> id, return that counts as learned, config
     # The goal is reached in 6 steps or never.
-    "frozen_lake": ("FrozenLakeNotSlippery-v1", 1.0, Config(steps=10_000, train_ratio=64)),
+    "frozen_lake": ("FrozenLakeNotSlippery-v1", 1.0, PLAIN),
     # Nine tenths of what the best of the nine actions at each step gets on average, 17.3.
-    "two_joints": ("TwoJoints-v0", 15.5, Config(steps=10_000, train_ratio=64)),
+    "two_joints": ("TwoJoints-v0", 15.5, PLAIN),
     # Right in 95 of 100 episodes, after 3,000 updates. A window must hold cue and question.
     "recall_8": ("Recall8-v0", 0.95, RECALL),
     "recall_16": ("Recall16-v0", 0.95, replace(RECALL, seq_len=24, train_ratio=96)),
     "recall_32": ("Recall32-v0", 0.95, replace(RECALL, seq_len=40, train_ratio=160)),
     # Two less than a taxi that knows the way earns on average.
-    "taxi": ("Taxi-v4", 5.9, Config(steps=30_000, train_ratio=64)),
+    "taxi": ("Taxi-v4", 5.9, replace(PLAIN, steps=30_000)),
 }
 RESULTS, FIGURE = results.RESULTS / "spaces", ASSETS / "spaces.png"
 
 
 def learn(task: str, seed: int) -> None:
-    """One run, and its entry in assets/results/spaces."""
+    """Train one agent, and put its entry into assets/results/spaces."""
     env, threshold, config = TASKS[task]
-    config = Config(**{**vars(config), "seed": seed})
+    config = replace(config, seed=seed)
     run = train(env, config, ROOT / "runs" / "spaces" / task / f"seed{seed}", resume=True)
     returns = evaluate(run.agent, env, 100, seed=seed)
     results.merge(RESULTS / f"{task}.json", env, threshold, [results.run_entry(run, returns)])
     print(f"{task}, seed {seed}: {returns.mean():.2f} (threshold {threshold:g})")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m lab.spaces", description=__doc__)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--plot-only", action="store_true")
-    args = parser.parse_args()
-    if not args.plot_only:
-        for task in args.tasks:
-            for seed in args.seeds:
-                learn(task, seed)
+def main(
+    tasks: tuple[Literal[tuple(TASKS)], ...] = tuple(TASKS),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    plot_only: bool = False,
+) -> None:
+    """Train and draw.
+
+    Args:
+        tasks: what to train
+        seeds: of each task
+        plot_only: draw the figure from the results that are there
+    """
+    for task, seed in itertools.product(() if plot_only else tasks, seeds):
+        learn(task, seed)
     found = {task: results.load(RESULTS / f"{task}.json") for task in TASKS}
     figures.spaces_figure({task: data for task, data in found.items() if data}, FIGURE)
     print(FIGURE)
 
 
 if __name__ == "__main__":
-    main()
+    parse(main, __doc__, prog="python -m lab.spaces")

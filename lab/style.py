@@ -6,7 +6,6 @@ as their mean, with a band from the lowest to the highest.
 """
 
 import io
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ LOSSES = {  # of the world model; `rep_loss` is the same number as `dyn_loss`, w
     "image_loss": ("image", EXTRA),
     "cont_loss": ("continue", THRESHOLD),
 }
-OBS_NAMES = {  # of each dimension, with its unit where it has one
+OBS_NAMES = {  # names of the dimensions, with their units
     "CartPole-v1": ["cart position", "cart velocity", "pole angle (rad)", "pole velocity (rad/s)"],
     "Pendulum-v1": ["cos(angle)", "sin(angle)", "angular velocity (rad/s)"],
     "Acrobot-v1": [f"{f}(angle {i})" for i in (1, 2) for f in ("cos", "sin")]
@@ -45,29 +44,24 @@ OBS_NAMES = {  # of each dimension, with its unit where it has one
     + ["angle (rad)", "spin (scaled)", "left leg touches", "right leg touches"],
 }
 WIDTH = 8.3  # inches: on a page of 830 pixels, 9 points are 12 pixels
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.labelsize": 9,
-    "grid.alpha": 0.25,
-    "legend.columnspacing": 1,
-    "legend.handlelength": 1.2,
-}
+STYLE = {"font.size": 9, "axes.titlesize": 9.5, "figure.labelsize": 9, "axes.grid": True}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.25}
+STYLE |= {"legend.columnspacing": 1, "legend.handlelength": 1.2}
+
+Curve = tuple[Sequence[float], Sequence[float]]  # steps, values
 
 
 def save(fig: Figure, path: Path | str) -> None:
-    """Write a PNG of at most 256 colours, whole or not at all; makes the folder. Where that cannot
-    be, only warns: the numbers are worth more than the picture, and it can be drawn again."""
+    """Write a figure; makes the folder."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=150)
-    picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    try:
-        write_atomic(Path(path), lambda temporary: picture.save(temporary, "PNG", optimize=True))
-    except (OSError, ValueError) as error:
-        warnings.warn(f"figure not saved: {error}", stacklevel=2)
+    save_png(Image.open(buffer).convert("RGB"), path)
+
+
+def save_png(picture: Image.Image, path: Path | str, method: Any = None) -> None:
+    """Write a PNG of at most 256 colours, whole or not at all. method: of choosing them."""
+    small = picture.quantize(256, method, dither=Image.Dither.NONE)
+    write_atomic(Path(path), lambda part: small.save(part, "PNG", optimize=True))
 
 
 def smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
@@ -76,43 +70,44 @@ def smooth(values: np.ndarray, width: int = 5) -> np.ndarray:
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
 
-def curves_of(runs: Iterable[dict[str, Any]]) -> list[tuple[list[float], list[float]]]:
-    """The learning curves (steps, returns) of the runs that have been evaluated."""
+def curves_of(runs: Iterable[dict[str, Any]]) -> list[Curve]:
+    """Learning curves of the runs that have been evaluated."""
     curves = [(run["curve"]["env_steps"], run["curve"]["return"]) for run in runs]
     return [curve for curve in curves if curve[0]]
 
 
-def same_steps(curves: Sequence[tuple[Sequence[float], Sequence[float]]]):
-    """Where curves (steps, values) of several seeds all have a value: steps (E,), values
-    (seeds, E)."""
+def same_steps(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (E,) at which the curves of all seeds have a value, and the values (seeds, E)."""
     found = [dict(zip(steps, values, strict=True)) for steps, values in curves]
     steps = sorted(set.intersection(*map(set, found)))
     return np.array(steps), np.array([[curve[step] for step in steps] for curve in found])
 
 
-def draw_seeds(ax: Axes, curves: Sequence[tuple], color: str, **look: Any) -> None:
-    """Mean over the seeds' curves (steps, values), and a band from the lowest to the highest."""
+def draw_seeds(ax: Axes, curves: Sequence[Curve], color: str, **look: Any) -> None:
+    """Mean over the seeds' curves, and a band from the lowest to the highest."""
     steps, values = same_steps(curves)
     if len(curves) > 1:
-        low, high = values.min(0), values.max(0)
-        zorder = look.get("zorder", 2)
-        ax.fill_between(steps, low, high, color=color, alpha=0.2, lw=0, zorder=zorder)
+        band = {"color": color, "alpha": 0.2, "lw": 0, "zorder": look.get("zorder", 2)}
+        ax.fill_between(steps, values.min(0), values.max(0), **band)
     ax.plot(steps, values.mean(0), color=color, **look)
 
 
 def draw_logged(ax: Axes, groups: tuple, kind: str, lines: dict[str, tuple[str, str]]) -> None:
-    """Logged quantities, key -> (name, colour), of (runs in grey, runs in colour). Reports are of
-    single updates and noisy: they are smoothed; evaluations are not. Losses get a logarithmic
-    axis."""
+    """Logged quantities, key -> (name, colour), of (runs in grey, runs in colour).
+
+    Reports are single updates and noisy: they are smoothed; evaluations are not. Losses get a
+    logarithmic axis.
+    """
     for key, (name, color) in lines.items():
         for group, shade, label in zip(groups, (BEFORE, color), (None, name), strict=True):
             curves = []
             for run in group:
                 rows = [r for r in run.get("diagnostics", []) if r["kind"] == kind and key in r]
-                drawn = rows if lines is not LOSSES else [r for r in rows if r[key]]  # log: no 0
-                if drawn:
-                    steps, values = np.array([[r["step"], r[key]] for r in drawn]).T
-                    curves.append((steps, smooth(values, 5 if kind == "report" else 1)))
+                rows = [r for r in rows if r[key] or lines is not LOSSES]  # a logarithm has no 0
+                if rows:
+                    values = np.array([r[key] for r in rows])
+                    values = smooth(values) if kind == "report" else values
+                    curves.append(([r["step"] for r in rows], values))
             if curves:
                 draw_seeds(ax, curves, shade, label=label, zorder=2 if label else 1.5)
     if lines is LOSSES and ax.has_data():

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
-from lab.effects import FULL
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from dreamer.networks import MLP, TwoHotHead
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import RSSM, Dream, Posterior, State
 from dreamer.utils import PercentileScale, mode_onehot, sample_onehot
+from lab.effects import FULL
 
 
 class SquaredErrorHead(TwoHotHead):

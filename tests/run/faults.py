@@ -1,6 +1,6 @@
 """Tools of the fault tests: a child that can be killed, full disks, exact comparisons, figures.
 
-As a program, `python tests/run/faults.py RUN_DIR STEPS` is that child: it trains on CartPole, or goes
+As a program, `python tests/run/faults.py RUN_DIR STEPS ENVS MODE` is that child: it trains on CartPole, or goes
 on with it, prints its step before every checkpoint, and writes `figure.json` at the end.
 """
 
@@ -34,14 +34,15 @@ FIGURES = ROOT / "assets" / "results" / "faults.json"
 # ---------------------------------------------------------------- a run that is killed
 
 
-def child_config(steps: int):
+def child_config(steps: int, envs: int, mode: str):
     """One update for each step, evaluations and reports in between."""
-    return tiny_config(steps=steps, train_ratio=18, prefill=30, evals=4, capacity=2_000)
+    experience = {"prefill": 30, "capacity": 2_000, "envs": envs, "vectorization_mode": mode}
+    return tiny_config(steps=steps, train_ratio=18, evals=4, **experience)
 
 
-def train_child(run_dir: Path, steps: int) -> None:
+def train_child(run_dir: Path, steps: int, envs: int = 1, mode: str = "sync") -> None:
     """Train, or go on; keep what a training figure is drawn from."""
-    run = train(ENV, child_config(steps), run_dir, True, "cpu", progress=False)
+    run = train(ENV, child_config(steps, envs, mode), run_dir, True, "cpu", progress=False)
     returns = evaluate(run.agent, ENV, 3, seed=1).tolist()
     rows = {"episodes": run.episodes, "reports": run.reports, "evals": run.evals}
     write_json(run_dir / "figure.json", {**rows, "returns": returns, "minutes": run.minutes})
@@ -60,19 +61,21 @@ def checkpoint_every_few_steps(steps: int = 7) -> None:
     run.CHECKPOINT_SECONDS = -1
 
 
-def start_child(run_dir: Path, steps: int) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, __file__, str(run_dir), str(steps)]
+def start_child(run_dir: Path, *words: int | str) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    command = [sys.executable, __file__, str(run_dir), *map(str, words)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def finish_child(run_dir: Path, steps: int) -> None:
-    with start_child(run_dir, steps) as child:
+def finish_child(run_dir: Path, *words: int | str) -> None:
+    with start_child(run_dir, *words) as child:
         child.communicate()
     assert child.returncode == 0
 
 
-def kill_often(run_dir: Path, steps: int, kills: int, rng: np.random.Generator) -> tuple[int, int]:
+def kill_often(
+    run_dir: Path, steps: int, kills: int, rng: np.random.Generator, *words: int | str
+) -> tuple[int, int]:
     """Start the child again and again, ending it with SIGKILL `kills` times, then let it finish.
 
     Life i ends about where the i-th of `kills` + 1 equal parts of the run does: at a random
@@ -83,7 +86,7 @@ def kill_often(run_dir: Path, steps: int, kills: int, rng: np.random.Generator) 
     half = run_dir / ".checkpoint.pt.tmp"
     in_writing = 0
     for i in range(kills):
-        with start_child(run_dir, steps) as child:
+        with start_child(run_dir, steps, *words) as child:
             if i % 5 == 4:
                 time.sleep(rng.uniform(0, 3))
             else:
@@ -98,7 +101,7 @@ def kill_often(run_dir: Path, steps: int, kills: int, rng: np.random.Generator) 
             child.kill()
         assert child.returncode == -9, "the run ended before it was killed: give it more steps"
         in_writing += half.exists()
-    finish_child(run_dir, steps)
+    finish_child(run_dir, steps, *words)
     return kills, in_writing
 
 
@@ -218,4 +221,5 @@ def record(name: str, fault: str, found: str) -> None:
 
 if __name__ == "__main__":
     checkpoint_every_few_steps()
-    train_child(Path(sys.argv[1]), int(sys.argv[2]))
+    folder, steps, *words = sys.argv[1:]
+    train_child(Path(folder), int(steps), *(int(word) if word.isdigit() else word for word in words))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lab import spaces
 import pytest
 from conftest import quiet_train
 
 from dreamer import Config, evaluate
+from lab import spaces
 
 pytestmark = pytest.mark.learning
 

@@ -4,13 +4,13 @@ import itertools
 import subprocess
 import sys
 
-from lab.spaces import TASKS, TwoJoints
 import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import ROOT
 
 from dreamer.evaluation import random_returns
+from lab.spaces import TASKS, TwoJoints
 
 ENVS = [
     "MountainCar-v0",

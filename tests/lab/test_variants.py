@@ -3,7 +3,6 @@
 import math
 import sys
 
-from lab.variants import VARIANTS, without
 import numpy as np
 import pytest
 import torch
@@ -12,18 +11,21 @@ from conftest import tiny_config
 from dreamer import run
 from dreamer.agent import DreamerAgent
 from dreamer.evaluation import open_loop
+from dreamer.replay_buffer import Layout
 from dreamer.rssm import State, kl_losses
 from dreamer.utils import make_rng
+from lab.variants import VARIANTS, without
 
 CPU = torch.device("cpu")
 OBS, ACTION = 3, 2
+LAYOUT = Layout(numbers=OBS, action_categories=(ACTION,))
 
 
 def make_agent(variant, stir=0.3, **changes):
     """A tiny agent of this variant, to be used within `without(variant)` alone. Its weights
     are moved by `stir`, so that no head is zero because it is fresh."""
     config = tiny_config(**changes | VARIANTS[variant].fields)
-    agent = DreamerAgent(OBS, ACTION, True, config)
+    agent = DreamerAgent(LAYOUT, config)
     rng = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for p in agent.parameters():
@@ -96,10 +98,11 @@ def test_every_variant_learns_dreams_and_is_gone_afterwards(variant):
 
 @both("stored states")
 def test_without_stored_states_every_window_begins_from_zeros(variant, package):
-    replay = run.ReplayBuffer(4, OBS, ACTION, (), (4, 2, 3))
-    state = State(torch.full((1, 4), 0.5), torch.eye(3)[None, :2], torch.zeros(1, ACTION))
+    replay = run.ReplayBuffer(4, LAYOUT, state=(4, 2, 3))
+    state = State(torch.full((1, 4), 0.5), torch.eye(3)[None, :2], torch.ones(1, ACTION))
+    obs, action, no = np.zeros((1, OBS)), np.ones((1, ACTION)), np.zeros(1)
     for t in range(4):
-        replay.add(np.zeros(OBS), np.ones(ACTION), 0.0, t == 0, False, False, state)
+        replay.add(obs, action, no, no + (t == 0), state=state)
     replay.refresh(np.array([1]), state)
     batch = replay.sample(64, 2, np.random.default_rng(0))
     known = batch["index"][:, 0] > 0
@@ -117,7 +120,6 @@ def test_without_symlog_the_encoder_sees_the_observation_linearly(variant, packa
     step = norm(obs) - norm(0 * obs)
     linear = torch.allclose(norm(2 * obs) - norm(0 * obs), 2 * step, rtol=1e-4)
     assert linear == (variant == "symlog")
-    torch.testing.assert_close(norm.inverse(norm(obs)), obs, rtol=1e-4, atol=1e-4)
     assert agent.critic.bins[-1] == pytest.approx(math.exp(20) - 1)  # two-hot keeps its bins
 
 
@@ -175,7 +177,7 @@ def test_without_unimix_a_class_can_become_impossible(variant, package):
 def test_without_straight_through_nothing_behind_a_sample_reaches_the_encoder(variant, package):
     agent = make_agent(variant)
     batch = tensors(make_batch())
-    post, feat, _, _ = agent.learn_world(batch)
+    _, _, post, feat = agent.world_model_loss(batch)
     assert set(post.stoch.detach().unique().tolist()) <= {0.0, 1.0}
     agent.decoder.loss(agent.decoder(feat), batch["obs"]).mean().backward()
     grads = [p.grad for p in agent.encoder.parameters()]

@@ -2,14 +2,15 @@
 
 import math
 
-from lab import figures, style
-from lab.effects import Effect
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+
+from lab import figures, style
+from lab.effects import Effect
 
 pytestmark = pytest.mark.filterwarnings("error")
 ENVS = list(style.OBS_NAMES)
@@ -19,7 +20,7 @@ ENVS = list(style.OBS_NAMES)
 def drawn(monkeypatch):
     """The figures that would have been saved."""
     found = []
-    monkeypatch.setattr(figures, "save", lambda fig, path: found.append(fig))
+    monkeypatch.setattr(style, "save", lambda fig, path: found.append(fig))
     return found
 
 
@@ -71,12 +72,6 @@ def test_a_saved_figure_is_small_and_looks_the_same(tmp_path):
     assert small.size == full.size == (1245, 450)
     full, small = (np.asarray(picture.convert("RGB"), float) for picture in (full, small))
     assert np.abs(full - small).mean() < 2
-
-
-def test_a_figure_that_cannot_be_saved_only_warns(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.warns(UserWarning, match="figure not saved: .*file"):
-        style.save(Figure(), tmp_path / "file" / "figure.png")
 
 
 def test_only_steps_that_all_seeds_share_are_drawn():
@@ -132,13 +127,6 @@ def test_entropy_has_its_maximum_where_there_is_one(drawn):
     assert len(free.lines) == 1
 
 
-def test_the_same_loss_is_drawn_once(drawn):
-    figures.training_figure("CartPole", [make_run(1)], 475, 22.0, "")
-    losses = panel(drawn[0], "losses")
-    assert legend(losses) == ["KL", "reward", "observation", "continue"]
-    assert len(losses.lines) == 4 and losses.get_yscale() == "log"
-
-
 def test_calibration_has_a_dot_for_each_evaluation_later_ones_darker(drawn):
     figures.training_figure("CartPole", [make_run(1), make_run(3)], 475, 22.0, "", [make_run(5)])
     critic = panel(drawn[0], "critic")
@@ -158,13 +146,6 @@ def test_episodes_that_are_too_low_to_be_drawn_are_counted(drawn):
     returns = panel(drawn[0], "greedy return")
     np.testing.assert_array_equal(returns.collections[0].get_offsets(), [[10, 0], [30, -430.9]])
     assert "training episodes (2 are lower)" in legend(returns)
-
-
-def test_panels_without_a_record_say_so(drawn):
-    run = {"seed": 0, "curve": {"env_steps": [], "return": []}, "env_steps": 0, "final_returns": []}
-    figures.training_figure("CartPole", [run], 475, 22.0, "", max_entropy=1.0)
-    texts = [[text.get_text() for text in ax.texts] for ax in drawn[0].axes]
-    assert texts == [[], *[["not recorded"]] * 6]
 
 
 # ---------------------------------------------------------------- methods compared
@@ -206,11 +187,6 @@ def test_all_tasks_share_one_legend(drawn):
     assert names == ["Dreamer", "PPO", "DQN", "threshold", "random policy", "SAC"]
     assert [ax.get_legend() for ax in fig.axes] == [None] * 4
     assert [ax.axison for ax in fig.axes] == [True, True, True, False]
-
-
-def test_methods_look_different():
-    for field in zip(*style.METHODS.values(), strict=True):
-        assert len(set(field)) == len(style.METHODS)
 
 
 # ---------------------------------------------------------------- dreams against reality
@@ -285,14 +261,6 @@ def test_a_dream_is_over_after_the_row_in_which_it_ends():
     assert figures.over(cont).tolist() == expected
 
 
-def test_what_changes():
-    rare = np.ones(200)
-    rare[:3] = 0  # three of 200 are below 2%
-    assert not figures.changes(np.full(5, -1.0)) and not figures.changes(np.zeros(5))
-    assert not figures.changes(rare) and not figures.changes(100 + np.linspace(0, 1, 50))
-    assert figures.changes(np.linspace(-1, 1, 50)) and figures.changes(np.append(rare, [0] * 9))
-
-
 def test_maps_leave_out_what_is_the_same_everywhere(drawn):
     points = np.random.default_rng(0).normal(size=(300, 2))
     whose = np.repeat(["own", "random"], 150)
@@ -334,11 +302,6 @@ def test_effects_stand_in_order_and_those_that_are_sure_in_colour(drawn):
     assert colors == [style.HARM, style.DREAM, style.RANDOM]
     dots = [found for found in ax.lines if found.get_marker() == "o"]
     assert [float(found.get_xdata()[0]) for found in dots] == [-0.5, 0.2, -0.1]
-
-
-def test_a_figure_of_no_effects_is_drawn(drawn):
-    figures.ablation_figure({"a": {"Plain": Effect()}, "b": {}}, "")
-    assert not drawn[0].axes[0].texts
 
 
 # ---------------------------------------------------------------- all of them

@@ -4,20 +4,17 @@ Debian's `chromium`, or Chrome. Where there is neither, these tests are skipped,
 variable CI is set, as it is in .ci/run.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-from lab import dream_page
 import numpy as np
 import pytest
 from dreamjs import build_page, save_agents
 from PIL import Image
 from playwright.sync_api import Error, Page, expect, sync_playwright
+
+from lab import dream_page
 
 TASKS = list(dream_page.TASKS)
 PHONE = {"width": 380, "height": 760}
@@ -110,9 +107,8 @@ def test_a_task_runs_by_itself_and_is_drawn(visit, task):
     assert page.locator("button[aria-pressed=true][data-task]").count() == 1
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_falling_asleep_and_waking_up_change_the_error(visit, task):
-    page = visit(task)
+def test_falling_asleep_and_waking_up_change_the_error(visit):
+    page = visit("cartpole")
     stand_still(page)
     awake = steps(page, 1)
     assert (awake["asleep"], awake["age"]) == (False, 0)
@@ -120,7 +116,8 @@ def test_falling_asleep_and_waking_up_change_the_error(visit, task):
     expect(page.locator("#sleep-text")).to_have_text("Wake up")
     asleep = steps(page, 2)
     assert (asleep["asleep"], asleep["age"]) == (True, 2)
-    expect(page.locator("#dream-state")).to_contain_text("asleep for 2 steps")
+    expect(page.locator("#dream-state")).to_have_text("asleep for 2 steps")
+    expect(page.locator("#real-state")).to_contain_text("step 3 · return 6")  # 2 frames a choice
     expect(page.locator("#kl")).to_have_text("–")
     before = page.locator("#error").text_content()
     page.locator("#sleep").click()
@@ -133,7 +130,7 @@ def test_falling_asleep_and_waking_up_change_the_error(visit, task):
     expect(page.locator("#kl")).not_to_have_text("–")
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["pendulum", "lunar_lander"])
 def test_keys_steer(visit, task):
     """Each key gives its own action, and the visitor has taken over."""
     page = visit(task)
@@ -145,22 +142,10 @@ def test_keys_steer(visit, task):
         page.keyboard.up(control)
     idle = steps(page, 1)["action"]
     assert len(seen) == page.evaluate("task.controls.length")
-    assert task == "cartpole" or tuple(idle) not in seen
+    assert tuple(idle) not in seen
     expect(page.locator("[data-driver=visitor]")).to_have_attribute("aria-pressed", "true")
     if task == "lunar_lander":  # whose recording cannot be steered
         assert page.evaluate("session.asleep")
-
-
-def test_keys_change_what_becomes_of_the_world(visit):
-    page = visit("pendulum")
-    stand_still(page)
-    ends = []
-    for key in ("ArrowLeft", "d"):
-        page.evaluate("session.world.world.state = [3, 0]")
-        page.keyboard.down(key)
-        ends.append(steps(page, 4)["real"])
-        page.keyboard.up(key)
-    assert ends[0][2] > 0 > ends[1][2], "the angular velocities"
 
 
 def test_the_mouse_steers_on_the_picture_and_a_finger_on_the_buttons(visit):
@@ -180,30 +165,22 @@ def test_the_mouse_steers_on_the_picture_and_a_finger_on_the_buttons(visit):
     assert [steps(page, 1)["action"] for _ in range(2)] == [[0, 0, 1]] * 2
     button.dispatch_event("pointerup", {"pointerId": 1})
     assert steps(page, 1)["action"] == [0, 1, 0]
-
-
-def test_a_finger_on_the_picture_scrolls_the_page(visit):
-    page = visit("acrobot", has_touch=True, viewport=PHONE)
-    stand_still(page)
-    canvas = page.locator("#real canvas")
+    canvas = page.locator("#real canvas")  # a finger on it scrolls the page
     assert canvas.evaluate("canvas => getComputedStyle(canvas).touchAction") == "auto"
-    canvas.dispatch_event("pointerdown", {"pointerId": 1, "pointerType": "touch"})
-    assert page.evaluate("[held.length, settings.driver]") == [0, "greedy"]
 
 
-@pytest.mark.parametrize("how", ["click", "Enter", "Space", "tap"])
-def test_a_short_press_of_a_steering_button_counts_for_one_step(visit, how):
-    """However it comes: from a tool that presses buttons, the keyboard, or between two steps."""
+def test_a_short_press_of_a_steering_button_counts_for_one_step(visit):
+    """However it comes: from a tool that presses buttons, between two steps, from the keyboard."""
     page = visit("acrobot")
     stand_still(page)
     button = page.get_by_role("button", name="Torque to the left")
-    if how == "click":
-        button.dispatch_event("click")
-    elif how == "tap":
-        button.click()
-    else:
-        button.press(how)
-    assert [steps(page, 1)["action"] for _ in range(2)] == [[1, 0, 0], [0, 1, 0]]
+    for press in (
+        lambda: button.dispatch_event("click"),
+        button.click,
+        lambda: button.press("Space"),
+    ):
+        press()
+        assert [steps(page, 1)["action"] for _ in range(2)] == [[1, 0, 0], [0, 1, 0]]
     assert page.evaluate("[session.asleep, settings.driver]") == [False, "visitor"]
 
 
@@ -261,16 +238,6 @@ def test_a_recording_is_not_compared_with_a_dream_of_other_actions(visit):
     assert steps(page, 1)["error"] is not None
 
 
-def test_both_sides_count_choices_and_not_frames(visit):
-    page = visit("cartpole")
-    stand_still(page)
-    page.keyboard.press("z")
-    steps(page, 3)
-    expect(page.locator("#real-state")).to_contain_text("step 3 · return 6")
-    expect(page.locator("#dream-state")).to_have_text("asleep for 3 steps")
-    expect(page.locator(".key")).to_contain_text("one choice of an action, held for 2 frames")
-
-
 def test_letters_can_be_switched_off_but_not_the_arrows(visit):
     page = visit("acrobot")
     stand_still(page)
@@ -281,23 +248,6 @@ def test_letters_can_be_switched_off_but_not_the_arrows(visit):
     assert page.evaluate(said) == [False, "greedy", False]
     page.keyboard.down("ArrowRight")
     assert steps(page, 1)["action"] == [0, 0, 1]
-
-
-def test_curves_show_the_ends_of_their_range(visit):
-    page = visit("pendulum")
-    stand_still(page)
-    drawn = page.evaluate(
-        """() => {
-          const [curve, drawn] = [panel.curves.value, []];
-          const { fillText } = CanvasRenderingContext2D.prototype;
-          CanvasRenderingContext2D.prototype.fillText = (text) => drawn.push(text);
-          for (const value of [-1234.5, 2, null, 17.31]) curve.add(value, false, 0);
-          curve.draw(15, colours(document.body));
-          CanvasRenderingContext2D.prototype.fillText = fillText;
-          return drawn;
-        }"""
-    )
-    assert drawn == ["17.3", "−1234.5"]
 
 
 def test_ghosts_and_the_outline_are_drawn_in_sleep(visit):
@@ -344,18 +294,7 @@ def test_every_control_has_a_name_and_is_reached_by_the_tab_key(visit):
     assert page.locator("canvas:not([aria-label])").count() == 0
 
 
-def test_the_space_bar_presses_the_button_that_has_the_focus_and_else_puts_to_sleep(visit):
-    page = visit()
-    stand_still(page)
-    page.keyboard.press("Space")
-    assert page.evaluate("session.asleep")
-    page.locator("[data-driver=sampled]").focus()
-    page.keyboard.press("Space")
-    assert page.evaluate("[session.asleep, settings.driver]") == [True, "sampled"]
-
-
-@pytest.mark.parametrize("width", [320, PHONE["width"]])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("task", "width"), [("cartpole", 320), ("lunar_lander", PHONE["width"])])
 def test_a_narrow_window_needs_no_scrolling_sideways(visit, task, width):
     page = visit(task, viewport={**PHONE, "width": width}, has_touch=True)
     page.wait_for_function("session.steps > 1")
@@ -405,8 +344,7 @@ def test_light_and_dark_differ_and_both_have_contrast(visit):
 def test_the_readmes_picture_can_be_taken_again(browser, tmp_path):
     """Reality and dream are what the page shows today; below them, other machines have other fonts.
     Without ghosts they would differ by 3, with other random numbers by 9, awake by 90."""
-    command = [sys.executable, "-m", "lab.dream_page", "--picture", tmp_path / "picture.png"]
-    subprocess.run(command, cwd=dream_page.ROOT, check=True)
+    dream_page.take_picture(browser, dream_page.PAGE, tmp_path / "picture.png")
 
     def stage(path: Path) -> np.ndarray:
         upper = Image.open(path).convert("RGB").crop((0, 0, 1072, 392))
@@ -415,20 +353,3 @@ def test_the_readmes_picture_can_be_taken_again(browser, tmp_path):
     again = stage(tmp_path / "picture.png")
     committed = stage(dream_page.ROOT / "assets" / "dream_page.png")
     assert np.abs(again - committed).mean() < 2
-
-
-def test_a_step_of_the_model_takes_little_time(visit):
-    """The median of many, with room for slow and busy machines: on a laptop it is about 1 ms."""
-    page = visit("pendulum")
-    stand_still(page)
-    median = page.evaluate(
-        """() => {
-          const times = Array.from({ length: 300 }, () => {
-            const start = performance.now();
-            session.step("greedy", null);
-            return performance.now() - start;
-          });
-          return times.sort((a, b) => a - b)[150];
-        }"""
-    )
-    assert median < 10

@@ -1,21 +1,18 @@
 """Tools of the dream page's tests: its JavaScript in an engine, and agents to run there."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lab import dream_page
 import numpy as np
 import torch
 from py_mini_racer import MiniRacer
 
-from dreamer import AgentEnv, Config, DreamerAgent
+from dreamer import AgentEnv, Config, DreamerAgent, save_agent
 from dreamer.evaluation import play, random_policy
-from dreamer.resume import save_agent
+from lab import dream_page
 
 REPEATS = {"cartpole": 2, "pendulum": 1, "acrobot": 1, "lunar_lander": 4}
 EPISODE = 50  # steps that are compared
@@ -40,11 +37,11 @@ def run(js: MiniRacer, code: str, **values: Any) -> Any:
 def experience(task: str) -> dict[str, np.ndarray]:
     """The first rows of an episode of random actions that are held for a while; where episodes are
     short, several of them."""
-    env = AgentEnv(dream_page.TASKS[task].env_id, REPEATS[task])
-    choose = random_policy(env, 6, seed=3)
+    env = AgentEnv(dream_page.TASKS[task][0], REPEATS[task])
+    policy = random_policy(env, 6, seed=3)
     episodes: list[dict[str, np.ndarray]] = []
     while sum(len(episode["obs"]) for episode in episodes) < EPISODE:
-        episodes.append(play(env, choose, seed=len(episodes)))
+        episodes.append(play(env, policy, seed=len(episodes)))
         first = np.arange(len(episodes[-1]["obs"])) == 0
         episodes[-1]["is_first"] = first
     env.close()
@@ -56,10 +53,8 @@ def stirred_agent(task: str) -> DreamerAgent:
     """A fresh agent of full size with weights moved at random, so that no head says zero; reward
     and value keep to a few units."""
     rows = experience(task)
-    env = AgentEnv(dream_page.TASKS[task].env_id)
-    config = Config(action_repeat=REPEATS[task])
-    agent = DreamerAgent(env.obs_size, env.action_size, env.segments, config)
-    env.close()
+    with AgentEnv(dream_page.TASKS[task][0]) as env:
+        agent = DreamerAgent(env.layout, Config(action_repeat=REPEATS[task]))
     rng = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for weight in agent.parameters():
@@ -77,8 +72,8 @@ def onehot(latents: np.ndarray) -> list[int]:
 
 def save_agents(folder: Path) -> Path:
     """The stirred agents as files, as assets/agents holds trained ones."""
-    for name, task in dream_page.TASKS.items():
-        save_agent(stirred_agent(name), folder / f"{name}.pt", task.env_id)
+    for name in dream_page.TASKS:
+        save_agent(stirred_agent(name), folder / f"{name}.pt")
     return folder
 
 
@@ -87,5 +82,5 @@ def build_page(folder: Path, agents: Path) -> Path:
     for pattern in SOURCES:
         for path in dream_page.PAGE.glob(pattern):
             shutil.copy(path, folder)
-    dream_page.main(["--agents", str(agents), "--out", str(folder)])
+    dream_page.main(agents, folder)
     return folder

@@ -1,14 +1,12 @@
 """The dream page: what the command writes, and what a visitor's session does with it."""
 
-from __future__ import annotations
-
-import base64
 import re
 
-from lab import dream_page
 import numpy as np
 import pytest
 from dreamjs import SOURCES, engine, experience, run, save_agents, stirred_agent
+
+from lab import dream_page
 
 TASKS = list(dream_page.TASKS)
 
@@ -22,47 +20,38 @@ def agents(tmp_path_factory):
 # ---------------------------------------------------------------- the command
 
 
-def test_the_command_writes_the_same_page_again(agents, tmp_path, capsys):
-    flags = ["--agents", str(agents), "--out", str(tmp_path)]
+def test_the_command_writes_the_same_page_again_and_finds_any_other(agents, tmp_path, monkeypatch):
+    tasks = {"cartpole": ("CartPole-v1", 0), "lunar_lander": ("LunarLander-v3", 2)}
+    monkeypatch.setattr(dream_page, "TASKS", tasks)
     with pytest.raises(SystemExit, match="run it"):
-        dream_page.main([*flags, "--check"])
+        dream_page.main(agents, tmp_path, check=True)
     assert not list(tmp_path.iterdir())
-    dream_page.main(flags)
+    dream_page.main(agents, tmp_path)
     first = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    assert {path.stem for path in first} == {"index", *TASKS}
-    dream_page.main([*flags, "--check"])
-    dream_page.main(flags)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == first
+    assert {path.stem for path in first} == {"index", *tasks}
     assert all(len(content) < 1.5e6 for content in first.values())
 
-    # Anything else than what it writes is found.
-    for path, old, new in (
-        (tmp_path / "agents" / "cartpole.js", '"repeat":2', '"repeat":3'),
-        (tmp_path / "index.html", "Step into", "Walk into"),
-    ):
-        text = path.read_text()
-        path.write_text(text.replace(old, new))
-        assert path.read_text() != text
-        with pytest.raises(SystemExit, match="run it"):
-            dream_page.main([*flags, "--check"])
-        path.write_text(text)
-
-
-def test_recordings_that_never_happened_are_recorded_anew(agents, tmp_path):
-    flags = ["--agents", str(agents), "--out", str(tmp_path)]
-    dream_page.main(flags)
     path = tmp_path / "agents" / "lunar_lander.js"
-    packed = dream_page.read_script(path.read_text())
-    packed["episodes"][1]["obs"][7][0] += 0.1
+    packed = dream_page.read_script(path)
+    packed["episodes"][1]["obs"][7][0] += 0.1  # it never happened
     path.write_text(dream_page.script("lunar_lander", packed))
+    (tmp_path / "index.html").write_text(
+        first[tmp_path / "index.html"].decode().replace("Step", "")
+    )
+    wrong = [name for name in first if name.read_bytes() != first[name]]
+    assert len(wrong) == 2
     with pytest.raises(SystemExit, match="run it"):
-        dream_page.main([*flags, "--check"])
-    dream_page.main(flags)
-    dream_page.main([*flags, "--check"])
+        dream_page.main(agents, tmp_path, check=True)
+    dream_page.main(agents, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == first
+
+    packed["episodes"][1]["obs"][7][0] -= 0.0999  # another processor's last digit
+    path.write_text(dream_page.script("lunar_lander", packed))
+    dream_page.main(agents, tmp_path, check=True)
 
 
 def test_the_committed_page_is_what_the_command_gives():
-    dream_page.main(["--check"])
+    dream_page.main(check=True)
 
 
 def test_links_lead_to_the_lines_that_they_name():
@@ -73,24 +62,6 @@ def test_links_lead_to_the_lines_that_they_name():
     for path, name, line in links:
         code = (dream_page.ROOT / path).read_text(encoding="utf-8").splitlines()[int(line) - 1]
         assert re.search(rf"(def|class) {name.split('.')[-1]}\b", code), code
-
-
-def test_a_link_to_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"rssm.py has no RSSM.priory"):
-        dream_page.line_of("dreamer/rssm.py", "RSSM.priory")
-
-
-def test_rounded_weights_differ_by_half_a_step_at_most():
-    weight = stirred_agent("cartpole").rssm.gru.weight
-    packed = dream_page.pack_tensor(weight, rounded=True)
-    whole, scales = (
-        np.frombuffer(base64.b64decode(packed[name]), kind)
-        for name, kind in (("whole", np.int8), ("scales", np.float32))
-    )
-    values = weight.detach().numpy()
-    again = whole.reshape(values.shape) * scales[:, None]
-    assert (np.abs(again - values) <= 0.501 * scales[:, None]).all()
-    assert np.abs(whole).reshape(values.shape).max(1).min() == 127
 
 
 def test_the_page_loads_nothing_from_elsewhere():
@@ -128,7 +99,7 @@ NEW = """
 
 def session(task: str, code: str, limit: int = 1000):
     packed = dream_page.pack(stirred_agent(task), rounded=False)
-    if dream_page.TASKS[task].recordings:
+    if dream_page.TASKS[task][1]:
         rows = experience(task)
         packed["episodes"] = [
             {
@@ -141,7 +112,7 @@ def session(task: str, code: str, limit: int = 1000):
     return run(engine(*FILES), NEW + code, packed=packed, name=task, limit=limit)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["pendulum", "lunar_lander"])
 def test_it_sees_awake_and_dreams_asleep(task):
     begun, awake, asleep, woken, later = session(
         task,
@@ -218,13 +189,12 @@ def test_waking_helps_the_committed_agents():
     """Put to sleep for 20 steps again and again, each is nearer to reality when it wakes: by a
     third or more, in most cases."""
     for task in TASKS:
-        text = (dream_page.PAGE / "agents" / f"{task}.js").read_text(encoding="utf-8")
         errors = run(
             engine(*FILES),
             NEW
             + """
             const found = [];
-            for (let i = 0; i < 12; i++) {
+            for (let i = 0; i < 9; i++) {
               session.begin();
               const driver = packed.episodes ? "recording" : "greedy";
               for (let t = 0; t < 8; t++) session.step(driver, idle);
@@ -236,12 +206,12 @@ def test_waking_helps_the_committed_agents():
               found.push([asleep, session.error]);
             }
             return found;""",
-            packed=dream_page.read_script(text),
+            packed=dream_page.read_script(dream_page.PAGE / "agents" / f"{task}.js"),
             name=task,
             limit=1000,
         )
         asleep, woken = np.array(errors).T
-        assert len(asleep) >= 8, task
+        assert len(asleep) >= 6, task
         assert np.median(woken) < np.median(asleep) * 2 / 3, (task, asleep, woken)
 
 
@@ -261,17 +231,6 @@ def test_a_dream_goes_on_when_reality_has_ended_and_waking_begins_anew():
     assert not finished
     assert (over["over"], over["age"], over["error"]) == ("time", 20, None)
     assert (woken["over"], woken["steps"], woken["asleep"]) == (None, 0, False)
-
-
-def test_a_dream_ends_where_the_model_says_so():
-    assert session(
-        "pendulum",
-        """
-        session.sleep();
-        session.model.contHead.out.bias.data[0] = -50;
-        session.step("visitor", idle);
-        return session.finished("visitor");""",
-    )
 
 
 def test_a_recording_goes_its_own_way():

@@ -1,7 +1,5 @@
 """The tour: the committed notebook is its script, was run to the end, and still runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import jupytext
@@ -9,7 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT, NOTEBOOK = ROOT / "docs" / "tour.py", ROOT / "docs" / "tour.ipynb"
 
 

@@ -1,0 +1,334 @@
+"""What an agent's world model knows: a map of its states, and its dreams beside reality.
+
+    python -m lab.visualize AGENT            in the environment in which it learned
+    python -m lab.visualize AGENT --env ID   in another one, or module:ID
+
+Beside the agent's file, and named after it, it writes (here for agent.pt)
+
+- agent_latents.png: a map of its states in episodes of its own and of random actions;
+- agent_dreams.png: dreams against reality. After 5 observed steps it dreams on with the prior
+  alone, taking the actions that were really taken; what varies most is drawn;
+- agent.gif: such dreams and the real episode, as curves beside what the environment draws;
+- agent.json: how good the dreams are.
+
+Of an agent that sees images agent_filmstrip.png and agent_dream.gif show what it sees and dreams.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+from sklearn.manifold import TSNE
+
+from dreamer import AgentEnv, DreamerAgent, evaluation, load_agent
+from dreamer.checkpoint import write_json
+from dreamer.cli import parse
+from dreamer.envs import names_of
+from dreamer.evaluation import Episode
+from dreamer.machine import pick_device, tune_cpu
+from dreamer.replay_buffer import Layout
+from dreamer.rssm import State
+from dreamer.utils import derive_seed
+from lab import animations, cli, figures, pixels, style
+
+CONTEXT = 5  # observed steps before a dream, fewer where the episodes are short
+HORIZON, FRAMES = 50, 100  # steps of the dreams in the figure and in the animation, at most
+GHOSTS = 8  # dreams in the animation
+POINTS = 2_000  # states in the map, and steps of an episode, at most
+PANELS, CURVES = 8, 4  # entries of an observation in the figure and in the animation, at most
+VISUALIZE = 40  # stream of random numbers
+
+Quantity = tuple[str, Callable[[np.ndarray], np.ndarray], str]  # name, obs (N, O) -> (N,), colours
+
+
+def say(what: str) -> None:
+    """Announce what takes some seconds."""
+    print(f"    {what} ...", flush=True)
+
+
+def observed(rows: int) -> int:
+    """How many of an episode's rows are observed before a dream."""
+    return min(CONTEXT, rows // 2)
+
+
+def first(episode: Episode, rows: int) -> Episode:
+    return {name: values[:rows] for name, values in episode.items()}
+
+
+def dream_errors(
+    agent: DreamerAgent, episodes: list[Episode], context: int, horizon: int
+) -> dict[str, np.ndarray]:
+    """Absolute errors (N, H, O) of dreams all along the episodes, and of the `naive` guess that
+    nothing changes, by the length of the dream; NaN after an episode's end. In units of each
+    dimension's spread; those that never move are left out."""
+    rows, windows, states = context + horizon, [], []
+    for episode in episodes:
+        before = evaluation.states_before(agent, episode, seed=0)
+        for start in range(0, len(episode["obs"]) - context, rows):
+            obs, action = (episode[name][start : start + rows] for name in ("obs", "action"))
+            end = ((0, rows - len(obs)), (0, 0))
+            windows.append((np.pad(obs, end, constant_values=np.nan), np.pad(action, end)))
+            states.append([x[start] for x in before])
+    obs, action = map(np.stack, zip(*windows, strict=True))
+    before = State(*map(torch.stack, zip(*states, strict=True)))
+    dream = evaluation.open_loop(agent, obs, action, context, 0, before)["obs"]
+    spread = np.concatenate([episode["obs"] for episode in episodes]).std(0)
+    moves = spread > 1e-6
+    truth, guesses = obs[:, context:], {"dream": dream, "naive": obs[:, context - 1 : context]}
+    return {k: np.abs(x - truth)[..., moves] / spread[moves] for k, x in guesses.items()}
+
+
+def entries(layout: Layout, obs: np.ndarray) -> np.ndarray:
+    """Observations (..., O) as numbers, flags and the classes of one-hot vectors: (..., D)."""
+    plain, *onehot = np.split(obs[..., : layout.vector_size], starts(layout), -1)
+    return np.concatenate([plain, *(part.argmax(-1)[..., None] for part in onehot)], -1)
+
+
+def starts(layout: Layout) -> np.ndarray:
+    """Where the one-hot vectors of an observation start."""
+    return layout.vector_size - np.cumsum(layout.categories[::-1], dtype=int)[::-1]
+
+
+class Visualizer:
+    """Draws an agent in an environment. The paths of its pictures begin with `stem`.
+
+    env: as for `AgentEnv`; one of the four tasks, given by its id, draws the dreams itself.
+    quantity: what colours the last map; None takes what varies most. points: states in the map;
+    with few of them dreams are short too.
+    """
+
+    def __init__(
+        self,
+        agent: DreamerAgent,
+        env: Any,
+        stem: Path,
+        seed: int = 0,
+        quantity: Quantity | None = None,
+        points: int = POINTS,
+    ):
+        self.agent, self.env, self.stem, self.seed = agent, env, stem, seed
+        self.quantity, self.points, self.layout = quantity, points, agent.layout
+        held = agent.config.action_repeat
+        self.step = (
+            "environment step" if held == 1 else f"choice of an action, held for {held} steps"
+        )
+        with contextlib.closing(AgentEnv(env)) as world:
+            evaluation.check_fit(agent, world.layout)
+            self.title, names = world.name, names_of(world.env.observation_space)
+            self.draws_itself = "rgb_array" in (world.metadata.get("render_modes") or ())
+        owners = [names[i].rpartition("=")[0] or "category" for i in starts(self.layout)]
+        plain = names[: self.layout.numbers + self.layout.flags]
+        self.names = [f"observation {name}" if name.isdigit() else name for name in plain] + owners
+        self.known = isinstance(env, str) and env in style.OBS_NAMES
+        if self.known:
+            self.names = style.OBS_NAMES[env]
+
+    def path(self, end: str) -> Path:
+        return self.stem.with_name(self.stem.name + end)
+
+    def draw(self) -> dict[str, float]:
+        """Draw everything. Returns how good the dreams are. Raises ValueError where the agent's
+        episodes are over before a dream could begin."""
+        say("episodes")
+        groups = own, others = self.watch(random=False), self.watch(random=True)
+        number = to_draw(own, CONTEXT + self.agent.config.imag_horizon)
+        whole, longest = own[number], max(len(episode["obs"]) for episode in own + others)
+        if len(whole["obs"]) < 3:
+            raise ValueError(f"{self.title}: its episodes end with the first choice: no dreams")
+        say("a map of its states")
+        self.map_latents(groups)
+        say("its dreams")
+        if self.layout.images:  # most pixels never change: the squared error in the log says more
+            pixels.draw_all(self.agent, self.env, self.seed, self.stem.parent, self.stem.name)
+            return {}
+        self.draw_dreams(first(whole, CONTEXT + min(HORIZON, self.points // 10)))
+        say("an animation")
+        shown = first(whole, CONTEXT + min(FRAMES, self.points // 5))
+        size = self.animate(shown, self.episode_seed(False, number))
+        context, horizon = observed(longest), self.agent.config.imag_horizon
+        errors = dream_errors(self.agent, own + others, context, horizon)
+        found = {"dreams": len(errors["dream"]), "dream_steps": horizon, "gif_bytes": size}
+        for prefix, name in ("", "dream"), ("naive_", "naive"):
+            found[f"{prefix}obs_error"] = float(np.nanmean(errors[name]))
+            found[f"first_{prefix}obs_error"] = float(np.nanmean(errors[name][:, 0]))
+        print(
+            f"    error of {horizon}-step dreams {found['obs_error']:.2f} of the data's spread "
+            f"(nothing changes: {found['naive_obs_error']:.2f})"
+        )
+        return found
+
+    # ------------------------------------------------------------ episodes
+
+    def episode_seed(self, random: bool, number: int) -> int:
+        return derive_seed(self.seed, VISUALIZE, int(random), number)
+
+    def watch(self, random: bool) -> list[Episode]:
+        """Real episodes, with half as many actions as there are points, or more: of the greedy
+        agent, or of held random actions, which show it what it does not do itself."""
+        c, episodes = self.agent.config, []
+        longest = min(c.max_episode_steps, self.points)
+        with contextlib.closing(AgentEnv(self.env, c.action_repeat, longest)) as world:
+            while 2 * sum(len(episode["reward"]) - 1 for episode in episodes) < self.points:
+                seed = self.episode_seed(random, len(episodes))
+                greedy = evaluation.greedy_policy(self.agent, seed)
+                policy = evaluation.random_policy(world, 8, seed) if random else greedy
+                episodes.append(evaluation.play(world, policy, seed))
+        return episodes
+
+    def dreams_of(self, episode: Episode, count: int) -> Episode:
+        """Dreams ahead of the episode's first rows, taking its actions: (count, H, ...)."""
+        window = (np.repeat(episode[name][None], count, 0) for name in ("obs", "action"))
+        return evaluation.open_loop(self.agent, *window, observed(len(episode["obs"])), seed=0)
+
+    def most_varied(self, obs: np.ndarray, most: int) -> list[int]:
+        """Which entries vary most in observations (N, O), in units of the encoder's norm, at most
+        so many, in their order; those that never vary only if all are such."""
+        vector = torch.from_numpy(obs[:, : self.layout.vector_size]).to(self.agent.device)
+        with torch.inference_mode():
+            seen = self.agent.encoder.normalise(vector).cpu().numpy()
+        spread = entries(self.layout, seen).std(0)
+        ranked = np.argsort(-spread, kind="stable")[:most]
+        return sorted(i for i in ranked if spread[i] > 1e-6 or i == ranked[0])
+
+    # ------------------------------------------------------------ pictures
+
+    def map_latents(self, groups: tuple[list[Episode], ...]) -> None:
+        """t-SNE of filtered states, half from the agent's own episodes, half from the others'."""
+        agent, rng, parts = self.agent, np.random.default_rng(0), []
+        for whose, episodes in zip(("own", "random"), groups, strict=True):
+            # Without the first rows, which have no reward; a state that comes again is one point.
+            states = [evaluation.filter_episode(agent, e, 0)[1:].cpu().numpy() for e in episodes]
+            feat, obs = np.concatenate(states), np.concatenate([e["obs"][1:] for e in episodes])
+            reward = np.concatenate([e["reward"][1:] for e in episodes])
+            once = np.unique(np.hstack([feat, obs]), axis=0, return_index=True)[1]
+            kept = np.sort(once)[rng.permutation(len(once))[: self.points // 2]]
+            parts.append((feat[kept], obs[kept], reward[kept], np.full(len(kept), whose)))
+        parts.sort(key=lambda part: -len(part[0]))  # the fewer ones are drawn last
+        feat, obs, reward, whose = (np.concatenate(part) for part in zip(*parts, strict=True))
+        with torch.inference_mode():
+            value = agent.critic.predict(torch.from_numpy(feat).to(agent.device)).cpu().numpy()
+        if self.quantity:
+            name, measure, colours = self.quantity
+        elif self.layout.vector_size:
+            (i,), colours = self.most_varied(obs, 1), "viridis"
+            name, measure = self.names[i], lambda obs: entries(self.layout, obs)[:, i]
+        else:
+            name, measure, colours = "brightness of the image", lambda obs: obs.mean(-1), "viridis"
+        tsne = TSNE(perplexity=max(1, min(30, len(feat) // 4)), init="pca", random_state=0)
+        maps = [("whose actions", whose, ""), ("reward received", reward, "viridis")]
+        maps += [("critic's value", value, "viridis"), (name, measure(obs), colours)]
+        title = (
+            f"{self.title}: a map (t-SNE) of {len(feat):,} states of the world model, coloured by"
+        )
+        figures.latents_figure(title, tsne.fit_transform(feat), maps, self.path("_latents.png"))
+
+    def draw_dreams(self, episode: Episode) -> None:
+        """Many dreams ahead of the start of an episode, entry by entry."""
+        rows, dreams = len(episode["obs"]), self.dreams_of(episode, 32)
+        context, chosen = observed(rows), self.most_varied(episode["obs"], PANELS)
+        steps = f"{context} steps" if context == CONTEXT else f"only {context} of {rows} steps"
+        title = f"{self.title}: {steps} observed, then dreamed, with the actions really taken"
+        real, dreamed = (
+            {**part, "obs": entries(self.layout, part["obs"])[..., chosen]}
+            for part in (episode, dreams)
+        )
+        names, path = [self.names[i] for i in chosen], self.path("_dreams.png")
+        about = {"trained": self.agent.config.imag_horizon, "step": self.step}
+        figures.dream_figure(title, names, context, real, dreamed, path, **about)
+
+    def animate(self, episode: Episode, seed: int) -> int:
+        """An episode that began with this seed, and dreams of it that take the same actions.
+        Returns the file's size."""
+        dreams = self.dreams_of(episode, GHOSTS)
+        over, context = figures.over(dreams["cont"]), observed(len(episode["obs"]))
+        moves = np.abs(np.diff(episode["obs"], axis=0)).max(1) > (0.03 if self.known else 0)
+        still, ended = moves.nonzero()[0].max(initial=0), context + (~over).sum(1).max()
+        rows = min(len(moves) + 1, still + 15, ended + 10)  # what follows shows nothing
+        captions = [f"watching, step {t + 1} of {context}" for t in range(context)]
+        for t, gone in enumerate(over.sum(0)[: rows - context]):
+            words = f"dreaming, step {t + 1} (in training: {self.agent.config.imag_horizon})"
+            captions.append(words + (f"; {gone} of {GHOSTS} dreams have ended" if gone else ""))
+        draw = self.draw_ghosts if self.known else self.draw_curves
+        pictures = draw(first(episode, rows), dreams["obs"][:, : rows - context], over, seed)
+        reality = "Solid" if self.known else "Black"
+        title = f"{reality}: reality. Blue: {GHOSTS} dreams that take the same actions."
+        pace = 60 if self.known else max(60, 4_000 // rows)
+        return animations.write_gif(pictures, captions, title, self.path(".gif"), pace, self.known)
+
+    def draw_ghosts(
+        self, episode: Episode, dreams: np.ndarray, over: np.ndarray, seed: int
+    ) -> list[np.ndarray]:
+        """A picture of each row, with what the dreams (K, H, O) that go on say of it."""
+        draw = animations.render_observations
+        pictures = draw(self.env, episode["obs"], seed)
+        empty = animations.scenery(self.env, self.layout.obs_size, seed)
+        for t in range(dreams.shape[1]):
+            alive, row = draw(self.env, dreams[~over[:, t], t], seed), t - dreams.shape[1]
+            pictures[row] = animations.ghosts(pictures[row], alive, empty)
+        return pictures
+
+    def draw_curves(
+        self, episode: Episode, dreams: np.ndarray, over: np.ndarray, seed: int
+    ) -> list[np.ndarray]:
+        """The same as curves, beside what the environment itself draws."""
+        chosen = self.most_varied(episode["obs"], CURVES)
+        real, dreamed = (entries(self.layout, x)[..., chosen] for x in (episode["obs"], dreams))
+        dreamed[over[:, : dreams.shape[1]]] = np.nan
+        beside: list[np.ndarray] = []
+        try:
+            beside = self.seen_again(episode, seed) if self.draws_itself else []
+        except Exception as error:  # whatever drawing needs and this machine lacks
+            print(f"    curves alone, as the environment does not draw itself: {error}")
+        names = [self.names[i] for i in chosen]
+        return animations.curves(names, real, dreamed, self.step, beside)
+
+    def seen_again(self, episode: Episode, seed: int) -> list[np.ndarray]:
+        """Pictures of an episode's rows, played again; none where it does not come again."""
+        held, pictures, seen = self.agent.config.action_repeat, [], []
+        with contextlib.closing(AgentEnv(self.env, held, render_mode="rgb_array")) as world:
+            for t in range(len(episode["obs"])):
+                obs, *_ = world.step(episode["action"][t - 1]) if t else world.reset(seed=seed)
+                seen.append(obs)
+                picture = Image.fromarray(evaluation.as_picture(world.render(), self.title))
+                picture.thumbnail((300, 300))
+                pictures.append(np.asarray(picture))
+        return pictures if np.array_equal(seen, episode["obs"]) else []
+
+
+def to_draw(own: list[Episode], rows: int) -> int:
+    """Which episode to draw: the first of so many rows, or the longest if none is as long."""
+    lengths = [len(episode["obs"]) for episode in own]
+    return next((i for i, length in enumerate(lengths) if length >= rows), int(np.argmax(lengths)))
+
+
+@dataclass(frozen=True)
+class Args:
+    agent: tyro.conf.Positional[Path]  # an agent.pt, or a checkpoint.pt
+    env: str | None = None  # id or module:id, if not the environment in which it learned
+    seed: int = 0  # of the episodes
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU if there is one
+
+
+def main(args: Args) -> None:
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # environments draw without a window
+    if pick_device(args.device).type == "cpu":
+        tune_cpu()
+    agent, stem = load_agent(args.agent, args.device), args.agent.with_suffix("")
+    env = args.env or evaluation.env_of(agent)
+    if not isinstance(env, str) and env.id in style.OBS_NAMES and not env.additional_wrappers:
+        env = env.id
+    print(f"{cli.short(args.agent)}: pictures go to {cli.short(stem)}*", flush=True)
+    found = Visualizer(agent, env, stem, args.seed).draw()
+    write_json(stem.with_suffix(".json"), found | {"config": dataclasses.asdict(agent.config)})
+
+
+if __name__ == "__main__":
+    cli.run(main, parse(Args, __doc__, prog="python -m lab.visualize"))

@@ -1,0 +1,250 @@
+"""The engine: which jobs run, what is told of them, and what a dead worker costs."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT
+
+from dreamer import load_agent
+from lab import engine
+from lab.engine import Job, make_runs, run_jobs
+
+WORK = """
+import json, os, pathlib
+def work(folder, config, text):
+    print(text, os.environ["OMP_NUM_THREADS"], os.getcwd())
+    1 / len(text)
+    result = {"config": config, "return": 3.0, "minutes": 0.5}
+    pathlib.Path(folder, "result.json").write_text(json.dumps(result))
+"""
+
+
+@pytest.fixture
+def make_job(tmp_path, monkeypatch):
+    """make_job(name, text) -> a job that prints the text, and fails where there is none."""
+    (tmp_path / "job_functions.py").write_text(WORK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def make_job(name, text="works", **fields):
+        folder, config = str(tmp_path / name), {"text": text}
+        return Job(name, "job_functions:work", [folder, config, text], folder, config, **fields)
+
+    return make_job
+
+
+def finish(job, **fields):
+    """Leave the result of a complete run."""
+    job.path.mkdir(parents=True, exist_ok=True)
+    (job.path / "result.json").write_text(json.dumps({"config": job.config, **fields}))
+
+
+# ---------------------------------------------------------------- on this machine
+
+
+def test_one_that_fails_stops_no_other_and_what_is_complete_is_skipped(make_job, capsys):
+    jobs = [make_job("complete"), make_job("fails", ""), make_job("works")]
+    finish(jobs[0])
+    assert run_jobs(jobs) == [jobs[1]]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "complete: complete" and lines[3] == "works: done, return 3.0, minutes 0.5"
+    assert lines[2].startswith("fails: exit status 1: ZeroDivisionError: division by zero (see ")
+    assert (jobs[2].path / "output.txt").read_text() == f"works 1 {ROOT}\n"
+
+
+def test_jobs_on_dask_go_on_from_what_is_there(make_job, monkeypatch, capsys):
+    """Its workers are threads here, and a job is a function of theirs."""
+    begun, fresh, fails = make_job("begun"), make_job("fresh", fresh=True), make_job("fails")
+    for job in (begun, fresh):
+        finish(job)
+        job.write({"checkpoint.pt": b"half", "result.json": b"{}"})
+
+    def run_job(job, goes_on):
+        assert goes_on()
+        found[job.name] = (job.path / "checkpoint.pt").exists()
+        finish(job)
+        return "out of luck" * (job == fails)
+
+    found = {}
+    monkeypatch.setattr(engine, "run_job", run_job)
+    assert run_jobs([begun, fresh, fails], workers=2) == [fails]
+    assert found == {"begun": True, "fresh": False, "fails": False}
+    printed = capsys.readouterr().out
+    for line in ("begun: done", "fresh: done", "fails: out of luck"):
+        assert f"\n{line}\n" in printed
+
+
+def test_several_jobs_without_dask_say_what_to_install(make_job, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    jobs = [make_job("a"), make_job("b")]
+    with pytest.raises(ValueError, match="pip install 'dask"):
+        run_jobs(jobs, workers=2)
+    finish(jobs[0])  # one is left: it needs none
+    assert run_jobs(jobs, workers=2) == []
+
+
+def test_files_are_read_and_written_in_an_order_that_a_crash_may_cut(make_job):
+    job = make_job("a")
+    names = ["result.json", "log.jsonl", ".lock", "checkpoint.pt"]
+    job.write({name: name.encode() for name in names})
+    assert list(job.files()) == ["checkpoint.pt", "log.jsonl", "result.json"]
+    assert job.files()["log.jsonl"] == b"log.jsonl"
+
+
+def test_folders_lie_in_the_repository_of_each_machine(tmp_path):
+    assert engine.portable(ROOT / "runs" / "a") == os.path.join("runs", "a")
+    assert engine.portable(tmp_path) == str(tmp_path)
+
+
+# ---------------------------------------------------------------- the runs of a comparison
+
+PLANNED = [("walk", "full"), ("walk", "no memory"), ("run.1", "full")]
+
+
+def settings(task, variant, seed, smoke):
+    return {"task": task, "variant": variant, "seed": seed, "size": 1 if smoke else 9}
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """call(committed, **flags) -> what `make_runs` returns; its jobs, in `call.jobs`, do not run
+    but are complete afterwards."""
+
+    def call(committed=(), variants=("full", "no memory"), planned=PLANNED, **changes):
+        flags = dict(seeds=(0,), tasks=("walk", "run.1"), jobs=1, scheduler=None, base=tmp_path)
+        more = dict.fromkeys(["smoke", "fresh", "plot_only", "publish"], False)
+        flags, call.jobs = SimpleNamespace(**{**flags, **more, **changes}), []
+        return make_runs("script", flags, variants, settings, planned, dict(committed))
+
+    def run(jobs, *_):
+        call.jobs += jobs
+        for job in jobs:
+            finish(job, **{"return": 7.0, "minutes": 1.0})
+        return [job for job in jobs if "run.1" in job.name]
+
+    monkeypatch.setattr(engine, "run_jobs", run)
+    return call
+
+
+def test_all_runs_of_a_seed_come_before_those_of_the_next(call, tmp_path):
+    _, new, good = call(seeds=(3, 1))
+    names = ["walk/full", "walk/no-memory", "run.1/full"]
+    assert [job.name for job in call.jobs] == [f"{x}/seed{k}" for k in (3, 1) for x in names]
+    assert not good and len(new) == 6
+    config = settings("walk", "no memory", 1, False)
+    assert new["walk", "no memory", 1] == {"config": config, "minutes": 1.0}
+    job, folder = call.jobs[1], str(tmp_path / "script" / "walk" / "no-memory" / "seed3")
+    assert (job.function, job.folder) == ("script:make", folder)
+    assert job.arguments == ["walk", "no memory", 3, False, folder]
+
+
+def test_flags_choose_and_smoke_is_one_seed(call):
+    assert call(tasks=("walk",), variants=("no memory",))[2]
+    assert [job.name for job in call.jobs] == ["walk/no-memory/seed0"]
+    call(smoke=True, seeds=(5, 6), planned=PLANNED[:1])
+    assert [job.config for job in call.jobs] == [settings("walk", "full", 5, True)]
+    for flag in ("plot_only", "publish"):
+        _, new, good = call(**{flag: True})
+        assert good and not call.jobs and list(new) == [("walk", "no memory", 0)]
+
+
+def test_what_is_committed_is_not_made_again_until_its_settings_change(call):
+    keys = [*((*pair, 0) for pair in PLANNED[:2]), ("walk", "full", 9), ("walk", "unplanned", 0)]
+    committed = {key: {"config": settings(*key, False)} for key in keys}
+    committed[keys[1]]["config"]["size"] = 8
+    known, _, _ = call(committed)
+    assert list(known) == [keys[0], keys[2]]
+    assert [job.name for job in call.jobs] == ["walk/no-memory/seed0", "run.1/full/seed0"]
+    call(committed, fresh=True)
+    assert [job.fresh for job in call.jobs] == [True] * 3
+    assert call(committed, smoke=True)[0] == {}
+
+
+# ---------------------------------------------------------------- on several machines
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def wait_for(condition, process, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(machine, *words) -> a process of `python WORDS` on that machine: a folder with its own
+    copy of the repository, in which checkpoints are written twice a second."""
+    started = []
+
+    def start(machine, *words):
+        folder = tmp_path / machine
+        if not folder.exists():
+            for name in ("dreamer", "lab"):
+                shutil.copytree(ROOT / name, folder / name)
+            for path in ROOT.glob("*.py"):
+                shutil.copy(path, folder)
+            for path in (folder / "dreamer").glob("*.py"):
+                seconds = r"(?<=^CHECKPOINT_SECONDS = )[\d.]+"
+                path.write_text(re.sub(seconds, "0.5", path.read_text(), flags=re.MULTILINE))
+        command = [sys.executable, *map(str, words)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+        log = open(tmp_path / f"{machine}.txt", "a+")
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.faults
+def test_a_worker_killed_with_its_job_costs_nothing_but_time(start, tmp_path):
+    """Two workers without a common disk train one seed each. One is killed in the middle, and the
+    other goes on with its run, which ends as if nothing had been."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    start("client", "-m", "dask", "scheduler", "--port", address.split(":")[2], "--no-dashboard")
+    words = ["-m", "dask", "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    doomed, _ = (start(machine, *words) for machine in "ab")
+    words = ["train_all.py", "--only", "03", "--smoke", "--steps", "600", "--seeds", "0", "1"]
+    client = start("client", *words, "--scheduler", address)
+    below = "runs/smoke/03_dreamer_pendulum/seed"
+
+    def begun():
+        return [k for k in (0, 1) if (tmp_path / "a" / f"{below}{k}" / "checkpoint.pt").exists()]
+
+    wait_for(begun, client)
+    time.sleep(2)  # one checkpoint or another has left the machine
+    doomed.kill()
+    assert client.wait(600) == 0
+    (seed,) = begun()
+    assert not (tmp_path / "a" / f"{below}{seed}" / "result.json").exists()
+
+    whole = start("whole", *words[:-2], str(seed))
+    assert whole.wait(600) == 0
+    runs = [tmp_path / machine / f"{below}{seed}" for machine in ("client", "whole")]
+    resumed, alone = ([json.loads(x) for x in (run / "log.jsonl").open()] for run in runs)
+    for row in resumed + alone:
+        row.pop("minutes", None)
+    assert resumed == alone and len(alone) > 5
+    weights = [load_agent(run / "agent.pt", "cpu").state_dict() for run in runs]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    positions = re.findall(r"(\d+)/600 ", (runs[0] / "output.txt").read_text())
+    assert positions.count("0") == 1  # it did not begin twice
+    other = tmp_path / "client" / f"{below}{1 - seed}"
+    assert json.loads((other / "result.json").read_text())["entry"]["seed"] == 1 - seed

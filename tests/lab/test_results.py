@@ -1,0 +1,223 @@
+"""Results: what is kept of a run, what is said of it, and how runs are merged and judged."""
+
+import dataclasses
+import json
+import math
+import os
+import shlex
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dreamer import Config
+from lab import cli, results
+
+RETURNS = np.array([1.0, 2.0, 6.0])
+ROW = {"return": 1.23456, "returns": [1.0] * 20, "value_pred": 3.14159}
+
+
+def make_run(seed=0, reports=0, evals=2, episodes=1, **config):
+    """A run as `train` returns it, with made-up rows."""
+    rng, config = np.random.default_rng(seed), Config(seed=seed, **config)
+    names = [f"metric_number_{i}" for i in range(24)]
+
+    def rows(kind, steps, **fields):
+        return [{"kind": kind, "step": step, **fields} for step in steps]
+
+    return SimpleNamespace(
+        config=config,
+        step=config.steps,
+        episodes=rows("episode", range(episodes), **{"return": 200.123, "length": 9}),
+        reports=rows("report", range(reports), **{x: float(rng.normal()) for x in names}),
+        evals=rows("eval", range(10, 10 * evals + 1, 10), **ROW),
+        minutes=1.56789,
+        cpu_minutes=1.25,
+    )
+
+
+def make_entry(seed=0, returns=RETURNS, **fields):
+    return results.run_entry(make_run(seed, **fields), np.array(returns))
+
+
+# ---------------------------------------------------------------- one run
+
+
+def test_what_is_kept_of_a_run():
+    entry = make_entry(3, reports=1, steps=500)
+    assert (entry["seed"], entry["env_steps"]) == (3, 500)
+    assert (entry["minutes"], entry["cpu_minutes"]) == (1.568, 1.25)
+    assert Config(**entry["config"]) == Config(seed=3, steps=500)
+    assert entry["curve"] == {"env_steps": [10, 20], "return": [1.235, 1.235]}
+    assert entry["train_returns"] == [[0, 200.1]]
+    assert entry["final_returns"] == [1.0, 2.0, 6.0]
+    first, *rows = entry["diagnostics"]
+    assert (first["kind"], first["step"]) == ("report", 0)
+    kept = {"kind": "eval", "return": 1.235, "value_pred": 3.142}
+    assert rows == [kept | {"step": 10}, kept | {"step": 20}]
+    model, _, cores = entry["cpu"].rpartition(", ")
+    assert model and int(cores.split()[0]) >= 1
+
+
+@pytest.mark.parametrize(("reports", "kept"), [(0, 0), (1, 1), (50, 50), (51, 26), (200, 50)])
+def test_report_rows_are_thinned_evenly(reports, kept):
+    steps = [row["step"] for row in make_entry(reports=reports, evals=0)["diagnostics"]]
+    assert len(steps) == kept and len(set(np.diff(steps))) <= 1
+
+
+@pytest.mark.parametrize(("value", "rounded"), [(123456.0, 123500.0), (-0.00012345, -0.0001234)])
+def test_four_digits_are_significant(value, rounded):
+    assert results.significant(value) == pytest.approx(rounded, abs=1e-7)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What was given to the figure, which is not drawn."""
+    calls = []
+    monkeypatch.setattr(results.figures, "training_figure", lambda *args: calls.append(args))
+    return calls
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The calls that measure the random policy; each says one more than the last."""
+    calls = []
+
+    def random_returns(env, episodes=100):
+        calls.append((env, episodes))
+        return np.full(episodes, float(len(calls)))
+
+    monkeypatch.setattr(results, "random_returns", random_returns)
+    return calls
+
+
+def finish(folder, returns, task="cartpole", after="03_next.py"):
+    script = cli.ROOT / "02_dreamer_cartpole.py"
+    args = cli.parse(script, None, Config(), ["--seed", "7", "--out", str(folder)])
+    run, returns = make_run(7), np.array(returns)
+    results.finish(args, task, "CartPole-v1", 475, run, returns, after, probe="found")
+    return args.run_dir
+
+
+@pytest.mark.parametrize(("mean", "verdict"), [(474.9, "NOT reached"), (475.0, "475 reached")])
+def test_finish_tells_the_truth(tmp_path, monkeypatch, capsys, drawn, mean, verdict):
+    monkeypatch.chdir(tmp_path)
+    run_dir = finish(tmp_path / "my out", [mean - 1, mean + 1])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"CartPole-v1, seed 7: mean return {mean:.1f} over 2 greedy episodes")
+    assert f"(worst {mean - 1:.1f}) after 10000 steps in 1.6 minutes" in first and verdict in first
+    said = dict(line.split(":", 1) for line in lines)
+    folder = os.path.join("my out", "02_dreamer_cartpole", "seed7")
+    agent = os.path.join(folder, "agent.pt")
+    assert os.path.join(folder, "02_cartpole_training.png") in said["Figure"]
+    assert agent in said["Agent"] and said["Next"].split() == ["python", "03_next.py"]
+    assert shlex.split(said["Watch it"]) == ["python", "-m", "dreamer", "watch", agent]
+    assert shlex.split(said["Dreams"]) == ["python", "-m", "lab.visualize", agent]
+
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["return"] == pytest.approx(mean) and result["worst_episode"] == mean - 1
+    assert (result["env_id"], result["threshold"]) == ("CartPole-v1", 475)
+    assert result["config"] == result["entry"]["config"] == dataclasses.asdict(Config(seed=7))
+    assert result["entry"]["final_returns"] == [mean - 1, mean + 1]
+    assert result["entry"]["probe"] == "found"
+    finish(tmp_path, [1], after="")
+    assert "Next:" not in capsys.readouterr().out
+
+
+def test_a_run_is_drawn_over_the_committed_seeds(tmp_path, drawn, measured):
+    ours = results.load(results.RESULTS / "cartpole.json")
+    run_dir = finish(tmp_path, [1.0])
+    finish(tmp_path, [1.0], task="unknown")  # nothing is committed: chance is measured
+    (title, runs, *rest), (_, _, *unknown) = drawn
+    assert title == "CartPole-v1" and [run["seed"] for run in runs] == [7]
+    figure = run_dir / "02_cartpole_training.png"
+    assert rest == [475, ours["random_return"], figure, ours["runs"], math.log(2)]
+    assert unknown[:4] == [475, 1.0, run_dir / "02_unknown_training.png", []]
+    results.draw("Pendulum-v1", [], 475, 20, "a.png")
+    assert drawn[2][-1] is None  # no entropy of a uniform policy
+
+
+# ---------------------------------------------------------------- results files
+
+
+def merge(path, *entries):
+    return results.merge(path, "CartPole-v1", 475, list(entries))
+
+
+def test_what_a_results_file_holds(tmp_path, measured):
+    path, entry = tmp_path / "deep" / "cartpole.json", make_entry(3)
+    data = merge(path, entry)
+    assert results.load(path) == data and results.load(tmp_path / "none.json") is None
+    assert results.load_tasks(path.parent) == {"cartpole": data}
+    assert list(data) == ["env_id", "threshold", "random_return", "versions", "cpu", "runs"]
+    assert (data["env_id"], data["threshold"], data["random_return"]) == ("CartPole-v1", 475, 1.0)
+    assert data["runs"] == [entry] and data["cpu"] == entry["cpu"]
+    assert set(data["versions"]) == {"python", "torch", "gymnasium", "numpy"}
+    lines = path.read_text().splitlines()
+    assert f'   "curve": {json.dumps(entry["curve"])},' in lines  # a field, a line of a diff
+
+
+def test_same_seed_is_replaced_and_others_stay(tmp_path, measured):
+    path = tmp_path / "a.json"
+    merge(path, make_entry(2), make_entry(0))
+    data = merge(path, {**make_entry(2, 2 * RETURNS), "cpu": "Another, 8 cores"}, make_entry(1))
+    assert [run["seed"] for run in data["runs"]] == [0, 1, 2]
+    assert data["runs"][2]["final_returns"] == [2.0, 4.0, 12.0]
+    assert data["cpu"] == "; ".join(sorted([results.cpu_name(), "Another, 8 cores"]))
+    assert measured == [("CartPole-v1", 3)]  # once for the file
+
+
+def test_another_config_drops_what_cannot_be_averaged_with_it(tmp_path, measured):
+    path = tmp_path / "a.json"
+    merge(path, make_entry(0, gamma=0.9), make_entry(1, gamma=0.9))
+    data = merge(path, make_entry(1, gamma=0.99))
+    assert [run["seed"] for run in data["runs"]] == [1]
+    assert data["random_return"] == 2.0  # measured anew
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        merge(path, make_entry(0, [np.nan], gamma=0.99))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_published_are_results_and_figures(tmp_path, monkeypatch):
+    folder, assets = tmp_path / "runs", tmp_path / "assets"
+    (folder / "walk").mkdir(parents=True)
+    assets.mkdir()
+    (folder / "a.json").write_text("{}")
+    (folder / "09_a.png").write_text("drawn")
+    monkeypatch.setattr(results, "ASSETS", assets)
+    results.publish(folder, assets / "results" / "a")
+    written = sorted(path.relative_to(assets).as_posix() for path in assets.rglob("*.*"))
+    assert written == ["09_a.png", "results/a/a.json"]
+
+
+# ---------------------------------------------------------------- solved, and first reached
+
+
+def evaluated(*pairs, final=(0,)):
+    """A run that was evaluated at these (step, return), a minute for every 100 steps."""
+    rows = [
+        {"kind": "eval", "step": step, "minutes": step / 100, "return": ret} for step, ret in pairs
+    ]
+    return {"diagnostics": [{"kind": "report", "return": 500}, *rows], "final_returns": final}
+
+
+EARLY = evaluated((100, 500), (200, 500), (300, 10), (400, 480), final=[474, 475])
+LATE = evaluated((100, 500), (200, 474), (300, 475), (400, 475), final=[475, 475])
+NEVER = evaluated((100, 500), (200, 474), (300, 500), (400, 474), final=[450, 500])
+
+
+@pytest.mark.parametrize(
+    ("runs", "median", "count", "below", "solved"),
+    [
+        ([EARLY, LATE, NEVER], (300, 3.0), 2, (1, 6), 2),
+        ([NEVER, LATE], (math.inf, math.inf), 1, (0, 2), 2),
+        ([NEVER], (math.inf, math.inf), 0, (0, 0), 1),
+        ([EARLY], (100, 1.0), 1, (1, 4), 0),
+        ([evaluated((100, 500)), evaluated()], (math.inf, math.inf), 0, (0, 0), 0),
+    ],
+)
+def test_when_a_threshold_is_reached_and_a_task_solved(runs, median, count, below, solved):
+    data = {"threshold": 475, "runs": runs}
+    assert results.first_reached(data) == (*median, count, *below)
+    assert results.solved(data) == solved

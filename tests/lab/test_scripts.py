@@ -1,0 +1,182 @@
+"""The numbered scripts, as a user runs them, and what is committed of them."""
+
+import dataclasses
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from dreamer import evaluate, load_agent
+from dreamer.checkpoint import load_checkpoint, read_log
+from lab import results
+
+ENV = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy"}
+STEMS = {task: stem for task, stem in results.SCRIPTS.items() if stem[:2] != "09"}
+
+
+def call(cwd, *words):
+    """What `python WORDS` prints in the folder `cwd`; it must end well."""
+    command = [sys.executable, *map(str, words)]
+    process = subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-2000:]
+    return process.stdout
+
+
+# ---------------------------------------------------------------- what is committed
+
+
+@pytest.mark.parametrize("task", results.SCRIPTS)
+def test_what_is_shipped_was_made_with_the_script_s_config(task):
+    pixels = task.startswith("pixel")
+    script = importlib.import_module("09_dreamer_pixels" if pixels else STEMS[task])
+    made_on = script.TASKS[task[6:]] if pixels else (script.ENV, script.THRESHOLD)
+    data = results.load(results.RESULTS / f"{task}.json")
+    assert (data["env_id"], data["threshold"]) == made_on
+    seeds = range(3) if pixels else range(20, 25)
+    wanted = [dataclasses.asdict(script.CONFIG) | {"seed": seed} for seed in seeds]
+    assert [run["config"] for run in data["runs"]] == wanted
+    agent = load_agent(ROOT / "assets" / "agents" / f"{task}.pt", "cpu")
+    assert dataclasses.asdict(agent.config) in wanted
+    assert agent.layout.images == (((64, 64, 3),) if pixels else ())
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize("task", results.SCRIPTS)
+def test_the_shipped_agents_do_their_task(task):
+    data = results.load(results.RESULTS / f"{task}.json")
+    agent = load_agent(ROOT / "assets" / "agents" / f"{task}.pt", "cpu")
+    final = np.mean([np.mean(run["final_returns"]) for run in data["runs"]])
+    assert evaluate(agent, episodes=10, seed=1).mean() > (final + data["random_return"]) / 2
+
+
+# ---------------------------------------------------------------- as a user runs them
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of the repository, all of it committed: whatever a script writes is seen."""
+    if shutil.which("git") is None:
+        pytest.skip("no git")
+    tree = tmp_path_factory.mktemp("tree") / "repository"
+    unwanted = (".git", ".venv", "runs", "build", "*.egg-info", "*cache*", ".hypothesis")
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*unwanted))
+    me = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for words in (["init", "-q"], ["add", "-A"], [*me, "commit", "-q", "-m", "all"]):
+        subprocess.run(["git", *words], cwd=tree, check=True)
+    return tree
+
+
+def smoke(tree, name, *words):
+    """(what it printed, its folder) of a smoke run, which may write there and nowhere else."""
+    before = set(tree.glob("runs/**/*.*"))
+    printed = call(tree, *words, "--smoke")
+    command = ["git", "status", "--porcelain", "--untracked-files=all"]
+    assert subprocess.run(command, cwd=tree, check=True, capture_output=True).stdout == b""
+    run_dir = tree / "runs" / "smoke" / name / "seed0"
+    new = set(tree.glob("runs/**/*.*")) - before
+    assert new and all(path.parent == run_dir for path in new)
+    return printed, run_dir
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize("task", STEMS)
+def test_a_smoke_run_keeps_all_in_its_folder_and_says_what_to_do_next(task, tree):
+    stem = STEMS[task]
+    printed, run_dir = smoke(tree, stem, f"{stem}.py")
+    figure = f"{stem[:2]}_{task}_training.png"
+    names = {"agent.pt", "checkpoint.pt", "config.json", "log.jsonl", "result.json", figure}
+    assert {path.name for path in run_dir.iterdir()} == {".lock", *names}
+
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["config"]["steps"] == 300 and result["entry"]["seed"] == 0
+    assert result["return"] == pytest.approx(np.mean(result["entry"]["final_returns"]), rel=1e-3)
+
+    first = f"{result['env_id']}, seed 0: mean return {result['return']:.1f} over 2 greedy"
+    verdict, *last = printed[printed.index(first) :].splitlines()
+    assert verdict.endswith(f"threshold {result['threshold']} NOT reached")
+    said = dict(line.split(":", 1) for line in last)
+    assert (tree / said["Figure"].split(" (")[0].strip()) == run_dir / figure
+    assert (tree / said["Agent"].strip()) == run_dir / "agent.pt"
+    assert (tree / re.findall(r"\S+\.py", said["Next"])[0]).exists()
+    if task != "acrobot":  # a window shows that one for half a minute
+        watched = call(tree, *shlex.split(said["Watch it"])[1:], "--episodes", "1")
+        assert re.search(r"^episode 0: return -?\d+\.\d$", watched, re.MULTILINE)
+
+
+@pytest.mark.scripts
+def test_a_smoke_run_of_a_world_model_alone(tree):
+    _, run_dir = smoke(tree, "01_world_model_demo", "01_world_model_demo.py")
+    names = {path.name for path in run_dir.iterdir()}
+    assert names >= {"01_world_model.png", "01_open_loop.png"}
+    result = json.loads((run_dir / "result.json").read_text())
+    assert set(result) >= {"error_by_dream_length", "minutes"} and result["config"]["hidden"] == 16
+
+
+@pytest.mark.scripts
+@pytest.mark.parametrize("task", ["pendulum", "cartpole"])
+def test_a_smoke_run_from_pixels(task, tree):
+    words = ["09_dreamer_pixels.py", "--task", task]
+    printed, run_dir = smoke(tree, f"09_dreamer_pixels_{task}", *words)
+    ends = "training.png", "filmstrip.png", "dream.gif"
+    pictures = {f"09_pixel_{task}_{end}" for end in ends}
+    assert {path.name for path in run_dir.iterdir()} >= {"agent.pt", "result.json", *pictures}
+    assert "NOT reached" in printed
+
+
+@pytest.mark.scripts
+def test_a_smoke_run_that_looks_into_agents(tree):
+    """Into that of the user's own run where there is one, and into the committed others."""
+    own = tree / "runs" / "smoke" / "02_dreamer_cartpole" / "seed0" / "agent.pt"
+    own.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(tree / "assets" / "agents" / "cartpole.pt", own)
+    printed, run_dir = smoke(tree, "04_visualize", "04_visualize.py")
+    assert str(own.relative_to(tree)) in printed
+    names = {path.name for path in run_dir.iterdir()}
+    assert names >= {f"04_cartpole{end}" for end in (".gif", "_dreams.png", "_latents.png")}
+    result = json.loads((run_dir / "result.json").read_text())
+    assert set(result) >= {"minutes", "config"} and "cartpole" in result["tasks"]
+
+
+@pytest.mark.scripts
+def test_ctrl_c_tells_how_to_go_on_and_that_ends_as_if_nothing_had_been(tmp_path):
+    script = os.path.relpath(ROOT / "02_dreamer_cartpole.py", tmp_path)
+    words = [script, "--smoke", "--steps", "500", "--seed", "3", "--device", "cpu", "--out"]
+    call(tmp_path, *words, "whole")
+    whole, run_dir = (tmp_path / out / Path(script).stem / "seed3" for out in ("whole", "my out"))
+
+    process = subprocess.Popen(
+        [sys.executable, *words, "my out"], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, text=True
+    )
+    log, deadline = run_dir / "log.jsonl", time.monotonic() + 120
+    while not (log.exists() and read_log(log, "report")):  # it is learning
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and not (run_dir / "result.json").exists()
+    load_checkpoint(run_dir / "checkpoint.pt")
+
+    _, *command = shlex.split(printed.splitlines()[-1])
+    assert command == [*words, "my out", "--resume"]
+    call(tmp_path, *command)
+    logs = [[json.loads(x) for x in (run / "log.jsonl").open()] for run in (run_dir, whole)]
+    for row in sum(logs, []):
+        row.pop("minutes", None)
+    assert logs[0] == logs[1]
+    weights = [load_agent(run / "agent.pt", "cpu").state_dict() for run in (run_dir, whole)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+    saved = log.read_bytes()  # once it is finished, the same command trains no more
+    assert "mean return" in call(tmp_path, *command) and log.read_bytes() == saved

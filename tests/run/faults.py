@@ -1,7 +1,8 @@
 """Tools of the fault tests: a child that can be killed, full disks, exact comparisons, figures.
 
-As a program, `python tests/run/faults.py RUN_DIR STEPS ENVS MODE` is that child: it trains on CartPole, or goes
-on with it, prints its step before every checkpoint, and writes `figure.json` at the end.
+As a program, `python tests/run/faults.py RUN_DIR STEPS [ENVS MODE]` is that child: it trains on
+CartPole, or goes on with it, prints its step before every checkpoint, and writes `figure.json` at
+the end.
 """
 
 from __future__ import annotations

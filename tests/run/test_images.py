@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ from gymnasium import wrappers
 
 from dreamer import AgentEnv, evaluate, load_agent
 from dreamer.check import check
-from dreamer.envs import EnvFault, flatten, image_shape
+from dreamer.envs import flatten, image_shape
 from dreamer.evaluation import greedy_policy, open_loop, play
 
 
@@ -163,10 +164,10 @@ def test_a_resumed_run_of_images_equals_an_uninterrupted_one(tmp_path):
         def step(self, action):
             Halting.steps += 1
             if Halting.steps == 40:
-                raise RuntimeError("a cable is loose")
+                signal.raise_signal(signal.SIGINT)
             return super().step(action)
 
-    with pytest.raises(EnvFault, match="a cable is loose"):
+    with pytest.raises(KeyboardInterrupt):
         quiet_train(lambda: Halting(make()), config, tmp_path / "parts")
     quiet_train(lambda: Halting(make()), config, tmp_path / "parts", resume=True)
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")

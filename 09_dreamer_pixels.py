@@ -28,7 +28,7 @@ TASKS = {  # id and threshold of the environment (-200 is ours)
     "pendulum": ("lab.pixels:PixelPendulum-v0", -200),
     "cartpole": ("lab.pixels:PixelCartPole-v0", 475),
 }
-CONFIG = Config(steps=20_000, train_ratio=64, action_repeat=2, evals=20, eval_episodes=20)
+CONFIG = Config(steps=20_000, train_ratio=64, action_repeat=2, evals=20, eval_episodes=5)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def check_random_actions(
         yield "random episodes", f"{len(ends)} of {min(lengths)} to {max(lengths)} steps, {actions}"
         yield "random return", f"{np.mean(returns):.4g}"
     else:
-        yield "random episodes", f"none ended {actions}; max_episode_steps cuts them"
+        yield "random episodes", f"none ended {actions}"
     yield "rewards", f"{min(rewards):.4g} to {max(rewards):.4g}, mean {np.mean(rewards):.4g}"
     if not any(rewards):
         yield "warning", f"no reward at all {actions}: the agent first has to meet one"

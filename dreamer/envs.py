@@ -404,12 +404,23 @@ def make_envs(
     make = functools.partial(AgentEnv, env, repeat, longest, **options)
     if config.vectorization_mode == "async":
         makers = [functools.partial(make_in_worker, make, os.getpid())] * number
-        return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+        return Workers(makers, autoreset_mode=AutoresetMode.DISABLED)
     envs = SyncVectorEnv([make] * number, autoreset_mode=AutoresetMode.DISABLED)
     everyone = [*taken, *envs.envs]
     if len({id(one.unwrapped) for one in everyone}) < len(everyone):
         raise EnvFault(f"{env}: the function gave the same environment twice")
     return envs
+
+
+class Workers(AsyncVectorEnv):
+    """Environments in processes of their own, which all end, even where one has died already."""
+
+    def close_extras(self, **options: Any) -> None:
+        try:
+            super().close_extras(**options)
+        except (EOFError, ConnectionError):
+            for process in self.processes:
+                process.terminate()
 
 
 def make_in_worker(make: Callable[[], AgentEnv], creator: int) -> AgentEnv:

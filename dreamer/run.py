@@ -378,11 +378,13 @@ class Run:
                         f"never filled a window of seq_len={self.config.seq_len} rows",
                         stacklevel=2,
                     )
-            elif isinstance(error, EnvFault | EOFError | ConnectionError):  # of a dead worker
+            elif isinstance(error, EnvFault | EOFError | ConnectionError):
+                died = f"{self.name}: an environment's process died"
+                what = error if isinstance(error, EnvFault) else died
                 try_save(self)
                 until = f". The run up to step {self.step} is in {self.run_dir}: resume it when the"
                 until = f"{until} environment is fixed" if self.kept else ""
-                raise EnvFault(f"{error or repr(error)}{until}") from error
+                raise EnvFault(f"{what}{until}") from error
             elif isinstance(error, KeyboardInterrupt) and not self.kept:
                 text = f"interrupted at step {self.step}: this is the run so far"
                 warnings.warn(text, stacklevel=2)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import pickle
 import re
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -61,14 +61,18 @@ def test_a_read_only_place_is_named(tmp_path):
             write_atomic(folder / "figure.png", lambda path: path.write_text("x"))
 
 
-def test_a_folder_for_a_file_and_a_file_for_a_folder_are_named(tmp_path):
-    (tmp_path / "file").write_text("x")
-    for path, reason in ((tmp_path, "is a folder"), (tmp_path / "file" / "new", "is a file")):
-        with pytest.raises(ValueError, match=f"^{path} .*{reason}: name a file in a folder"):
-            save_checkpoint(path, {})
-    with pytest.raises(ValueError, match=r"^\. is a folder"):
-        save_checkpoint("", {})
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+def test_a_disk_that_cannot_sync_folders_is_no_reason_to_stop(tmp_path, monkeypatch):
+    """As of some networks and shared folders."""
+    real = os.fsync
+
+    def fsync(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomic(tmp_path / "file", lambda path: path.write_text("x"))
+    assert (tmp_path / "file").read_text() == "x"
 
 
 def test_json_is_plain_and_has_no_nan(tmp_path):
@@ -105,7 +109,7 @@ def test_a_checkpoint_cut_at_every_tenth_is_refused(finished, tmp_path):
         text = refusal(path, lambda: load_checkpoint(path))
         assert re.search("damaged.*delete it and train again", text)
     path.write_bytes(content)
-    assert load_checkpoint(path)["counters"][0] == 60
+    assert load_checkpoint(path)["numbers"]["step"] == 60
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
@@ -128,21 +132,15 @@ def test_every_bit_of_the_first_line_counts(tmp_path):
 def test_a_checkpoint_of_another_format_is_refused(finished, tmp_path, version):
     path = tmp_path / "checkpoint.pt"
     data = (finished / "checkpoint.pt").read_bytes().partition(b"\n")[2]
-    path.write_bytes(seal(data, version) + data)
+    path.write_bytes(seal(data, str(version).encode()) + b"\n" + data)
     text = refusal(path, lambda: load_checkpoint(path))
-    assert f"format {version}, but this program reads format {FORMAT}" in text
+    assert f"is of format {version}, this program reads {FORMAT}: use" in text
 
 
 def test_a_bare_torch_file_is_refused(tmp_path):
     path = tmp_path / "checkpoint.pt"
     torch.save({"format": 1}, path)
     assert "is no checkpoint" in refusal(path, lambda: load_checkpoint(path))
-
-
-def test_something_else_than_a_dictionary_is_refused(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, [1, 2])
-    assert "something else than a checkpoint" in refusal(path, lambda: load_checkpoint(path))
 
 
 class Hostile:
@@ -153,19 +151,15 @@ class Hostile:
         return os.mkdir, (str(self.trace),)
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_loading_executes_nothing(tmp_path):
     """Not even where the checksum is right."""
     trace, path = tmp_path / "executed", tmp_path / "checkpoint.pt"
-    hostile = {"agent": Hostile(trace)}
-    plain = pickle.dumps(hostile)
-    torch.save(hostile, tmp_path / "hostile.pt")
-    for data in (plain, (tmp_path / "hostile.pt").read_bytes()):
-        path.write_bytes(seal(data) + data)
-        assert "plain data" in refusal(path, lambda: load_checkpoint(path))
-        assert not trace.exists()
-    pickle.loads(plain)
-    assert trace.exists()  # the pickle is hostile indeed
+    save_checkpoint(path, {"agent": Hostile(trace)})
+    with pytest.raises(pickle.UnpicklingError):
+        load_checkpoint(path)
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Hostile(trace)))
+    assert trace.exists()  # it is hostile indeed
 
 
 # ---------------------------------------------------------------- one run in one folder
@@ -219,45 +213,21 @@ def test_a_disk_without_locks_is_no_other_run(tmp_path, monkeypatch):
 
 
 def test_the_log_is_read_by_kind_and_goes_on_where_it_was_cut(tmp_path):
-    path = tmp_path / "run" / "log.jsonl"
+    path = tmp_path / "log.jsonl"
     log = Log(path)
     log.write("eval", 1, x=1)
-    size, sha256 = log.flush(), log.digest.hexdigest()
-    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    size = log.flush()
+    assert size == path.stat().st_size
     log.write("report", 2, y=0.5)
     log.close()
-    log = Log(path, size, sha256)  # the report is to be made again
+    log = Log(path, size)  # the report is to be made again
     log.write("eval", 3)
-    log.flush()
-    assert log.digest.hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
     log.close()
     assert read_log(path, "report") == []
     assert read_log(path, "eval") == [
         {"kind": "eval", "step": 1, "x": 1},
         {"kind": "eval", "step": 3},
     ]
-
-
-ROWS = b'{"kind": "eval", "step": 1}\n{"kind": "eval", "step": 2}\n'
-OTHERS = {
-    "CRLF": ROWS.replace(b"\n", b"\r\n"),
-    "an edited row": ROWS.replace(b"1", b"3"),
-    "another run's": ROWS.replace(b"eval", b"fail") * 2,
-    "a row cut in half, and more": ROWS[:-9] + b"\n" + ROWS,
-    "a byte too few at the start": ROWS[1:] + ROWS,
-}
-
-
-@pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
-def test_a_log_that_is_not_the_checkpoints_is_refused_and_left_alone(tmp_path, content):
-    path = tmp_path / "log.jsonl"
-    sha256 = hashlib.sha256(ROWS).hexdigest()
-    path.write_bytes(ROWS + b"and more")
-    Log(path, len(ROWS), sha256).close()
-    assert path.read_bytes() == ROWS
-    path.write_bytes(content)
-    assert "is not the log that" in refusal(path, lambda: Log(path, len(ROWS), sha256))
-    assert path.read_bytes() == content
 
 
 def test_a_log_row_is_written_whole_or_not_at_all(tmp_path):
@@ -275,6 +245,4 @@ def test_a_log_row_is_written_whole_or_not_at_all(tmp_path):
         quota.free()
     log.write("eval", 4)
     assert log.flush() == (tmp_path / "log.jsonl").stat().st_size
-    content = (tmp_path / "log.jsonl").read_bytes()
-    assert log.digest.hexdigest() == hashlib.sha256(content).hexdigest()
     assert [row["step"] for row in log_rows(tmp_path)] == [1, 2, 3, 4]

@@ -10,13 +10,12 @@ import pytest
 import torch
 from conftest import CPU, lived, quiet_train, tiny_config, walk
 
-from dreamer import evaluation
-from dreamer.agent import DreamerAgent
-from dreamer.envs import AgentEnv, make_envs
+from dreamer import AgentEnv, DreamerAgent, Layout, evaluate, evaluation
+from dreamer.envs import EnvFault, make_envs
 from dreamer.evaluation import (
+    as_picture,
     calibration,
     dream_on,
-    evaluate,
     evaluate_in,
     filter_episode,
     greedy_policy,
@@ -31,21 +30,24 @@ from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State
 from dreamer.utils import derive_seed
 
+WALK = Layout(numbers=2, action_categories=(3,))
+
 # ---------------------------------------------------------------- evaluate
 
 
 def test_evaluation_does_not_disturb_training():
     """A run with evaluations in between ends with the weights of a run without."""
-    with_evals = quiet_train(walk(), tiny_config(evals=6, eval_cost=9))
+    with_evals = quiet_train(walk(), tiny_config(evals=6))
     without = quiet_train(walk(), tiny_config(evals=0))
-    assert len(with_evals.evals) >= 4 and not without.evals
+    steps = [row["step"] for row in with_evals.evals]
+    assert steps == [25, 30, 40, 50, 60] and not without.evals  # the first update is at 25
     weights = [run.agent.state_dict().values() for run in (with_evals, without)]
     assert all(torch.equal(x, y) for x, y in zip(*weights, strict=True))
     assert with_evals.episodes == without.episodes
 
 
 def test_evaluation_repeats_itself_and_leaves_all_generators_alone():
-    agent = DreamerAgent(2, 3, True, tiny_config())
+    agent = DreamerAgent(WALK, tiny_config())
 
     def generators():
         return agent.rng.get_state(), torch.get_rng_state(), np.random.get_state()[1].copy()
@@ -63,7 +65,7 @@ def test_an_evaluations_episodes_are_none_of_trainings():
         function(walk(seen=seen))
         return [event["seed"] for event in lived(seen) if event["event"] == "reset"]
 
-    agent = DreamerAgent(2, 3, True, tiny_config(seed=1))
+    agent = DreamerAgent(WALK, tiny_config(seed=1))
     fresh = resets(lambda env: evaluate(agent, env, 20, seed=1))
     trained = resets(lambda env: quiet_train(env, tiny_config(seed=1, train_ratio=0)))
     assert len(set(fresh)) == 20 and len(trained) > 5 and not set(fresh) & set(trained)
@@ -71,7 +73,7 @@ def test_an_evaluations_episodes_are_none_of_trainings():
 
 def test_evaluation_holds_actions_as_training_did():
     seen: list[dict] = []
-    agent = DreamerAgent(2, 3, True, tiny_config(action_repeat=4))
+    agent = DreamerAgent(WALK, tiny_config(action_repeat=4))
     (total,) = evaluate(agent, walk(seen=seen, drift=0.01), 1, seed=1, greedy=False)
     seen = lived(seen)
     actions = [event["action"] for event in seen[1:]]
@@ -107,13 +109,14 @@ class Echo:
     with the rows of the same episodes."""
 
     config, device = tiny_config(gamma=0.5), CPU
-    obs_size, action_size, segments = 2, 2, ()
+    layout = Layout(numbers=2, action_numbers=2)
     rssm = SimpleNamespace(get_feat=lambda state: state.deter)
     critic = SimpleNamespace(predict=lambda feat: feat[:, 0])  # the name again
 
     def act(self, obs, is_first, state, greedy, rng):
         names = torch.from_numpy(obs[:, :1].copy())
-        assert (is_first == (obs[:, 1] == 0)).all()
+        idle = obs[:, 1] > obs[:, 0] % 5  # its last episode is over
+        assert (is_first == (obs[:, 1] == 0))[~idle].all()
         if state is None:
             assert is_first.all()
         else:
@@ -125,37 +128,99 @@ class Echo:
 
 @pytest.mark.parametrize("number", [12, 5, 1])
 def test_evaluation_keeps_observations_actions_and_states_of_episodes_together(number):
-    """Side by side, or in fewer environments, which go on with the next episode."""
+    """Side by side, or in fewer environments, which go on with the next episode. Exactly 12 are
+    played, of the same seeds, and their returns stand in the order of these."""
     names: list[int] = []
     finished: list[int] = []
     worlds = make_envs(lambda: Named(names), number, Echo.config)
     returns, details = evaluate_in(Echo(), worlds, 12, seed=3, progress=finished.append)
-    assert len({n % 5 for n in names}) > 2  # episodes of different lengths
-    assert returns.tolist() == [n * (n % 5 + 1) for n in names]
+    expected = [derive_seed(3, evaluation.EVALUATION, i) % 997 for i in range(12)]
+    assert sorted(names) == sorted(expected) and len({n % 5 for n in names}) > 2
+    assert returns.tolist() == [n * (n % 5 + 1) for n in expected]
     assert finished == list(range(1, 13))
-    lengths = [n % 5 + 1 for n in names]
-    assert details["length"] == np.mean(lengths) and sum(w.steps for w in worlds) == sum(lengths)
+    lengths = [n % 5 + 1 for n in expected]
+    assert details["length"] == np.mean(lengths)
+    assert sum(env.taken for env in worlds.envs) == sum(lengths)  # nothing after the last one
     # Each episode's own values: its name n at every step, and n times 1 + γ + ... achieved.
-    predicted = [n for n, length in zip(names, lengths, strict=True) for _ in range(length)]
+    predicted = [n for n, length in zip(expected, lengths, strict=True) for _ in range(length)]
     achieved = [
         n * (2 - 2.0 ** (t + 1 - length))
-        for n, length in zip(names, lengths, strict=True)
+        for n, length in zip(expected, lengths, strict=True)
         for t in range(length)
     ]
     assert details["value_pred"] == pytest.approx(np.mean(predicted))
     assert details["value_real"] == pytest.approx(np.mean(achieved))
+    everything = evaluate(Echo(), lambda: Named(names), 12, seed=3, envs=number)
+    assert everything.tolist() == returns.tolist()
 
-    seeds: list[int] = []
-    everything = evaluate(Echo(), lambda: Named(seeds), 12, seed=3)
-    assert everything.tolist() == returns.tolist() and seeds == names
+
+class Counted(gym.Wrapper):
+    """CartPole; counts those that were made and that are open."""
+
+    made = open = 0
+
+    def __init__(self, **options):
+        super().__init__(gym.make("CartPole-v1", **options))
+        Counted.made, Counted.open = Counted.made + 1, Counted.open + 1
+
+    def step(self, action):
+        if Counted.made < 0:
+            raise RuntimeError("the motor is hot")
+        return super().step(action)
+
+    def close(self):
+        Counted.open -= 1
+
+
+@pytest.mark.parametrize(("episodes", "envs", "made"), [(5, 1, 1), (5, 3, 3), (2, 20, 2)])
+def test_as_many_environments_as_asked_are_made_and_closed(episodes, envs, made, agent):
+    Counted.made = Counted.open = 0
+    evaluate(agent, Counted, episodes, envs=envs)
+    assert (Counted.made, Counted.open) == (made, 0)
+    Counted.made = -9
+    for call in (lambda: evaluate(agent, Counted, 3), lambda: random_returns(Counted, 1)):
+        with pytest.raises(EnvFault, match="the motor is hot"):
+            call()
+    assert Counted.open == 0
+
+
+def test_success_is_the_share_of_all_episodes():
+    class Says(Named):
+        def step(self, action):
+            return *super().step(action)[:4], {"is_success": self.name % 2 > 0}
+
+    names: list[int] = []
+    _, details = evaluate(Echo(), lambda: Says(names), 8, seed=3, details=True)
+    assert details["success"] == np.mean([n % 2 for n in names]) and 0 < details["success"] < 1
+    assert "success" not in evaluate(Echo(), lambda: Named(names), 8, details=True)[1]
+
+
+def test_the_environment_is_that_of_training_with_its_arguments():
+    """A lake that is not slippery, 4 steps short of its time limit, and rewards of 7."""
+
+    def make(**options):
+        lake = gym.make("FrozenLake-v1", is_slippery=False, max_episode_steps=3, **options)
+        return gym.wrappers.ClipReward(lake, 7, 7)
+
+    agent = quiet_train(make).agent
+    returns, details = evaluate(agent, episodes=10, details=True)
+    assert details["length"] <= 3 and (returns % 7 == 0).all() and returns.max() == 21
+    assert returns.tolist() == evaluate(agent, make, 10).tolist()
+    (env,) = make_envs(evaluation.env_of(agent), 1, agent.config).envs
+    assert env.unwrapped.spec.kwargs["is_slippery"] is False
+    with pytest.raises(ValueError, match="does not say how to make its environment, as a function"):
+        evaluate(quiet_train(walk()).agent)
 
 
 def test_evaluate_says_what_does_not_fit():
-    agent = DreamerAgent(1, 2, True, tiny_config())
-    with pytest.raises(ValueError, match=r"(?s)Pendulum.*\(3, 1, \(\)\).*\(1, 2, \(2,\)\)"):
+    agent = DreamerAgent(WALK, tiny_config())
+    with pytest.raises(ValueError, match=r"numbers=3, .* but the agent was made for .*numbers=2, "):
         evaluate(agent, "Pendulum-v1", 1)
-    with pytest.raises(ValueError, match="at least 1 episode, got 0"):
-        evaluate(agent, walk(), 0)
+    for name, value in [("episodes", 0), ("episodes", 5.0), ("seed", None), ("seed", -1)]:
+        with pytest.raises(ValueError, match=f"^{name} must be a whole number from . on, got"):
+            evaluate(agent, walk(), **{"episodes": 1, name: value})
+    with pytest.raises(ValueError, match="^envs must be a whole number from 1 on, got 0"):
+        evaluate(agent, walk(), 1, envs=0)
 
 
 # ---------------------------------------------------------------- calibration
@@ -183,7 +248,7 @@ class Clock(gym.Env):
 @pytest.mark.parametrize("terminated", [True, False])
 def test_calibration_of_an_evaluation_by_hand(terminated):
     """γ = 0.5, three rewards of 1; a constant critic. A time limit bootstraps on it."""
-    agent = DreamerAgent(1, 2, True, tiny_config(gamma=0.5))
+    agent = DreamerAgent(Layout(numbers=1, action_categories=(2,)), tiny_config(gamma=0.5))
     with torch.no_grad():
         agent.critic.mlp[-1].bias[160] = 100  # sure of one bin
     value = agent.critic.bins[160].item()
@@ -199,7 +264,9 @@ def test_calibration_of_an_evaluation_by_hand(terminated):
 
 def test_calibration_discounts_from_choice_to_choice():
     """Three rewards of 1, of which the first two come with one choice; γ = 0.5."""
-    agent = DreamerAgent(1, 2, True, tiny_config(gamma=0.5, action_repeat=2))
+    agent = DreamerAgent(
+        Layout(numbers=1, action_categories=(2,)), tiny_config(gamma=0.5, action_repeat=2)
+    )
     returns, details = evaluate(agent, lambda: Clock(True), 2, 0, details=True)
     assert returns.tolist() == [3.0, 3.0]
     assert details["value_real"] == pytest.approx(np.mean([2.5, 1.0]))
@@ -227,7 +294,10 @@ def test_random_returns_are_those_of_whole_episodes():
 @pytest.fixture
 def agent():
     """One that no longer looks at all observations alike, as a fresh one nearly does."""
-    agent, rng = DreamerAgent(4, 2, True, tiny_config()), torch.Generator().manual_seed(5)
+    agent, rng = (
+        DreamerAgent(Layout(4, action_categories=(2,)), tiny_config()),
+        torch.Generator().manual_seed(5),
+    )
     with torch.no_grad():
         for p in agent.parameters():
             p += 0.2 * torch.randn(p.shape, generator=rng)
@@ -243,7 +313,7 @@ def test_played_rows_are_those_of_the_environment(env_id, terminal):
     assert episode["reward"][0] == 0 and (episode["action"][-1] == 0).all()
     assert (episode["cont"][:-1] == 1).all() and episode["cont"][-1] == (not terminal)
 
-    np.testing.assert_array_equal(env.reset(7), episode["obs"][0])
+    np.testing.assert_array_equal(env.reset(seed=7)[0], episode["obs"][0])
     for t in range(rows - 1):
         obs, reward, *_ = env.step(episode["action"][t])
         np.testing.assert_array_equal(obs, episode["obs"][t + 1])
@@ -355,13 +425,14 @@ class Knowing:
     """In the agent's place, a model that knows its world of one number: each action is added to
     the number, and is the reward."""
 
-    config, device, obs_parts, images = SimpleNamespace(imag_horizon=4), CPU, (0,), ()
+    config, device = SimpleNamespace(imag_horizon=4), CPU
+    layout = Layout(numbers=1, action_numbers=1)
     rssm = reward = decoder = property(lambda self: self)
 
     def encoder(self, obs):
         return obs
 
-    encoder.norm = lambda obs: obs
+    encoder.normalise = lambda obs: obs
 
     def mean(self, guess):
         return guess
@@ -396,7 +467,7 @@ def test_open_loop_error_by_hand():
     """The dream of a model that knows its world is right on every row of an episode, first to
     last; rows of the next episode, which starts anew from -50, do not count. Filtering goes on from
     what is kept in the row before the window."""
-    replay, number, reward = ReplayBuffer(200, 1, 1, (), (1, 1, 2)), 0.0, 0.0
+    replay, number, reward = ReplayBuffer(200, Knowing.layout, (1, 1, 2)), 0.0, 0.0
     rng = np.random.default_rng(0)
     for t in range(200):
         first, last = t % 10 == 0, t % 10 == 9
@@ -404,7 +475,8 @@ def test_open_loop_error_by_hand():
             number, reward = -50.0, 0.0
         action = float(rng.integers(1, 4))
         state = State(torch.tensor([[number]]), torch.eye(2)[None, :1], torch.zeros(1, 1))
-        replay.add(np.array([number]), np.array([action]), reward, first, last, last, state)
+        row = np.array([[number]]), np.array([[action]]), np.array([reward])
+        replay.add(*row, np.array([first]), np.array([last]), np.array([last]), state)
         number, reward = number + action, action
 
     error = open_loop_error(Knowing(), replay, seed=3, context=2)
@@ -422,7 +494,47 @@ def test_open_loop_error_by_hand():
 
 
 def test_a_replay_without_a_row_to_dream_of_has_no_error():
-    replay = ReplayBuffer(10, 1, 1)
+    replay = ReplayBuffer(10, Knowing.layout, (1, 1, 2))
     for t in range(2):
-        replay.add(np.zeros(1), np.zeros(1), 0.0, t == 0, False, False)
+        replay.add(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.array([t == 0]))
     assert open_loop_error(Knowing(), replay, seed=3, context=2) == {}
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize(
+    "drawn", [np.full((4, 6), 128), np.full((4, 6, 1), 128.0), np.full((4, 6, 3), 0.503)], ids=str
+)
+def test_pictures_of_every_type_are_drawn(drawn):
+    picture = as_picture(drawn, "Draws")
+    assert picture.dtype == np.uint8 and picture.shape == (4, 6, 3) and set(picture.flat) == {128}
+
+
+@pytest.mark.parametrize("drawn", [None, [], np.zeros((4, 6, 7)), "text"], ids=str)
+def test_what_is_no_picture_is_refused(drawn):
+    with pytest.raises(ValueError, match="^Draws draws no picture: its constructor must take"):
+        as_picture(drawn, "Draws")
+
+
+def test_a_long_film_keeps_every_second_or_fourth_picture(agent, monkeypatch):
+    monkeypatch.setattr(evaluation, "FRAMES", 30)
+
+    class Draws(gym.Wrapper):
+        def __init__(self, render_mode):
+            assert render_mode == "rgb_array"
+            super().__init__(gym.make("CartPole-v1"))
+
+        def reset(self, **kwargs):
+            self.time = 0
+            return super().reset(**kwargs)
+
+        def step(self, action):
+            self.time += 1
+            return np.zeros(4, np.float32), 1.0, False, self.time == 100, {}
+
+        def render(self):
+            return np.array([[self.time]], np.uint8)
+
+    ret, frames = evaluation.film(agent, Draws, 0)
+    assert ret == 100 and [frame[0, 0, 0] for frame in frames] == list(range(0, 100, 4))

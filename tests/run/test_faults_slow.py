@@ -1,4 +1,4 @@
-"""The long fault tests: python -m pytest -m slow tests/test_faults_slow.py
+"""The long fault tests: python -m pytest -m slow tests/run/test_faults_slow.py
 
 Each writes its figures to assets/results/faults.json, from which docs/faults.md has its table.
 """
@@ -21,7 +21,7 @@ from faults import (
     record,
 )
 
-from dreamer import Config, load_agent, training
+from dreamer import Config, Layout, load_agent, run
 from dreamer.agent import DreamerAgent
 from dreamer.checkpoint import CheckpointError, load_checkpoint
 
@@ -78,11 +78,13 @@ def test_damaged_checkpoints(tmp_path):
 
 def test_adversarial_numbers():
     """10,000 updates for either kind of action and of actor gradient."""
-    updates, kinds = 10_000, [(True, "reinforce"), (False, "reinforce"), (False, "pathwise")]
+    updates, discrete = 10_000, Layout(numbers=2, action_categories=(2,))
+    continuous = Layout(numbers=2, action_numbers=2)
+    kinds = [(discrete, "reinforce"), (continuous, "reinforce"), (continuous, "pathwise")]
     largest = 0.0
-    for discrete, actor_grad in kinds:
+    for layout, actor_grad in kinds:
         config = tiny_config(actor_grad=actor_grad, deter=8, hidden=8, imag_horizon=3)
-        agent = DreamerAgent(2, 2, discrete, config)
+        agent = DreamerAgent(layout, config)
         rng = np.random.default_rng(1)
         for _ in range(updates):
             adversarial_update(agent, rng)
@@ -127,7 +129,7 @@ def resident_mb() -> float:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_is_flat(tmp_path, monkeypatch):
     """50,000 steps with checkpoints, reports and evaluations; the replay is full after 5,000."""
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 1)
+    monkeypatch.setattr(run, "CHECKPOINT_SECONDS", 1)
     resident: list[tuple[int, float]] = []
     config = tiny_config(
         steps=50_000, capacity=5_000, train_ratio=1, evals=5, eval_episodes=2, prefill=100

@@ -1,421 +1,392 @@
-"""A run has several environments: how many, for how long, and what they may share."""
+"""Several environments in one run: whose rows are whose, resume, processes; and only one."""
 
-import itertools
+from __future__ import annotations
+
+import os
 import signal
+import subprocess
 import sys
-import warnings
-from types import SimpleNamespace
+import time
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import quiet_train as quiet
-from conftest import tiny_config
+from conftest import ACTION_SPACES, ROOT, Walk, quiet_train, tiny_config, walk
+from faults import assert_same_runs, kill_often, log_rows, train_child
 
 from dreamer import evaluate
-from dreamer.envs import AgentEnv, EnvFault, share_a_simulator
-from dreamer.run import wrappers_with_memory
+from dreamer.checkpoint import load_checkpoint
+from dreamer.envs import EnvFault, make_envs
 
 
-class Walk(gym.Env):
-    """A place moved left or right, for ten steps; the place is kept in `world`."""
+def three(**changes):
+    return tiny_config(**{"envs": 3, "prefill": 21, "capacity": 1500, **changes})
 
-    observation_space, action_space = gym.spaces.Box(-20, 20, (1,)), gym.spaces.Discrete(2)
-    render_mode = "rgb_array"
 
-    def __init__(self, world: dict | None = None, length: int = 10):
-        self.world, self.length = {} if world is None else world, length
+class Telling(Walk):
+    """A walk whose observations tell the number of its environment, of its episode, and the time.
+    The seeds with which it was reset stand in `seeds`."""
+
+    made = 0
+
+    def __init__(self, length: int | None = None):
+        super().__init__(ACTION_SPACES["discrete"](), drift=0.01)
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (3,))
+        self.number, self.length = Telling.made, length or 4 + Telling.made
+        self.seeds: list[int] = []
+        Telling.made += 1
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.time, self.world["place"] = 0, self.np_random.uniform(-1, 1)
-        return self.seen(), {}
+        self.time = 0
+        self.seeds.append(seed)
+        return self.told(), {}
 
     def step(self, action):
         self.time += 1
-        self.world["place"] += 2 * int(action) - 1
-        done = self.time >= self.length
-        return self.seen(), 1.0, False, done, {"is_success": self.world["place"] > 0}
+        done = self.time == self.length
+        return self.told(), float(100 * self.number + self.time), done, False, {}
 
-    def seen(self):
-        return np.array([self.world["place"]], np.float32)
-
-    def render(self):
-        return np.zeros((8, 8, 3), np.uint8)
-
-
-class Counted(Walk):
-    """Counts those that were made, that are open, and that were open at once."""
-
-    made = open = most = 0
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        Counted.made, Counted.open = Counted.made + 1, Counted.open + 1
-        Counted.most = max(Counted.most, Counted.open)
-
-    def close(self):
-        Counted.open -= 1
+    def told(self):
+        return np.array([self.number, len(self.seeds), self.time], np.float32)
 
 
 @pytest.fixture(autouse=True)
-def nothing_counted():
-    Counted.made = Counted.open = Counted.most = 0
-
-
-# ---------------------------------------------------------------- how many
-
-
-def test_environments_are_kept_and_closed():
-    config = tiny_config(steps=400, evals=10, eval_episodes=50, eval_cost=100)
-    run = quiet(Counted, config)
-    assert len(run.evals) == 10 and Counted.open == 0
-    assert Counted.made == Counted.most == 1 + 20  # one to train in, 20 side by side
-
-
-def test_evaluate_has_twenty_open_and_closes_them():
-    agent = quiet(Counted).agent
-    Counted.made = 0
-    returns, found = evaluate(agent, Counted, 45, details=True)
-    assert (len(returns), Counted.made, Counted.open) == (45, 20, 0)
-    assert found["length"] == 10 and 0 <= found["success"] <= 1
-
-
-def test_a_factory_that_works_once_trains_without_evaluations():
-    class Robot(Counted):
-        def __init__(self):
-            super().__init__()
-            if Counted.made > 1:
-                raise ConnectionError("the port is taken")
-
-    assert quiet(Robot, tiny_config(evals=0)).updates > 0
-    Counted.made = 0
-    sentence = r"^Robot could not be made: .*ConnectionError: the port is taken .*evals=0"
-    with pytest.raises(EnvFault, match=sentence):
-        quiet(Robot, tiny_config(evals=2))
-    assert Counted.open == 1  # the one that failed has counted itself
-
-
-class Fails(Counted):
-    """Each one breaks in its `at`-th step, all of them counted."""
-
-    left = 0
-
-    def step(self, action):
-        Fails.left -= 1
-        if Fails.left < 0:
-            raise RuntimeError("the motor is hot")
-        return super().step(action)
-
-
-@pytest.mark.parametrize("steps", [0, 1, 15, 45, 100])
-def test_all_are_closed_after_a_fault(steps, tmp_path):
-    Fails.left = steps
-    with pytest.raises(EnvFault, match="the motor is hot"):
-        quiet(Fails, tiny_config(steps=400, evals=10), tmp_path)
-    assert Counted.open == 0 < Counted.made
-
-
-def test_all_are_closed_after_an_evaluation_fails_and_a_start_is_refused(tmp_path):
-    agent = quiet(Walk).agent
-    Fails.left = 5
-    with pytest.raises(EnvFault, match="the motor is hot"):
-        evaluate(agent, Fails, 3)
-    assert Counted.open == 0 < Counted.made
-    quiet(Counted, tiny_config(), tmp_path)
-    with pytest.raises(ValueError, match="seed=0 instead of 5"):
-        quiet(Counted, tiny_config(seed=5), tmp_path, resume=True)
-    assert Counted.open == 0
-
-
-# ---------------------------------------------------------------- what they cost
-
-
-class Lasting(Walk):
-    """Short at first, and longer the more often the agent has learned: no limit is known."""
-
-    taken = 0
-    lengths = itertools.repeat(10)
-
-    def reset(self, **kwargs):
-        self.length = next(Lasting.lengths)
-        return super().reset(**kwargs)
-
-    def step(self, action):
-        Lasting.taken += 1
-        return super().step(action)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "repeat"), [([10], 1), ([3, 12], 1), ([2, 50], 2), ([7, 7, 90], 1), ([30], 4)]
-)
-def test_evaluations_take_at_most_half_as_many_steps_and_are_whole(lengths, repeat):
-    Lasting.taken, Lasting.lengths = 0, itertools.cycle(lengths)
-    config = tiny_config(steps=800, evals=20, eval_episodes=20, action_repeat=repeat)
-    run = quiet(Lasting, config)
-    probed = 5 * repeat
-    assert 800 * 1.2 < Lasting.taken + probed and run.eval_steps <= 400
-    assert Lasting.taken <= 800 * 1.5 + probed
-    assert len(run.evals) >= 2
-    for row in run.evals:  # the reward is 1 a step: none was dropped for being long
-        assert row["return"] == pytest.approx(row["length"])
-        assert len(row["returns"]) == row["episodes"]
-
-
-def test_a_time_limit_that_is_known_is_what_an_episode_is_reckoned_at():
-    """Ten steps at random, a hundred for the greedy agent: it could not know."""
-    gym.register("Limited-v0", lambda: Walk(length=100), max_episode_steps=100)
-    try:
-        config = tiny_config(steps=1000, evals=10, train_ratio=1)
-        run = quiet("Limited-v0", config)
-    finally:
-        del gym.registry["Limited-v0"]
-    assert [row["episodes"] for row in run.evals] == [1] * 5
-    assert [row["step"] for row in run.evals] == [200, 400, 600, 800, 1000]
-
-
-def test_something_is_left_for_an_evaluation_at_the_end():
-    """An episode of 300 steps, three of which can be paid for, one of them at the last step."""
-    gym.register("Limited-v0", lambda: Walk(length=300), max_episode_steps=300)
-    try:
-        run = quiet("Limited-v0", tiny_config(steps=1900, evals=10, train_ratio=0.5))
-    finally:
-        del gym.registry["Limited-v0"]
-    assert [row["step"] for row in run.evals] == [600, 1200, 1900]
-
-
-def test_no_episode_is_left_out_for_being_long():
-    """All that were begun count: half of them last 2 steps, half of them 50."""
-
-    class Either(Walk):
-        def reset(self, **kwargs):
-            obs, info = super().reset(**kwargs)
-            self.length = int(self.np_random.choice([2, 50]))
-            return obs, info
-
-    run = quiet(Either, tiny_config(steps=8000, evals=20, train_ratio=0.1))
-    numbers = [row["episodes"] for row in run.evals]
-    assert numbers[0] == 1 and all(b <= 2 * a for a, b in itertools.pairwise(numbers))
-    everything = np.concatenate([row["returns"] for row in run.evals])
-    assert len(everything) > 40 and everything.mean() == pytest.approx(26, abs=5)
-
-
-def test_a_greedy_agent_that_lasts_far_longer_is_evaluated_all_the_same():
-    """Training episodes have 5 steps; the first evaluation proves that greedy ones have 200."""
-    Lasting.taken, Lasting.lengths = 0, itertools.repeat(5)
-
-    class Greedy(Lasting):
-        number = itertools.count()
-
-        def __init__(self):
-            super().__init__()
-            self.kept_for_evaluations = next(Greedy.number) > 0
-
-        def reset(self, **kwargs):
-            obs, info = super().reset(**kwargs)
-            self.length = 200 if self.kept_for_evaluations else 5
-            return obs, info
-
-    run = quiet(Greedy, tiny_config(steps=2000, evals=20, train_ratio=0.5))
-    assert run.eval_steps <= 1000 and len(run.evals) >= 4
-    assert {row["length"] for row in run.evals} == {200}
-
-
-def test_an_endless_environment_does_not_stall_a_run_and_says_why_nothing_was_evaluated():
-    class Endless(Lasting):
-        def step(self, action):
-            return *super().step(action)[:3], False, {}
-
-    Lasting.taken = 0
-    with pytest.warns(
-        UserWarning, match="^Endless: no evaluation fitted into eval_cost=0.5, as an"
-    ):
-        run = quiet(Endless, tiny_config(steps=300, evals=5))
-    assert run.step == 300 and run.evals == []
-    assert Lasting.taken <= 450 + 5
-
-
-def test_a_run_that_learns_nothing_says_so():
-    with pytest.warns(
-        UserWarning, match="^Walk: nothing was learned: 60 steps .* seq_len=200 rows"
-    ):
-        run = quiet(Walk, tiny_config(seq_len=200))
-    assert run.updates == 0
-
-
-# ---------------------------------------------------------------- what they share
-
-
-def test_one_simulator_behind_two_environments_is_found_out():
-    world: dict = {}
-    shared = lambda: Walk(world)  # noqa: E731
-    with pytest.raises(ValueError, match=r"^Walk: what one environment does .*evals=0"):
-        quiet(shared, tiny_config(evals=2))
-    assert quiet(shared, tiny_config(evals=0)).updates > 0
-
-
-def test_a_pool_of_environments_is_found_out_when_it_goes_round():
-    pool = itertools.cycle([Walk(length=7) for _ in range(3)])
-    with pytest.raises(ValueError, match="gave the same environment twice"):
-        quiet(lambda: next(pool), tiny_config(steps=400, evals=4, eval_episodes=4, eval_cost=5))
-
-
-@pytest.mark.parametrize(("shared", "found"), [(True, True), (False, False)])
-def test_who_shares_a_simulator(shared, found):
-    world: dict | None = {} if shared else None
-    one, other = AgentEnv(lambda: Walk(world)), AgentEnv(lambda: Walk(world))
-    assert share_a_simulator(one, other) is found
-    assert one.steps == other.steps == 0
-
-
-def test_an_environment_that_never_repeats_itself_is_no_suspect():
-    class Noisy(Walk):
-        def seen(self):
-            return np.random.default_rng().uniform(-1, 1, 1).astype(np.float32)
-
-    assert not share_a_simulator(AgentEnv(Noisy), AgentEnv(Noisy))
-
-
-def test_looking_for_one_changes_nothing_in_the_run():
-    """The first episode starts where its seed says, and no step is counted."""
-    first = quiet(Walk, tiny_config(evals=0))
-    second = quiet(Walk, tiny_config(evals=1))
-    for name in ("obs", "action"):
-        np.testing.assert_array_equal(
-            first.replay.rows[name][:20], second.replay.rows[name][:20], strict=True
-        )
-    assert first.env.steps == second.env.steps == first.step
-
-
-@pytest.mark.parametrize(
-    "wrapper", [gym.wrappers.NormalizeObservation, gym.wrappers.NormalizeReward]
-)
-def test_wrappers_with_a_memory_are_named(wrapper):
-    with pytest.warns(UserWarning, match=rf"^Walk: {wrapper.__name__} keeps running statistics"):
-        quiet(lambda: gym.wrappers.ClipReward(wrapper(Walk()), -1, 1))
-
-
-def test_a_users_own_running_mean_is_named():
-    class Centred(gym.ObservationWrapper):
-        def __init__(self, env):
-            super().__init__(env)
-            self.running_mean = 0.0
-
-        def observation(self, observation):
-            self.running_mean += 0.01 * (observation - self.running_mean)
-            return observation - self.running_mean
-
-    with pytest.warns(UserWarning, match="^Walk: Centred keeps running statistics"):
-        quiet(lambda: Centred(Walk()))
-
-
-@pytest.mark.parametrize(
-    ("names", "found"),
-    [(["arms"], 0), (["platforms"], 0), (["mean", "var"], 0), (["mean", "var", "count"], 1)]
-    + [(["obs_rms"], 1), (["running_std"], 1), (["running"], 0)],
-)
-def test_what_counts_as_a_memory(names, found):
-    wrapper = gym.Wrapper(Walk())
-    vars(wrapper).update(dict.fromkeys(names, 0.0))
-    assert len(wrappers_with_memory(wrapper)) == found
-
-
-def test_other_wrappers_are_not():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        quiet(lambda: gym.wrappers.RecordEpisodeStatistics(Walk()))
-
-
-def test_each_recorded_episode_has_its_file(tmp_path, monkeypatch):
-    """Of training, of evaluations, of a resumed run and of `evaluate` afterwards."""
-    monkeypatch.setitem(sys.modules, "moviepy", SimpleNamespace())
-    written, frames = [], {}
-
-    def stop(self):
-        path = f"{self._video_name}.mp4"
-        frames[path] = len(self.recorded_frames)
-        (tmp_path / "videos" / path).touch()
-        written.append(path)
-        self.recording = False
-
-    monkeypatch.setattr(gym.wrappers.RecordVideo, "stop_recording", stop)
+def counted_anew():
+    Telling.made = 0
+
+
+def streams(run) -> list[dict[str, np.ndarray]]:
+    """The rows of each environment's stream, oldest first."""
+    saved = {name: value.numpy() for name, value in run.replay.state_dict().items()}
+    bounds = np.cumsum(saved.pop("size"))[:-1]
+    parts = {name: np.split(rows, bounds) for name, rows in saved.items()}
+    return [{name: rows[i] for name, rows in parts.items()} for i in range(len(bounds) + 1)]
+
+
+# ---------------------------------------------------------------- three of them
+
+
+def test_each_environment_has_its_own_history(tmp_path):
+    """Rows of a stream are those of one environment, in order; no window leaves it."""
+    run = quiet_train(Telling, three(steps=120), tmp_path)
+    for number, rows in enumerate(streams(run)):
+        told, length = rows["obs"], 4 + number
+        assert (told[:, 0] == number).all() and len(told) > 40
+        turns = len(told)
+        assert told[:, 2].tolist() == [t % (length + 1) for t in range(turns)]
+        assert (np.diff(told[:, 1]) == rows["is_first"][1:]).all()
+        assert (rows["reward"] == np.where(told[:, 2] > 0, 100 * number + told[:, 2], 0)).all()
+        assert (rows["is_last"] == (told[:, 2] == length)).all()
+        assert (rows["is_terminal"] == rows["is_last"]).all()
+    window = run.replay.sample(300, 6, np.random.default_rng(0))
+    assert (np.ptp(window["obs"][..., 0], 1) == 0).all()
+    assert set(window["obs"][:, 0, 0]) == {0, 1, 2}
+
+
+def test_steps_updates_reports_and_evaluations_count_the_steps_of_all():
+    run = quiet_train(Telling, three(steps=120, train_ratio=18, evals=4, eval_episodes=2))
+    assert run.step == 120 and sum(len(rows["obs"]) for rows in streams(run)) > 120
+    assert [row["update"] for row in run.reports] == list(range(3, 100, 3))  # after 21 steps
+    assert [row["step"] for row in run.reports] == list(range(24, 121, 3))
+    assert [row["step"] for row in run.evals] == [30, 60, 90, 120]
+    assert all(row["step"] % 3 == 0 for row in run.episodes)
+    assert {row["length"] for row in run.episodes} == {4, 5, 6}
+    assert quiet_train(Telling, three(steps=118)).step == 120  # the last turn is whole
+
+
+def test_no_two_episodes_have_the_same_seed():
+    made = []
 
     def make():
-        return gym.wrappers.RecordVideo(Walk(), str(tmp_path / "videos"), lambda episode: True)
+        made.append(Telling())
+        return made[-1]
 
-    config = tiny_config(steps=60, evals=2, eval_episodes=3, eval_cost=9)
-    run = quiet(make, config, tmp_path / "run")
-    longer = tiny_config(steps=120, evals=2, eval_episodes=3, eval_cost=9)
-    run = quiet(make, longer, tmp_path / "run", resume=True)
-    evaluate(run.agent, make, 5)
-    assert len(written) > 20 and len(set(written)) == len(written)
-    first = min(written, key=written.index)
-    assert first.endswith("episode-0.mp4") and frames[first] == 11  # a real episode, not a look
+    run = quiet_train(make, three(steps=120))
+    seeds = [env.seeds[1:] for env in made]  # after a look at the mask
+    everything = [seed for some in seeds for seed in some]
+    assert len(everything) == len(set(everything)) > 20 and all(len(some) > 5 for some in seeds)
+    quiet_train(make, three(steps=120, seed=1))
+    assert not {*everything} & {seed for env in made[3:] for seed in env.seeds[1:]}
+    assert run.episode.tolist() == [3 * (len(some) - 1) + i for i, some in enumerate(seeds)]
+
+
+def test_random_actions_are_held_in_each_environment_by_itself():
+    """Its own, and until its episode ends."""
+    run = quiet_train(Telling, three(steps=300, prefill=300, train_ratio=0))
+    chosen = [rows["action"].argmax(1)[~rows["is_last"]][:40] for rows in streams(run)]
+    assert all((a != b).any() for a, b in ((chosen[0], chosen[1]), (chosen[1], chosen[2])))
+    assert all(0.2 < np.mean(actions[1:] == actions[:-1]) < 1 for actions in chosen)
+
+
+# ---------------------------------------------------------------- resume
+
+
+def stopping(at: int):
+    """`Walk` that gets a Ctrl-C in the `at`-th step of all environments in this process."""
+
+    class Stopping(Walk):
+        taken = 0
+
+        def step(self, action):
+            Stopping.taken += 1
+            if Stopping.taken == at:
+                signal.raise_signal(signal.SIGINT)
+            return super().step(action)
+
+    Stopping.__name__ = "Walk"
+    return lambda: Stopping(ACTION_SPACES["discrete"]())
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    config = three(steps=120, evals=3, explore=0.3, explore_hold=6)
+    quiet_train(walk(), config, tmp_path / "whole")
+    for at in (5, 40, 43, 30):
+        with pytest.raises(KeyboardInterrupt):
+            quiet_train(stopping(at), config, tmp_path / "parts", resume=True)
+    quiet_train(walk(), config, tmp_path / "parts", resume=True)
+    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+    saved = load_checkpoint(tmp_path / "parts" / "checkpoint.pt")
+    assert len(saved["actions"]) == len(saved["episode"]) == 3
+
+
+def test_one_that_does_not_repeat_itself_is_dropped_alone(tmp_path):
+    class Forgetful(Telling):
+        lives = 0
+
+        def told(self):
+            changes = Forgetful.lives if self.number == 1 else 0
+            return np.array([self.number, changes, self.time], np.float32)
+
+        def reset(self, **kwargs):
+            Forgetful.lives += 1
+            return super().reset(**kwargs)
+
+    quiet_train(Forgetful, three(steps=33), tmp_path)
+    Telling.made = 0
+    with pytest.warns(UserWarning, match="^Forgetful does not repeat itself"):
+        run = quiet_train(Forgetful, three(steps=90), tmp_path, resume=True)
+    for number, rows in enumerate(streams(run)):
+        assert (rows["is_first"][1:] == rows["is_last"][:-1]).all()
+        cut = rows["is_last"] & ~rows["is_terminal"]
+        assert cut.sum() == (number == 1)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_killed_three_times_and_equal_to_an_uninterrupted_run(mode, tmp_path):
+    train_child(tmp_path / "whole", 300, 3, "sync")
+    whole = load_checkpoint(tmp_path / "whole" / "checkpoint.pt")
+    assert whole["numbers"]["step"] == 300 and len(whole["episode"]) == 3
+    kill_often(tmp_path / "killed", 300, 3, np.random.default_rng(0), 3, mode)
+    assert_same_runs(tmp_path / "whole", tmp_path / "killed", except_for=["config"])  # mode
+
+
+# ---------------------------------------------------------------- processes
+
+
+def test_in_processes_of_their_own_they_do_the_same(tmp_path):
+    for mode in ("sync", "async"):
+        config = three(evals=2, vectorization_mode=mode)
+        quiet_train(walk(), config, tmp_path / mode)
+    assert_same_runs(tmp_path / "sync", tmp_path / "async", except_for=["config"])
+    assert log_rows(tmp_path / "sync")
+
+
+class Dying(Walk):
+    """Its process ends in the fourth step."""
+
+    def step(self, action):
+        if self.time == 3:
+            os._exit(1)
+        return super().step(action)
+
+
+def test_a_process_that_dies_is_a_fault_and_the_run_is_saved(tmp_path):
+    config = three(vectorization_mode="async")
+    with pytest.raises(EnvFault, match="^Dying: an .* process died. The run up to step 9 is"):
+        quiet_train(lambda: Dying(ACTION_SPACES["discrete"](), drift=0.01), config, tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["numbers"]["step"] == 9
+    mended = type("Dying", (Walk,), {})
+    run = quiet_train(
+        lambda: mended(ACTION_SPACES["discrete"](), drift=0.01), config, tmp_path, resume=True
+    )
+    assert run.step == 60
+    for rows in streams(run):  # episodes of nine steps: one goes on where it was
+        assert rows["is_first"].nonzero()[0].tolist() == [0, 10, 20]
+
+
+def test_an_error_in_a_process_says_what_it_is(tmp_path):
+    class Broken(Walk):
+        def step(self, action):
+            raise RuntimeError("the motor is hot")
+
+    config = three(vectorization_mode="async")
+    with pytest.raises(EnvFault, match="Broken: step at step 1 .*the motor is hot"):
+        quiet_train(lambda: Broken(ACTION_SPACES["discrete"]()), config, tmp_path)
+
+
+CHILD = """
+import sys, time
+import gymnasium as gym
+from conftest import quiet_train, tiny_config, walk
+
+class Slow(gym.Wrapper):
+    def step(self, action):
+        time.sleep(0.005)
+        return super().step(action)
+
+config = tiny_config(steps=10**6, capacity=2000, envs=3, vectorization_mode="async", train_ratio=0)
+print("begins", flush=True)
+quiet_train(lambda: Slow(walk()()), config, sys.argv[1])
+"""
+
+
+def children(pid: int) -> list[int]:
+    """The processes below one, by Linux's /proc."""
+    found = []
+    for stat in (f"/proc/{name}/stat" for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            with open(stat) as file:
+                text = file.read()
+        except OSError:
+            continue
+        own, parent = int(text.split()[0]), int(text.rpartition(")")[2].split()[1])
+        found += [own] if parent == pid else []
+    return found
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="reads Linux's /proc")
+@pytest.mark.parametrize(
+    ("number", "everyone"), [("SIGINT", True), ("SIGTERM", False), ("SIGKILL", False)]
+)
+def test_a_signal_saves_the_run_and_leaves_no_process(number, everyone, tmp_path):
+    """Ctrl-C in a terminal reaches all processes, `kill` only the first."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = [sys.executable, "-c", CHILD, str(tmp_path)]
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        log = tmp_path / "log.jsonl"
+        while not log.exists() or log.stat().st_size == 0:
+            assert child.poll() is None, child.stderr.read()
+            time.sleep(0.02)
+        workers = children(child.pid)
+        assert len(workers) >= 3
+        send = os.killpg if everyone else os.kill
+        send(child.pid, signal.Signals[number])
+        child.wait(20)
+        said = child.stderr.read()
+    if number != "SIGKILL":
+        assert load_checkpoint(tmp_path / "checkpoint.pt")["numbers"]["step"] > 0
+        assert said.count("Traceback") <= 1, said  # of KeyboardInterrupt
+    end = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{pid}") for pid in workers) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
 
 
 # ---------------------------------------------------------------- made and closed
 
 
-class Slammed(Counted):
-    """Its end is the end of the program, were it asked."""
+class Counted(Walk):
+    """Counts those that were made and that are open; `fails` at a step of all."""
+
+    made = opened = taken = 0
+    fails = 10**9
+
+    def __init__(self):
+        super().__init__(ACTION_SPACES["discrete"]())
+        Counted.made, Counted.opened = Counted.made + 1, Counted.opened + 1
+
+    def step(self, action):
+        Counted.taken += 1
+        if Counted.taken == Counted.fails:
+            raise RuntimeError("the motor is hot")
+        return super().step(action)
 
     def close(self):
-        super().close()
-        raise SystemExit(1)
+        Counted.opened -= 1
 
 
-def test_what_close_raises_costs_nothing(tmp_path):
-    with pytest.warns(UserWarning, match="^Slammed: close raised SystemExit: 1"):
-        run = quiet(Slammed, tiny_config(evals=2, eval_cost=9), tmp_path)
-    assert run.step == 60 and Counted.open == 0
-    quiet(Walk, run_dir=tmp_path)  # nobody holds the folder
-    with pytest.warns(UserWarning, match="^Slammed: close raised SystemExit: 1"):
-        assert len(evaluate(run.agent, Slammed, 3)) == 3
+@pytest.mark.parametrize("fails", [1, 30, 75, 10**9])
+def test_all_are_closed_in_the_end_and_after_a_fault(fails, monkeypatch):
+    for name, value in {"made": 0, "opened": 0, "taken": 0, "fails": fails}.items():
+        monkeypatch.setattr(Counted, name, value)
+    try:
+        quiet_train(Counted, three(evals=2, eval_episodes=4))
+    except EnvFault as fault:
+        assert "the motor is hot" in str(fault)
+    assert (Counted.taken >= fails) == (fails < 10**9)
+    assert (Counted.made, Counted.opened) == (3 + 4, 0)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("two licences"), SystemExit("two licences")])
-def test_an_environment_that_cannot_be_made_is_named_and_the_run_is_saved(tmp_path, error):
-    class Third(Counted):
-        def __init__(self):
-            super().__init__()
-            if Counted.made == 3:
-                raise error
-
-    sentence = rf"^Third could not be made: it raised {type(error).__name__}: two licences"
-    with pytest.raises(EnvFault, match=sentence):
-        quiet(Third, tiny_config(steps=400, evals=8, eval_cost=5), tmp_path)
-    assert (tmp_path / "checkpoint.pt").exists()
+# ---------------------------------------------------------------- only one
 
 
-def test_a_space_that_cannot_be_asked_for_is_named():
-    class Shy(Walk):
-        observation_space = property(lambda self: 1 / 0)
+def once():
+    """A function that makes one environment, and fails when it is called again."""
+    made: list[Telling] = []
 
-    with pytest.raises(EnvFault, match="^Shy does not say what goes in and out, .*division by"):
-        AgentEnv(Shy)
+    def robot():
+        if made:
+            raise ConnectionError("the port is taken")
+        made.append(Telling(5))
+        return made[0]
 
-
-def test_subclasses_of_the_old_gym_are_named():
-    old = type("Env", (), {"__module__": "gym.core"})
-    mine = type("MyOld", (old,), {"__module__": "my_robot"})
-    for given in (mine, mine()):
-        with pytest.raises(ValueError, match="this is gym, Gymnasium is needed"):
-            AgentEnv(given)
+    return robot
 
 
-@pytest.mark.parametrize("threads", [0, "2", 1.5, True])
-def test_a_number_of_threads_that_is_none_changes_nothing(threads):
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(ValueError, match="^threads must be a whole number from 1 on, got"):
-        quiet(Counted, threads=threads)
-    assert signal.getsignal(signal.SIGINT) is before and Counted.made == 0
+def the_same():
+    """A function that gives the same environment again and again."""
+    made = Telling(5)
+    return lambda: made
 
 
-def test_an_environment_is_known_by_its_id_however_it_was_asked_for(tmp_path):
-    quiet("CartPole-v1", run_dir=tmp_path)
-    for spec in ("CartPole", lambda **options: gym.make("CartPole-v1", **options)):
-        assert quiet(spec, run_dir=tmp_path, resume=True).step == 60
-    with pytest.raises(ValueError, match="resume needs run_dir"):
-        quiet(spec, resume=True)
-    with pytest.raises(ValueError, match="run_dir is empty"):
-        quiet("CartPole-v1", run_dir="")
+KINDS = {
+    "called once": (once, "the port is taken"),
+    "the same": (the_same, "same environment twice"),
+}
+
+
+@pytest.mark.parametrize(("kind", "reason"), KINDS.values(), ids=KINDS)
+def test_one_environment_serves_training_and_evaluation(kind, reason, tmp_path):
+    """Its training episodes are cut by evaluations, as by a time limit."""
+    config = tiny_config(steps=61, evals=4, eval_episodes=3)
+    with pytest.warns(UserWarning, match=f"{reason}.* So evaluations take place in training's"):
+        run = quiet_train(kind(), config, tmp_path / "run")
+    assert len(run.evals) >= 3
+    assert all(row["length"] == 5 and len(row["returns"]) == 3 for row in run.evals)
+    (rows,) = streams(run)
+    told = rows["obs"]
+    assert rows["is_first"][0] and (rows["is_first"][1:] == rows["is_last"][:-1]).all()
+    assert (rows["is_terminal"] == (told[:, 2] == 5)).all()
+    inside = ~rows["is_first"]
+    assert (told[inside, 2] == told[np.flatnonzero(inside) - 1, 2] + 1).all()
+    cut = rows["is_last"] & ~rows["is_terminal"]
+    assert 0 < cut.sum() <= len(run.evals)
+    assert len(evaluate(run.agent, kind(), 4, envs=1)) == 4
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_same_can_be_asked_for(tmp_path):
+    """`eval_envs=0`; and a run that is stopped at any moment goes on exactly."""
+    config = tiny_config(steps=70, evals=4, eval_envs=0, explore=0.3)
+    quiet_train(lambda: Walk(ACTION_SPACES["discrete"]()), config, tmp_path / "whole")
+    stopped = 0
+    for at in (13, 25, 45, 20):
+        try:
+            quiet_train(stopping(at), config, tmp_path / "parts", resume=True)
+        except KeyboardInterrupt:
+            stopped += 1
+    quiet_train(walk(), config, tmp_path / "parts", resume=True)
+    assert stopped >= 3
+    assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_several_environments_need_a_function_that_makes_several():
+    with pytest.raises(EnvFault, match="the function gave the same environment twice"):
+        quiet_train(the_same(), three())
+    with pytest.raises(EnvFault, match="robot could not be made: ConnectionError: the port is"):
+        make_envs(once(), 2, tiny_config())

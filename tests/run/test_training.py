@@ -14,7 +14,7 @@ from conftest import ACTION_SPACES, ROOT, Walk, quiet_train, tiny_config, walk
 from faults import assert_same_runs, log_rows
 from tqdm import tqdm
 
-from dreamer import save_agent, train, training
+from dreamer import run, train
 from dreamer.checkpoint import load_checkpoint
 
 # ---------------------------------------------------------------- what it trains
@@ -36,10 +36,8 @@ def test_sensible_extremes_train(changes):
     assert len(run.evals) == (0 if "train_ratio" in changes else 1)
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "LunarLander-v3"])
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
 def test_the_same_numbers_twice_in_a_row(env, tmp_path):
-    if env == "LunarLander-v3":
-        pytest.importorskip("Box2D")
     for name, seed in [("first", 3), ("second", 3), ("other", 4)]:
         quiet_train(env, tiny_config(steps=40, train_ratio=6, seed=seed), tmp_path / name)
     assert_same_runs(tmp_path / "first", tmp_path / "second")
@@ -78,62 +76,30 @@ def jumping_clock(monkeypatch, seconds: float) -> None:
     """The session's clock goes on by so much at every look."""
     ticks = iter(np.arange(0, 10**6, seconds).tolist())
     clock = SimpleNamespace(monotonic=lambda: next(ticks), process_time=time.process_time)
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(run, "time", clock)
 
 
 def test_a_checkpoint_every_minute_and_not_more(tmp_path, monkeypatch):
     """By a clock that goes on by 7 seconds at every look, two of which `pause` takes."""
     steps: list[int] = []
     jumping_clock(monkeypatch, 7)
-    monkeypatch.setattr(training, "try_save", lambda run: steps.append(run.step))
+    monkeypatch.setattr(run, "try_save", lambda run: steps.append(run.step))
     quiet_train(walk(), tiny_config(train_ratio=0), tmp_path)
     gaps = np.diff([0, *steps])
     assert len(steps) >= 10 and gaps.max() * 2 * 7 <= 60 + 3 * 7 and gaps.min() * 2 * 7 >= 40
 
 
-@pytest.fixture
-def shown(monkeypatch) -> list[tuple[str, str]]:
-    """Every pair of texts that the bar shows, to its left and to its right."""
-    texts: list[tuple[str, str]] = []
-
-    class Bar(tqdm):
-        def display(self, *args, **kwargs):
-            texts.append(((self.desc or "").removesuffix(": "), self.postfix or ""))
-
-    monkeypatch.setattr(training, "tqdm", Bar)
-    jumping_clock(monkeypatch, 0.3)
-    return texts
-
-
-def test_the_bar_says_what_takes_long_and_how_good_the_agent_is(shown, tmp_path):
-    """The evaluations have 1 and 2 episodes, and are shown at once."""
-    config = tiny_config(train_ratio=18, evals=2, eval_cost=9)
-    run = train(walk(), config, tmp_path, device="cpu")
-    texts = ("1 episode", "2 episodes")
-    first, second = (
-        f"return {r['return']:.1f} ({n})" for r, n in zip(run.evals, texts, strict=True)
-    )
-    unknown = "return not known yet"
-    assert any(right.startswith(unknown) for _, right in shown)
-    ends = [i for i, (left, _) in enumerate(shown) if left in ("evaluating 1/1", "evaluating 2/2")]
-    assert [shown[i + 1] for i in ends] == [("", first), ("", second)]
-    assert any(left == "evaluating 0/2" for left, _ in shown)
-
-    shown.clear()
-    more = tiny_config(steps=70, train_ratio=18, evals=2, eval_cost=9)
-    train(walk(), more, tmp_path, resume=True, device="cpu")
-    assert next(right for _, right in shown if right).startswith(second)  # from the log
-
-
-def test_a_report_shows_loss_entropy_and_speed(shown, monkeypatch, tmp_path):
-    texts: list[str] = []
-    monkeypatch.setattr(
-        training.tqdm, "set_postfix_str", lambda self, text="", refresh=True: texts.append(text)
-    )
-    run = train(walk(), tiny_config(), tmp_path, device="cpu")
-    row = run.reports[-1]
-    start = f"return not known yet, loss {row['loss']:.2f}, entropy {row['entropy']:.2f}, "
-    assert texts[-1].startswith(start) and texts[-1].endswith(" updates/s")
+def test_the_bar_says_how_good_the_agent_is_and_what_takes_long(monkeypatch, tmp_path):
+    left, right = [], []
+    monkeypatch.setattr(tqdm, "set_postfix_str", lambda self, text, refresh: right.append(text))
+    monkeypatch.setattr(tqdm, "set_description_str", lambda self, text: left.append(text))
+    found = train(walk(), tiny_config(train_ratio=18, evals=2), tmp_path, device="cpu")
+    first, last = found.reports[0], found.reports[-1]
+    assert right[0] == f"loss {first['loss']:.2f}, entropy {first['entropy']:.2f}"
+    ret = f"return {found.evals[0]['return']:.1f}, "
+    assert right[-2] == f"{ret}loss {last['loss']:.2f}, entropy {last['entropy']:.2f}"
+    assert right[-1] == f"return {found.evals[-1]['return']:.1f}, evaluated"
+    assert left == 2 * [*(f"evaluating {n}/3" for n in range(4)), ""]
 
 
 # ---------------------------------------------------------------- Ctrl-C and threads
@@ -176,20 +142,7 @@ def test_a_signal_saves_first_and_a_later_one_does_not_wait(signals, seconds, sa
     path = tmp_path / "checkpoint.pt"
     assert path.exists() == saved and not (tmp_path / "agent.pt").exists()
     if saved:
-        assert load_checkpoint(path)["counters"][0] == 30
-
-
-def test_a_signal_while_the_end_is_saved_costs_nothing(tmp_path, monkeypatch):
-    def saving(*args):
-        signal.raise_signal(INT)
-        return save_agent(*args)
-
-    monkeypatch.setattr(training, "save_agent", saving)
-    with pytest.raises(KeyboardInterrupt):
-        quiet_train(walk(), run_dir=tmp_path)
-    assert (tmp_path / "agent.pt").exists()
-    assert load_checkpoint(tmp_path / "checkpoint.pt")["counters"][0] == 60
-    assert quiet_train(walk()).step == 60  # nothing to save: the finished run is returned
+        assert load_checkpoint(path)["numbers"]["step"] == 30
 
 
 def test_under_nohup_a_hangup_stays_ignored(tmp_path, monkeypatch):

@@ -137,7 +137,7 @@ def spaces_figure(tasks: dict[str, Results], path: Path | str) -> None:
 
 
 def panels(count: int, columns: int, height: float, more: float = 0) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels in rows of this height (inches), and `more` for what is around."""
+    """A figure of `count` panels in rows of this height (inches), and `more` for what is around."""
     rows = -(-count // columns)
     fig = Figure(figsize=(WIDTH, height * rows + more), layout="constrained")
     axes = list(fig.subplots(rows, columns, squeeze=False).flat)

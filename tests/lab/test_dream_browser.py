@@ -111,22 +111,18 @@ def test_falling_asleep_and_waking_up_change_the_error(visit):
     page = visit("cartpole")
     stand_still(page)
     awake = steps(page, 1)
-    assert (awake["asleep"], awake["age"]) == (False, 0)
     page.keyboard.press("z")
     expect(page.locator("#sleep-text")).to_have_text("Wake up")
     asleep = steps(page, 2)
-    assert (asleep["asleep"], asleep["age"]) == (True, 2)
+    assert (awake["asleep"], asleep["asleep"], asleep["age"]) == (False, True, 2)
     expect(page.locator("#dream-state")).to_have_text("asleep for 2 steps")
     expect(page.locator("#real-state")).to_contain_text("step 3 · return 6")  # 2 frames a choice
     expect(page.locator("#kl")).to_have_text("–")
-    before = page.locator("#error").text_content()
+    expect(page.locator("#error")).not_to_have_text("–")
     page.locator("#sleep").click()
     woken = steps(page, 0)
-    assert not woken["asleep"]
-    assert woken["error"] not in (asleep["error"], awake["error"])
-    assert woken["dream"] != asleep["dream"]
-    assert woken["real"] == asleep["real"]
-    assert before != "–"
+    assert not woken["asleep"] and woken["error"] not in (asleep["error"], awake["error"])
+    assert woken["dream"] != asleep["dream"] and woken["real"] == asleep["real"]
     expect(page.locator("#kl")).not_to_have_text("–")
 
 
@@ -174,12 +170,12 @@ def test_a_short_press_of_a_steering_button_counts_for_one_step(visit):
     page = visit("acrobot")
     stand_still(page)
     button = page.get_by_role("button", name="Torque to the left")
-    for press in (
-        lambda: button.dispatch_event("click"),
-        button.click,
-        lambda: button.press("Space"),
+    for press, *words in (
+        (button.dispatch_event, "click"),
+        (button.click,),
+        (button.press, "Space"),
     ):
-        press()
+        press(*words)
         assert [steps(page, 1)["action"] for _ in range(2)] == [[1, 0, 0], [0, 1, 0]]
     assert page.evaluate("[session.asleep, settings.driver]") == [False, "visitor"]
 
@@ -193,15 +189,6 @@ def test_the_agent_drives_greedily_or_not(visit):
     page.locator("[data-driver=sampled]").click()
     taken = {tuple(steps(page, 1)["action"]) for _ in range(60)}
     assert len(taken) > 1
-
-
-def test_an_episode_ends_is_shown_and_another_begins(visit):
-    page = visit("cartpole")
-    page.keyboard.down("ArrowLeft")
-    page.locator("[data-speed='1']").click()
-    expect(page.locator("#real-note")).to_have_text("The pole fell.")
-    page.keyboard.up("ArrowLeft")
-    page.wait_for_function("session.real.over === null")
 
 
 def test_it_is_said_what_ended_and_why_there_is_a_new_episode(visit):
@@ -324,7 +311,6 @@ def contrast(one: str, two: str) -> float:
 
 
 def test_light_and_dark_differ_and_both_have_contrast(visit):
-    assert contrast("#fff", "#000000") == pytest.approx(21)
     cards = set()
     for scheme in ("light", "dark"):
         page = visit(color_scheme=scheme)

@@ -18,8 +18,6 @@ from lab.style import DREAM, RANDOM, REAL, STYLE
 
 TINT = np.array([86, 180, 233])  # of what is dreamed: a blue that shows on black and on white
 
-# ---------------------------------------------------------------- ghosts
-
 
 def set_state(env: gym.Env, obs: np.ndarray) -> None:
     """Put one of the four environments, once reset, where an observation (O,) says that it is.
@@ -104,9 +102,6 @@ def lay_behind(real: np.ndarray, dreams: Sequence[np.ndarray], empty: np.ndarray
     return ((1 - opacity) * real + opacity * TINT).astype(np.uint8)
 
 
-# ---------------------------------------------------------------- curves
-
-
 @matplotlib.rc_context(STYLE)
 def curves(
     names: Sequence[str], real: np.ndarray, dreams: np.ndarray, step: str
@@ -142,9 +137,6 @@ def curves(
         fig.set_layout_engine("none")  # nothing moves from here on
         pictures.append(np.array(canvas.buffer_rgba())[..., :3])
     return pictures
-
-
-# ---------------------------------------------------------------- files
 
 
 def write_gif(

@@ -100,9 +100,6 @@ def record(agent: DreamerAgent, env_id: str, number: int) -> list[dict[str, Any]
     return episodes
 
 
-# ---------------------------------------------------------------- files
-
-
 def script(name: str, packed: dict[str, Any]) -> str:
     """The file of an agent: a call, with a line for each tensor and each episode."""
     text = json.dumps(packed, separators=(",", ":"), allow_nan=False)
@@ -144,8 +141,6 @@ def files(agents: Path, committed: Path) -> dict[Path, str]:
         made[path] = script(name, packed)
     return made
 
-
-# ---------------------------------------------------------------- its picture
 
 PENDULUM = """() => {
   toggle("paused", true);

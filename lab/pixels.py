@@ -54,8 +54,6 @@ for name, limit in ("Pendulum", 200), ("CartPole", 500):
     gym.register(f"Pixel{name}-v0", "lab.pixels:make", max_episode_steps=limit, kwargs=kwargs)
 
 
-# ---------------------------------------------------------------- what it sees and dreams
-
 Pictures = dict[str, np.ndarray]  # `real`, `seen` and `dream`, each (T, H, W, 3)
 
 
@@ -130,9 +128,6 @@ def real_beside_dreamed(pictures: Pictures, title: str, path: Path | str) -> Non
     captions = ["left: real, right: what it sees"] * context
     captions += [f"left: real, right: its dream, frame {t + 1}" for t in range(len(dream))]
     animations.write_gif(frames, captions, title, path, milliseconds=100, cut=False)
-
-
-# ---------------------------------------------------------------- is it all in there?
 
 
 def linear_probe(

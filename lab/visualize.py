@@ -90,41 +90,32 @@ def starts(layout: Layout) -> np.ndarray:
     return layout.vector_size - np.cumsum(layout.categories[::-1], dtype=int)[::-1]
 
 
+@dataclass
 class Visualizer:
-    """Draws an agent in an environment. The paths of its pictures begin with `stem`.
+    """Draws an agent in an environment."""
 
-    env: as for `AgentEnv`; one of the four tasks, given by its id, draws the dreams itself.
-    quantity: what colours the last map; None takes what varies most. points: states in the map;
-    with few of them dreams are short too.
-    """
+    agent: DreamerAgent
+    env: Any  # as for `AgentEnv`; one of the four tasks, given by its id, draws the dreams itself
+    stem: Path  # with which the paths of all pictures begin
+    seed: int = 0
+    quantity: Quantity | None = None  # what colours the last map; None takes what varies most
+    points: int = POINTS  # states in the map; with few of them dreams are short too
 
-    def __init__(
-        self,
-        agent: DreamerAgent,
-        env: Any,
-        stem: Path,
-        seed: int = 0,
-        quantity: Quantity | None = None,
-        points: int = POINTS,
-    ):
-        self.agent, self.env, self.stem, self.seed = agent, env, stem, seed
-        self.quantity, self.points, self.layout = quantity, points, agent.layout
-        with AgentEnv(env) as world:
-            evaluation.check_fit(agent, world.layout)
+    def __post_init__(self) -> None:
+        self.layout = self.agent.layout
+        with AgentEnv(self.env) as world:
+            evaluation.check_fit(self.agent, world.layout)
             self.title, names = world.name, names_of(world.env.observation_space)
         onehot = [names[i].rpartition("=")[0] or "category" for i in starts(self.layout)]
         plain = names[: self.layout.numbers + self.layout.flags]
         self.names = [f"observation {name}" if name.isdigit() else name for name in plain] + onehot
-        self.known = isinstance(env, str) and env in style.OBS_NAMES
+        self.known = isinstance(self.env, str) and self.env in style.OBS_NAMES
         if self.known:
-            self.names = style.OBS_NAMES[env]
-        held = agent.config.action_repeat
+            self.names = style.OBS_NAMES[self.env]
+        held = self.agent.config.action_repeat
         self.step = (
             f"choice of an action, held for {held} steps" if held > 1 else "environment step"
         )
-
-    def path(self, end: str) -> Path:
-        return self.stem.with_name(self.stem.name + end)
 
     def draw(self) -> dict[str, float]:
         """Draw everything. Returns how good the dreams are."""
@@ -194,19 +185,18 @@ class Visualizer:
         feat, obs, reward, whose = (np.concatenate(part) for part in zip(*parts, strict=True))
         with torch.inference_mode():
             value = agent.critic.predict(torch.from_numpy(feat).to(agent.device)).cpu().numpy()
+        maps = [("whose actions", whose, ""), ("reward received", reward, "viridis")]
+        maps.append(("critic's value", value, "viridis"))
         if self.quantity:
             name, measure, colours = self.quantity
+            maps.append((name, measure(obs), colours))
         elif self.layout.vector_size:
-            (i,), colours = self.most_varied(obs, 1), "viridis"
-            name, measure = self.names[i], lambda obs: entries(self.layout, obs)[:, i]
-        else:
-            name, measure, colours = "brightness of the image", lambda obs: obs.mean(-1), "viridis"
+            (i,) = self.most_varied(obs, 1)
+            maps.append((self.names[i], entries(self.layout, obs)[:, i], "viridis"))
         tsne = TSNE(perplexity=max(1, min(30, len(feat) // 4)), init="pca", random_state=0)
-        maps = [("whose actions", whose, ""), ("reward received", reward, "viridis")]
-        maps += [("critic's value", value, "viridis"), (name, measure(obs), colours)]
         title = f"a map (t-SNE) of {len(feat):,} states of the world model, coloured by"
-        path, points = self.path("_latents.png"), tsne.fit_transform(feat)
-        figures.latents_figure(f"{self.title}: {title}", points, maps, path)
+        path = f"{self.stem}_latents.png"
+        figures.latents_figure(f"{self.title}: {title}", tsne.fit_transform(feat), maps, path)
 
     def draw_dreams(self, episode: Episode) -> None:
         """Many dreams ahead of the start of an episode, entry by entry."""
@@ -217,9 +207,9 @@ class Visualizer:
         real, dreamed = (
             part | {"obs": entries(self.layout, part["obs"])[..., chosen]} for part in parts
         )
-        names, path = [self.names[i] for i in chosen], self.path("_dreams.png")
-        about = {"trained": self.agent.config.imag_horizon, "step": self.step}
-        figures.dream_figure(title, names, context, real, dreamed, path, **about)
+        names, trained = [self.names[i] for i in chosen], self.agent.config.imag_horizon
+        path = f"{self.stem}_dreams.png"
+        figures.dream_figure(title, names, context, real, dreamed, path, trained, self.step)
 
     def animate(self, episode: Episode, seed: int) -> None:
         """An episode that began with this seed, and dreams of it that take the same actions."""
@@ -244,8 +234,7 @@ class Visualizer:
             pictures = animations.curves(names, real, dreamed, self.step)
         reality, pace = ("Solid", 60) if self.known else ("Black", max(60, 4_000 // rows))
         title = f"{reality}: reality. Blue: {GHOSTS} dreams that take the same actions."
-        path = self.path(".gif")
-        animations.write_gif(pictures, captions, title, path, pace, cut=self.known)
+        animations.write_gif(pictures, captions, title, f"{self.stem}.gif", pace, self.known)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def test_the_command_writes_the_same_page_again_and_finds_any_other(agents, tmp_
     assert len(lander["episodes"]) == 2 and len(lander["episodes"][0]["obs"][0]) == 8
 
     for path, content in first.items():
-        path.write_bytes(content[:-9] + b"0" + content[-8:])
+        path.write_bytes(content + b" ")
         with pytest.raises(SystemExit, match="run it"):
             dream_page.main(agents, tmp_path, check=True)
         path.write_bytes(content)

@@ -195,9 +195,7 @@ def animated(tmp_path, monkeypatch):
         monkeypatch.setattr(visualize, "GHOSTS", len(cont))
         monkeypatch.setattr(Visualizer, "dreams_of", lambda *_: dreams)
         monkeypatch.setattr(animations, "ghosts", lambda *given: found.append(given[3]))
-        monkeypatch.setattr(
-            animations, "write_gif", lambda _, words, *__, **___: found.append(words)
-        )
+        monkeypatch.setattr(animations, "write_gif", lambda _, words, *__: found.append(words))
         view = Visualizer(make_agent(imag_horizon=15), "CartPole-v1", tmp_path / "agent")
         view.animate({"obs": obs}, 0)
         return found

@@ -23,8 +23,6 @@ Results = dict[str, Any]  # the content of a results file, or one of its runs (l
 GOES_ON = "P(the episode goes on)"
 SPREAD = "|error| / spread of the data"
 
-# ---------------------------------------------------------------- training
-
 OBS_ERRORS = {"naive_obs_error": ("nothing changes", NAIVE), "dream_obs_error": ("dream", DREAM)}
 IMAGE_ERRORS = {name.replace("obs", "image"): look for name, look in OBS_ERRORS.items()}
 PANELS = [  # title, unit, kind of row in the log, what is drawn of it
@@ -117,9 +115,6 @@ def draw_calibration(ax: Axes, groups: tuple) -> None:
         ax.plot(limits, limits, color=RANDOM, ls=":", zorder=1)
         ax.set(xlim=limits, ylim=limits)
         ax.locator_params(nbins=4)
-
-
-# ---------------------------------------------------------------- methods compared
 
 
 @matplotlib.rc_context(STYLE)
@@ -233,9 +228,6 @@ def ablation_figure(effects: dict[str, dict[str, Effect]], path: Path | str) -> 
     style.save(fig, path)
 
 
-# ---------------------------------------------------------------- dreams against reality
-
-
 @matplotlib.rc_context(STYLE)
 def world_model_figure(
     title: str,
@@ -251,8 +243,7 @@ def world_model_figure(
     and `naive` (N, H, O), absolute errors at each dream length, NaN after the episode's end.
     cont: `real`, `filtered` and `dreamed` (N, K), whether an episode goes on, in its last K rows.
     """
-    fig = Figure(figsize=(WIDTH, 6), layout="constrained")
-    losses, total, each, end = fig.subplots(2, 2).flat
+    fig, (losses, total, each, end) = panels(4, 2, 3)
     fig.suptitle(title)
     style.draw_logged(losses, ([], [{"diagnostics": reports}]), "report", style.LOSSES)
     finish(losses, "losses while learning", "update", "nats or squared error")

@@ -7,7 +7,7 @@ Beside the agent's file, and named after it, it writes (here for agent.pt)
 
 - agent_latents.png: a map of its states in episodes of its own and of random actions;
 - agent_dreams.png: dreams against reality. After 5 observed steps it dreams on with the prior
-  alone, taking the actions that were really taken; what varies most is drawn;
+  alone, taking the actions that were really taken (eight numbers at most);
 - agent.gif: such dreams and the real episode, as curves, or drawn by one of the four tasks;
 - agent.json: how good the dreams are.
 
@@ -98,7 +98,7 @@ class Visualizer:
     env: Any  # as for `AgentEnv`; one of the four tasks, given by its id, draws the dreams itself
     stem: Path  # with which the paths of all pictures begin
     seed: int = 0
-    quantity: Quantity | None = None  # what colours the last map; None takes what varies most
+    quantity: Quantity | None = None  # what colours the last map; None takes the first that varies
     points: int = POINTS  # states in the map; with few of them dreams are short too
 
     def __post_init__(self) -> None:
@@ -160,15 +160,10 @@ class Visualizer:
         window = (np.repeat(episode[name][None], count, 0) for name in ("obs", "action"))
         return evaluation.open_loop(self.agent, *window, observed(len(episode["obs"])), seed=0)
 
-    def most_varied(self, obs: np.ndarray, most: int) -> list[int]:
-        """Which entries vary most in observations (N, O), in units of the encoder's norm, at most
-        so many, in their order; those that never vary only if all are such."""
-        vector = torch.from_numpy(obs[:, : self.layout.vector_size]).to(self.agent.device)
-        with torch.inference_mode():
-            seen = self.agent.encoder.normalise(vector).cpu().numpy()
-        spread = entries(self.layout, seen).std(0)
-        ranked = np.argsort(-spread, kind="stable")[:most]
-        return sorted(i for i in ranked if spread[i] > 1e-6 or i == ranked[0])
+    def varying(self, obs: np.ndarray, most: int) -> list[int]:
+        """The first entries that vary in observations (N, O), at most so many."""
+        spread = np.ptp(entries(self.layout, obs), axis=0)
+        return np.flatnonzero(spread > 1e-6)[:most].tolist() or [0]
 
     def map_latents(self, *groups: list[Episode]) -> None:
         """t-SNE of filtered states, half from the agent's own episodes, half from the others'."""
@@ -191,7 +186,7 @@ class Visualizer:
             name, measure, colours = self.quantity
             maps.append((name, measure(obs), colours))
         elif self.layout.vector_size:
-            (i,) = self.most_varied(obs, 1)
+            (i,) = self.varying(obs, 1)
             maps.append((self.names[i], entries(self.layout, obs)[:, i], "viridis"))
         tsne = TSNE(perplexity=max(1, min(30, len(feat) // 4)), init="pca", random_state=0)
         title = f"a map (t-SNE) of {len(feat):,} states of the world model, coloured by"
@@ -201,7 +196,7 @@ class Visualizer:
     def draw_dreams(self, episode: Episode) -> None:
         """Many dreams ahead of the start of an episode, entry by entry."""
         rows, parts = len(episode["obs"]), (episode, self.dreams_of(episode, 32))
-        context, chosen = observed(rows), self.most_varied(episode["obs"], PANELS)
+        context, chosen = observed(rows), self.varying(episode["obs"], PANELS)
         steps = f"{context} steps" if context == CONTEXT else f"only {context} of {rows} steps"
         title = f"{self.title}: {steps} observed, then dreamed, with the actions really taken"
         real, dreamed = (
@@ -227,7 +222,7 @@ class Visualizer:
         if self.known:
             pictures = animations.ghosts(self.env, real, dreamed, over, seed)
         else:
-            chosen = self.most_varied(real, CURVES)
+            chosen = self.varying(real, CURVES)
             real, dreamed = (entries(self.layout, obs)[..., chosen] for obs in (real, dreamed))
             dreamed[over] = np.nan
             names = [self.names[i] for i in chosen]

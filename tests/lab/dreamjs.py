@@ -16,7 +16,6 @@ from lab import dream_page
 
 REPEATS = {"cartpole": 2, "pendulum": 1, "acrobot": 1, "lunar_lander": 4}
 EPISODE = 50  # steps that are compared
-SOURCES = "*.html", "*.css", "*.js"  # of the page, without its agents
 
 
 def engine(*names: str) -> MiniRacer:

@@ -273,12 +273,14 @@ def contrast(one: str, two: str) -> float:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_light_and_dark_have_contrast(visit, scheme):
     page = visit(color_scheme=scheme)
+    body = page.evaluate("colours(document.body)")
+    assert (luminance(body["card"]) > 0.5) == (scheme == "light")
+    assert contrast("#000", body["force"]) >= 4.5  # a button that is held
     for asleep in (False, True):
         page.evaluate("asleep => session.asleep === asleep || toggleSleep()", asleep)
         look = page.evaluate("colours(byId('dream'))")
         assert all(contrast(look[x], look["card"]) >= 3 for x in ("faint", "accent", "force"))
         assert contrast(look["ink"], look["card"]) >= 4.5
-        assert (luminance(look["card"]) > 0.5) == (scheme == "light")
 
 
 def test_the_readmes_picture_can_be_taken_again(browser, tmp_path):

@@ -30,7 +30,7 @@ from dreamer.utils import derive_seed
 from lab import cli, figures, style
 from lab.visualize import dream_errors, first
 
-ENV = "CartPole-v1"
+ENV, NAMES = "CartPole-v1", style.OBS_NAMES["CartPole-v1"]
 CONFIG = Config(
     steps=5_000,  # of random actions: all that the model ever sees
     prefill=0,  # all of them are learned from
@@ -107,19 +107,16 @@ def numbers(error: dict[str, np.ndarray], cont: dict[str, np.ndarray]) -> dict:
     """The error of dreams by their length, and the share of rows in which an end was foreseen where
     there was none, or the other way round."""
     alive = np.isfinite(error["dream"]).any((0, 2))
-    lengths = [length for length in (1, 5, 10, 15, 25) if alive[length - 1]]
+    lengths = [n for n in (1, 5, 10, 15, 25) if alive[n - 1]]
+    means = {k: {n: float(np.nanmean(x[:, n - 1])) for n in lengths} for k, x in error.items()}
     wrong = {k: (cont[k] > 0.5) != (cont["real"] > 0.5) for k in ("filtered", "dreamed")}
-    means = {
-        name: {length: float(np.nanmean(values[:, length - 1])) for length in lengths}
-        for name, values in error.items()
-    }
     cont_wrong = {kind: float(rows.mean()) for kind, rows in wrong.items()}
     return {"error_by_dream_length": means, "cont_wrong": cont_wrong}
 
 
 def main(args: cli.Args) -> None:
-    config, device = args.config, pick_device(args.device)
-    (args.run_dir / "result.json").unlink(missing_ok=True)  # the mark of a complete run
+    config, device, folder = args.config, pick_device(args.device), args.run_dir
+    (folder / "result.json").unlink(missing_ok=True)  # the mark of a complete run
     if device.type == "cpu":
         tune_cpu()
     env, started, seed = AgentEnv(ENV), time.monotonic(), config.seed
@@ -134,11 +131,8 @@ def main(args: cli.Args) -> None:
     tested = [episode for episode in fresh if len(episode["obs"]) > CONTEXT + LAST]
     parts = [first(episode, CONTEXT + HORIZON) for episode in tested]
     error, ends = dream_errors(agent, parts, CONTEXT, HORIZON), end_predictions(agent, tested[:200])
-    found = numbers(error, ends)
-
     title = f"World model of {ENV}, learned from {config.steps:,} random steps"
-    path, names = args.run_dir / "01_world_model.png", style.OBS_NAMES[ENV]
-    figures.world_model_figure(title, names, reports, error, ends, path)
+    figures.world_model_figure(title, NAMES, reports, error, ends, folder / "01_world_model.png")
 
     # One of them that ends just where the dream does.
     fits = min(tested, key=lambda episode: abs(len(episode["obs"]) - CONTEXT - HORIZON))
@@ -146,18 +140,18 @@ def main(args: cli.Args) -> None:
     window = (np.repeat(real[name][None], 32, 0) for name in ("obs", "action"))
     dreams = open_loop(agent, *window, CONTEXT, seed=2)
     title = f"An episode that it never saw: {CONTEXT} steps observed, then dreamed"
-    path = args.run_dir / "01_open_loop.png"
-    figures.dream_figure(title, names, CONTEXT, real, dreams, path)
+    figures.dream_figure(title, NAMES, CONTEXT, real, dreams, folder / "01_open_loop.png")
 
+    found = numbers(error, ends)
     about = {"env_id": ENV, "seed": seed, "random_steps": config.steps, "context": CONTEXT}
     about |= {"test_episodes": len(tested), "minutes": round(minutes, 2)}
     about |= found | {"config": dataclasses.asdict(config)}
-    write_json(args.run_dir / "result.json", about)
+    write_json(folder / "result.json", about)
     dreamed, naive = (list(by.items())[-1] for by in found["error_by_dream_length"].values())
     print(
         f"In {minutes:.1f} minutes it learned to dream {ENV}: {dreamed[0]} steps ahead the error "
         f"is {dreamed[1]:.2f} of the data's spread (that nothing changes: {naive[1]:.2f}); figures "
-        f"in {cli.short(args.run_dir)}"
+        f"in {cli.short(folder)}"
     )
 
 

@@ -89,14 +89,9 @@ def record(agent: DreamerAgent, env_id: str, number: int) -> list[dict[str, Any]
         for i in range(number):
             seed = derive_seed(0, RECORDING, i)
             rows = play(env, greedy_policy(agent, seed), seed)
-            episodes.append(
-                {
-                    "obs": [[round(float(x), 4) for x in row] for row in rows["obs"]],
-                    "action": rows["action"].argmax(1).tolist(),
-                    "reward": [round(float(x), 3) for x in rows["reward"]],
-                    "terminated": bool(rows["cont"][-1] == 0),
-                }
-            )
+            obs, reward = (rows[k].astype(float).round(4).tolist() for k in ("obs", "reward"))
+            action, ended = rows["action"].argmax(1).tolist(), bool(rows["cont"][-1] == 0)
+            episodes.append({"obs": obs, "action": action, "reward": reward, "terminated": ended})
     return episodes
 
 

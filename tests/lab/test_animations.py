@@ -14,9 +14,6 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 ENVS = list(style.OBS_NAMES)
 
 
-# ---------------------------------------------------------------- states from observations
-
-
 def own_observation(env):
     """What the environment itself says of where it is now; of the lander without velocities."""
     world = env.unwrapped
@@ -58,9 +55,6 @@ def test_lander_keeps_its_legs():
         np.testing.assert_allclose(leg.joint.anchorA, leg.joint.anchorB, atol=1e-4)
         assert leg.joint.lowerLimit - 1e-4 <= leg.joint.angle <= leg.joint.upperLimit + 1e-4
     assert [leg.ground_contact for leg in env.unwrapped.legs] == [False, True]
-
-
-# ---------------------------------------------------------------- ghosts
 
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "LunarLander-v3"])

@@ -140,8 +140,6 @@ def test_rounded_weights_are_read_with_the_scale_of_their_row(shape):
     assert (np.abs(read - weight.numpy()) <= 1.001 * half_a_step).all()
 
 
-# ---------------------------------------------------------------- reality
-
 WORLDS = {"CartPole-v1": "CartPole", "Pendulum-v1": "Pendulum", "Acrobot-v1": "Acrobot"}
 
 

@@ -15,9 +15,6 @@ def agents(tmp_path_factory):
     return save_agents(tmp_path_factory.mktemp("agents"))
 
 
-# ---------------------------------------------------------------- the command
-
-
 def test_the_command_writes_the_same_page_again_and_finds_any_other(agents, tmp_path, monkeypatch):
     tasks = {"cartpole": ("CartPole-v1", 0), "lunar_lander": ("LunarLander-v3", 2)}
     monkeypatch.setattr(dream_page, "TASKS", tasks)
@@ -49,8 +46,6 @@ def test_the_committed_page_is_up_to_date_and_its_links_lead_to_the_lines_that_t
         code = (dream_page.ROOT / path).read_text(encoding="utf-8").splitlines()[int(line) - 1]
         assert re.search(rf"(def|class) {name.split('.')[-1]}\b", code), code
 
-
-# ---------------------------------------------------------------- a session
 
 FILES = "model.js", "reality.js", "session.js"
 NEW = """
@@ -104,9 +99,8 @@ def test_it_sees_awake_and_dreams_asleep(task):
 
 
 def test_error_is_that_of_the_decoded_observation():
-    agent = stirred_agent("acrobot")
-    (seen,) = session("acrobot", "session.step('greedy', null); return [look()];")
-    norm = agent.encoder.norm
+    norm = stirred_agent("acrobot").encoder.norm
+    seen = session("acrobot", "session.step('greedy', null); return look();")
     pair = [norm(norm.mean.new_tensor(seen[side])).numpy() for side in ("dream", "real")]
     expected = np.sqrt(np.mean(np.square(pair[0] - pair[1])))
     assert seen["error"] == pytest.approx(expected, rel=1e-3)

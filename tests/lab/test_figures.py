@@ -53,9 +53,6 @@ def make_run(seed, trained=()):
     return {"seed": seed, "curve": curve, **ends, "diagnostics": rows}
 
 
-# ---------------------------------------------------------------- shared pieces
-
-
 def test_seeds_are_their_mean_with_a_band_from_the_lowest_to_the_highest():
     """At the steps that all of them share."""
     ax = Figure().subplots()
@@ -66,9 +63,6 @@ def test_seeds_are_their_mean_with_a_band_from_the_lowest_to_the_highest():
     assert corners == {(1, 0), (1, 5), (2, 3), (2, 7)}
     style.draw_seeds(ax, [([1, 2], [0, 3])], "black")
     assert len(ax.collections) == 1  # a single seed has no band
-
-
-# ---------------------------------------------------------------- training
 
 
 def test_a_run_is_drawn_over_those_of_before(drawn):
@@ -114,9 +108,6 @@ def test_episodes_that_are_too_low_to_be_drawn_are_counted(drawn):
     assert "training episodes (2 are lower)" in legend(returns)
 
 
-# ---------------------------------------------------------------- methods compared
-
-
 def method(env_id="LunarLander-v3", values=((0, 100), (2, 300)), steps=(500, 5000)):
     runs = [{"curve": {"env_steps": list(steps), "return": list(row)}} for row in values]
     return {"env_id": env_id, "threshold": 200, "random_return": -200, "runs": runs}
@@ -132,9 +123,6 @@ def test_methods_are_drawn_on_a_logarithmic_axis_and_notes_say_what_is_not_seen(
     assert ax.texts[0].get_text() == "\n".join(notes)
     (arrows,) = (found for found in ax.lines if found.get_marker() == "v")
     np.testing.assert_array_equal(arrows.get_xydata(), [[1, -440]])
-
-
-# ---------------------------------------------------------------- dreams against reality
 
 
 def test_world_model_figure_shows_each_dimensions_error(drawn):
@@ -153,7 +141,6 @@ def test_world_model_figure_shows_each_dimensions_error(drawn):
     assert line(total, "dream")[0].tolist() == [[1, 0], [2, 2.5]]
     end = panel(fig, "end coming")
     np.testing.assert_allclose(line(end, "dreamed")[0], [[t, 0.8] for t in range(-4, 1)])
-    assert len(fig.axes) == 4
 
 
 def episode_and_dreams(env_id, rows=12, context=4, count=9):
@@ -209,9 +196,6 @@ def test_maps_leave_out_what_is_the_same_everywhere(drawn):
     assert [bar.get_visible() for bar in bars] == [False, True]  # words have no colour bar
 
 
-# ---------------------------------------------------------------- ablations
-
-
 # Of three ideas one is not measured at all.
 EFFECTS = {
     "symlog": {"Plain": Effect(-0.1, -0.3, 0.1, 3), "Blind": Effect()},
@@ -231,9 +215,6 @@ def test_effects_stand_in_order_and_those_that_are_sure_in_colour(drawn):
     assert ends == [[-0.9, -0.1], [0.1, 0.3], [-0.3, 0.1]]
     colors = [to_hex(found.get_color()).upper() for found in intervals]
     assert colors == [style.HARM, style.DREAM, style.RANDOM]
-
-
-# ---------------------------------------------------------------- all of them
 
 
 def test_all_figures_can_be_read_at_830_pixels(drawn):

@@ -48,9 +48,6 @@ class Rich(gym.Env):
         return self.observation_space.sample(), 0.0, False, False, {}
 
 
-# ---------------------------------------------------------------- which agent, which task
-
-
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     """Flags of 04 whose folders are empty, and where the user's agent and the shipped one go."""
@@ -129,9 +126,6 @@ def test_all_is_drawn_beside_the_agent_s_file(tmp_path, monkeypatch, of_json):
         assert gif.n_frames >= 3
 
 
-# ---------------------------------------------------------------- episodes and dreams of them
-
-
 def test_endless_episodes_are_cut(tmp_path):
     view = Visualizer(make_agent(RICH, max_episode_steps=20), Rich, tmp_path / "agent", points=80)
     for random in (False, True):
@@ -178,9 +172,6 @@ def test_what_varies_is_drawn_by_its_name(tmp_path):
     np.testing.assert_array_equal(chosen, [[9, 0, 0], [-9, 0, 0], [9, 0, 1], [-9, 1, 2]])
 
 
-# ---------------------------------------------------------------- pictures
-
-
 def test_an_animation_ends_soon_after_its_last_dream_or_when_the_world_has_come_to_rest(
     tmp_path, monkeypatch
 ):
@@ -201,9 +192,6 @@ def test_an_animation_ends_soon_after_its_last_dream_or_when_the_world_has_come_
     assert (~over).sum(0).tolist() == [3, 3, 2, 1] + [0] * 10 and len(captions) == 5 + 14
     assert captions[4:6] == ["watching, step 5 of 5", "dreaming, step 1 (in training: 15)"]
     assert captions[-1] == "dreaming, step 14 (in training: 15); 3 of 3 dreams have ended"
-
-
-# ---------------------------------------------------------------- the world model alone
 
 
 def test_the_demos_numbers_by_hand():

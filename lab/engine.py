@@ -99,9 +99,10 @@ def run_on_dask(
         install = "pip install 'dask[distributed]>=2025.1,<2027'"
         raise ValueError(f"several jobs at a time need Dask: {install}") from None
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    # Without a scheduler: jobs are processes, and what waits for them may be this one's threads.
-    local = dict(n_workers=1, threads_per_worker=workers, processes=False)
-    with Client(scheduler, **local, dashboard_address="localhost:8787") as client:
+    local = dict(threads_per_worker=workers, dashboard_address="localhost:8787")
+    # Jobs are processes: what waits for them on this machine may be threads of this process.
+    kind = {} if scheduler else dict(n_workers=1, processes=False, **local)
+    with Client(scheduler, **kind) as client:
         known = client.list_datasets()
         for job in jobs:
             if job.fresh and job.folder in known:

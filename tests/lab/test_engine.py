@@ -11,10 +11,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
-import torch
 from conftest import ROOT
+from faults import assert_same_runs
 
-from dreamer import load_agent
 from lab import engine
 from lab.engine import Job, make_runs, run_jobs
 
@@ -215,12 +214,7 @@ def test_a_worker_killed_with_its_job_costs_nothing_but_time(start, tmp_path):
 
     assert start("whole", *words, folder.name[-1]).wait(600) == 0
     runs = [tmp_path / machine / below / folder.name for machine in ("client", "whole")]
-    resumed, alone = ([json.loads(x) for x in (run / "log.jsonl").open()] for run in runs)
-    for row in resumed + alone:
-        row.pop("minutes", None)
-    assert resumed == alone and len(alone) > 5
-    weights = [load_agent(run / "agent.pt", "cpu").state_dict() for run in runs]
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert_same_runs(*runs)
     positions = re.findall(r"(\d+)/600 ", (runs[0] / "output.txt").read_text())
     assert positions.count("0") == 1  # it did not begin twice
     assert len(list((tmp_path / "client" / below).glob("seed?/result.json"))) == 2

@@ -55,15 +55,6 @@ def test_intervals_by_hand():
     assert nothing.seeds == nothing.sign == 0 and math.isnan(nothing.mean)
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "seeds", "sign"),
-    [(0.1, 0.3, 5, 1), (-0.3, -0.1, 5, -1), (-0.1, 0.1, 5, 0), (0.1, 0.3, 4, 0)],
-)
-def test_sign(low, high, seeds, sign):
-    effect = effects.Effect((low + high) / 2, low, high, seeds)
-    assert effect.sign == sign and str(effect).startswith("**") == (sign != 0)
-
-
 @pytest.mark.parametrize(("returns", "score"), [([50, 100], 0.75), ([50], 0.25), ([], 0.0)])
 def test_scores_by_hand(returns, score):
     """Where a run broke down, the rest counts as random."""

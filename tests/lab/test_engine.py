@@ -95,8 +95,6 @@ def test_files_are_read_and_written_in_an_order_that_a_crash_may_cut(make_job):
     assert job.files()["log.jsonl"] == b"log.jsonl"
 
 
-# ---------------------------------------------------------------- the runs of a comparison
-
 PLANNED = [("walk", "full"), ("walk", "no memory"), ("run.1", "full")]
 
 
@@ -106,55 +104,56 @@ def settings(task, variant, seed, smoke):
 
 @pytest.fixture
 def call(tmp_path, monkeypatch):
-    """call(committed, **flags) -> names of the jobs, and what `make_runs` returns; the jobs, in
-    `call.jobs`, do not run but are complete afterwards. Those of "run.1" fail."""
+    """call(committed, **flags) -> the jobs, and what `make_runs` returns. They do not run but are
+    complete afterwards; those of "run.1" fail."""
 
-    def call(committed=(), variants=("full", "no memory"), planned=PLANNED, **changes):
+    def call(committed=(), variants=("full", "no memory"), **changes):
         flags = dict(seeds=(0,), tasks=("walk", "run.1"), jobs=1, scheduler=None, base=tmp_path)
         more = dict.fromkeys(["smoke", "fresh", "plot_only", "publish"], False)
-        flags, call.jobs = SimpleNamespace(**{**flags, **more, **changes}), []
-        made = make_runs("script", flags, variants, settings, planned, dict(committed))
-        return [job.name for job in call.jobs], *made
+        flags, jobs = SimpleNamespace(**{**flags, **more, **changes}), []
+        monkeypatch.setattr(engine, "run_jobs", lambda *args: run(jobs, *args))
+        return jobs, *make_runs("script", flags, variants, settings, PLANNED, dict(committed))
 
-    def run(jobs, *_):
-        call.jobs += jobs
+    def run(begun, jobs, *_):
+        begun += jobs
         for job in jobs:
             finish(job, **{"return": 7.0, "minutes": 1.0})
         return [job for job in jobs if "run.1" in job.name]
 
-    monkeypatch.setattr(engine, "run_jobs", run)
     return call
 
 
+def names(jobs):
+    return [job.name for job in jobs]
+
+
 def test_flags_choose_the_runs_seed_by_seed(call, tmp_path):
-    names, _, new, good = call(seeds=(3, 1))
+    jobs, _, new, good = call(seeds=(3, 1))
     runs = ["walk/full", "walk/no-memory", "run.1/full"]
-    assert names == [f"{run}/seed{k}" for k in (3, 1) for run in runs]
+    assert names(jobs) == [f"{run}/seed{k}" for k in (3, 1) for run in runs]
     assert not good and len(new) == 6
     config = settings("walk", "no memory", 1, False)
     assert new["walk", "no memory", 1] == {"config": config, "minutes": 1.0}
-    job, folder = call.jobs[1], str(tmp_path / "script" / "walk" / "no-memory" / "seed3")
-    assert (job.function, job.folder) == ("script:make", folder)
-    assert job.arguments == ["walk", "no memory", 3, False, folder]
+    folder = str(tmp_path / "script" / "walk" / "no-memory" / "seed3")
+    assert (jobs[1].function, jobs[1].folder) == ("script:make", folder)
+    assert jobs[1].arguments == ["walk", "no memory", 3, False, folder]
 
-    names, _, _, good = call(tasks=("walk",), variants=("no memory",))
-    assert good and names == ["walk/no-memory/seed0"]
-    names, *_ = call(smoke=True, seeds=(5, 6), planned=PLANNED[:1])
-    assert names == ["walk/full/seed5"] and call.jobs[0].config["size"] == 1
+    jobs, _, _, good = call(tasks=("walk",), variants=("no memory",))
+    assert good and names(jobs) == ["walk/no-memory/seed0"]
+    assert [job.config["seed"] for job in call(smoke=True, seeds=(5, 6))[0]] == [5] * 3
     for flag in ("plot_only", "publish"):
-        names, _, new, good = call(**{flag: True})
-        assert good and not names and list(new) == [("walk", "no memory", 0)]
+        jobs, _, new, good = call(**{flag: True})
+        assert good and not jobs and list(new) == [("walk", "no memory", 0)]
 
 
 def test_what_is_committed_is_not_made_again_until_its_settings_change(call):
     keys = [*((*pair, 0) for pair in PLANNED[:2]), ("walk", "full", 9), ("walk", "unplanned", 0)]
     committed = {key: {"config": settings(*key, False)} for key in keys}
     committed[keys[1]]["config"]["size"] = 8
-    names, known, *_ = call(committed)
+    jobs, known, *_ = call(committed)
     assert list(known) == [keys[0], keys[2]]
-    assert names == ["walk/no-memory/seed0", "run.1/full/seed0"]
-    call(committed, fresh=True)
-    assert [job.fresh for job in call.jobs] == [True] * 3
+    assert names(jobs) == ["walk/no-memory/seed0", "run.1/full/seed0"]
+    assert [job.fresh for job in call(committed, fresh=True)[0]] == [True] * 3
     assert call(committed, smoke=True)[1] == {}
 
 

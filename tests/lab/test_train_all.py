@@ -150,20 +150,3 @@ def test_pictures_and_numbers_without_a_learning_curve_are_copied(publish, tmp_p
 def test_what_is_not_complete_is_not_published(publish, monkeypatch):
     monkeypatch.setattr(train_all, "run_jobs", lambda jobs, *_: list(jobs))
     assert publish(status=1) == []
-
-
-@pytest.mark.scripts
-def test_what_failed_is_done_the_next_time_and_the_rest_is_not(tmp_path, capsys):
-    words = ["--only", "02", "03", "--jobs", "2", "--smoke", "--out", tmp_path]
-    bad = tmp_path / "02_dreamer_cartpole" / "seed0" / "checkpoint.pt"
-    bad.parent.mkdir(parents=True)
-    bad.write_text("damaged")
-    assert call(*words) == 1
-    printed = capsys.readouterr().out
-    assert "02_dreamer_cartpole/seed0: exit status 1: " in printed and "is damaged" in printed
-    assert "03_dreamer_pendulum/seed0: done, return -" in printed
-    bad.unlink()
-    assert call(*words) == 0
-    printed = capsys.readouterr().out
-    assert "02_dreamer_cartpole/seed0: done, return " in printed
-    assert "03_dreamer_pendulum/seed0: complete" in printed

@@ -3,48 +3,29 @@
 import math
 import sys
 
+import agents
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 
 from dreamer import run
-from dreamer.agent import DreamerAgent
 from dreamer.config import Config
 from dreamer.evaluation import open_loop
-from dreamer.replay_buffer import Layout
 from dreamer.rssm import State
 from dreamer.utils import make_rng
 from lab.variants import VARIANTS, without
 
-OBS, ACTION = 3, 2
-LAYOUT = Layout(numbers=OBS, action_categories=(ACTION,))
-
 
 def make_agent(variant, stir=0.3):
-    """A tiny agent of this variant, to be used within `without(variant)` alone. Its weights
-    are moved by `stir`, so that no head is zero because it is fresh."""
-    agent = DreamerAgent(LAYOUT, tiny_config(**VARIANTS[variant].fields))
-    rng = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for p in agent.parameters():
-            p += stir * torch.randn(p.shape, generator=rng)
-    return agent
+    """A tiny agent of this variant, to be used within `without(variant)` alone."""
+    return agents.make_agent(stir=stir, **VARIANTS[variant].fields)
 
 
-def make_batch(seed=0):
+def make_batch(agent, seed=0):
     """Random rows of one episode that goes on."""
-    rng, shape, config = np.random.default_rng(seed), (3, 6), tiny_config()
-    latent = config.categoricals, config.classes
-    return {
-        "prev_deter": np.zeros((3, config.deter), np.float32),
-        "prev_stoch": np.zeros((3, *latent), np.float32),
-        "prev_action": np.zeros((3, ACTION), np.float32),
-        "obs": rng.normal(size=(*shape, OBS)).astype(np.float32),
-        "action": np.eye(ACTION, dtype=np.float32)[rng.integers(ACTION, size=shape)],
-        "reward": rng.normal(size=shape).astype(np.float32),
-        **{name: np.zeros(shape, bool) for name in ("is_first", "is_last", "is_terminal")},
-    }
+    batch = agents.make_batch(agent, seed)
+    nothing = np.zeros_like(batch["is_first"])
+    return batch | dict.fromkeys(["is_first", "is_last", "is_terminal"], nothing)
 
 
 def tensors(batch):
@@ -76,11 +57,11 @@ def test_every_variant_learns_dreams_and_is_gone_afterwards(variant):
         agent = make_agent(variant, stir=0.0)
         weights = [p.clone() for p in agent.parameters() if p.requires_grad]
         for seed in range(3):
-            metrics, _ = agent.update(make_batch(seed))
+            metrics, _ = agent.update(make_batch(agent, seed))
         assert all(torch.isfinite(value) for value in metrics.values())
         moved = [p for p in agent.parameters() if p.requires_grad]
         assert any(not torch.equal(*pair) for pair in zip(weights, moved, strict=True))
-        batch = make_batch(9)
+        batch = make_batch(agent, 9)
         dream = open_loop(agent, batch["obs"], batch["action"], 2, seed=0)
         assert np.isfinite(dream["obs"]).all()
     assert package_contents() == before
@@ -103,9 +84,9 @@ def test_ideas_that_are_a_weight_are_switched_off():
 
 @both("stored states")
 def test_without_stored_states_every_window_begins_from_zeros(variant, package):
-    replay = run.ReplayBuffer(4, LAYOUT, state=(4, 2, 3))
-    state = State(torch.full((1, 4), 0.5), torch.eye(3)[None, :2], torch.ones(1, ACTION))
-    obs, action, no = np.zeros((1, OBS)), np.ones((1, ACTION)), np.zeros(1)
+    replay = run.ReplayBuffer(4, agents.LAYOUTS["discrete"], state=(4, 2, 3))
+    state = State(torch.full((1, 4), 0.5), torch.eye(3)[None, :2], torch.ones(1, 2))
+    obs, action, no = np.zeros((1, 3)), np.ones((1, 2)), np.zeros(1)
     for t in range(4):
         replay.add(obs, action, no, no + (t == 0), state=state)
     replay.refresh(np.array([1]), state)
@@ -120,7 +101,7 @@ def test_without_stored_states_every_window_begins_from_zeros(variant, package):
 @both("symlog")
 def test_without_symlog_the_encoder_sees_the_observation_linearly(variant, package):
     agent = make_agent(variant)
-    agent.update(make_batch())  # the norm has statistics now
+    agent.update(make_batch(agent))  # the norm has statistics now
     norm, obs = agent.encoder.norm, torch.tensor([[1.0, -2.0, 3.0]])
     step = norm(obs) - norm(0 * obs)
     linear = torch.allclose(norm(2 * obs) - norm(0 * obs), 2 * step, rtol=1e-4)
@@ -145,7 +126,8 @@ def test_without_two_hot_heads_are_one_number_and_squared_error(variant, package
 
 @both("straight-through")
 def test_without_straight_through_nothing_behind_a_sample_reaches_the_encoder(variant, package):
-    agent, batch = make_agent(variant), tensors(make_batch())
+    agent = make_agent(variant)
+    batch = tensors(make_batch(agent))
     _, _, post, feat = agent.world_model_loss(batch)
     assert set(post.stoch.detach().unique().tolist()) <= {0.0, 1.0}
     agent.decoder.loss(agent.decoder(feat), batch["obs"]).mean().backward()
@@ -156,7 +138,8 @@ def test_without_straight_through_nothing_behind_a_sample_reaches_the_encoder(va
 
 @both("stochastic latent")
 def test_without_a_stochastic_latent_nothing_is_drawn(variant, package):
-    agent, batch = make_agent(variant), tensors(make_batch())
+    agent = make_agent(variant)
+    batch = tensors(make_batch(agent))
 
     def states(seed):
         rng = make_rng(torch.device("cpu"), seed)
@@ -179,7 +162,8 @@ def test_without_a_stochastic_latent_nothing_is_drawn(variant, package):
 def test_without_memory_the_state_knows_the_present_observation_alone(variant, package):
     """Two pasts, one present: the same state, and the same action. The prior still knows where it
     comes from and what was done there, or there would be no dreams."""
-    agent, batch, other = make_agent(variant), tensors(make_batch(0)), tensors(make_batch(1))
+    agent = make_agent(variant)
+    batch, other = (tensors(make_batch(agent, seed)) for seed in (0, 1))
     other["obs"][:, -1] = batch["obs"][:, -1]
 
     def acts(batch):
@@ -208,7 +192,7 @@ def test_without_memory_no_head_reads_the_memory(variant, package):
     for name in heads:
         mlp = getattr(agent, name).mlp
         mlp.register_forward_pre_hook(lambda _, x, name=name: read[name].append(x[0].detach()))
-    batch = make_batch()
+    batch = make_batch(agent)
     agent.update(batch)
     agent.act(batch["obs"][:, 0], batch["is_first"][:, 0])
     for name, feats in read.items():

@@ -44,8 +44,6 @@ COMMITTED = results.RESULTS / "ablations.json"
 HEAD = ("task", "variant", "seed")  # of each run
 METHODS = ("ppo", "sac")  # of Stable-Baselines3, as 07_sample_efficiency.py has them for Pendulum
 
-# ---------------------------------------------------------------- the tasks
-
 
 @dataclass(frozen=True)
 class Task:
@@ -115,8 +113,6 @@ class Flags(cli.JobFlags):
     plot_only: bool = False  # run nothing
 
 
-# ---------------------------------------------------------------- one run
-
 DREAMS = "pendulum"  # where dreams are measured: its episodes last 200 steps, whatever one does
 CONTEXT, HORIZON = 8, 100  # observed steps, then dreamed ones
 WINDOWS = 256  # from as many episodes
@@ -185,9 +181,6 @@ def dream_error(agent: DreamerAgent) -> list[float]:
     dreamed = open_loop(agent, obs, action, CONTEXT, seed=0)["obs"]
     error = np.abs(dreamed - obs[:, CONTEXT:]) / obs.std((0, 1))
     return [significant(value) for value in error.mean((0, 2))]
-
-
-# ---------------------------------------------------------------- what came of them
 
 
 def collect(before: effects.Results, runs: engine.Runs) -> effects.Results:

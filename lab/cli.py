@@ -60,11 +60,8 @@ def parse(
     argv: Sequence[str] | None = None,
     kind: type[Args] = Args,
 ) -> Any:
-    """Read the command line (sys.argv, if argv is None) of a numbered script into a `kind`.
-
-    script: its `__file__`; description: its `__doc__`; config: its defaults. --smoke makes them
-    tiny; the user's flags win over both.
-    """
+    """Read the command line of a numbered script, or these words, into a `kind`. script: its
+    `__file__`; description: its `__doc__`; config: its defaults, which --smoke makes tiny."""
     argv, out = sys.argv[1:] if argv is None else argv, RUNS
     if "--smoke" in argv:
         config, out = dataclasses.replace(config, **SMOKE), RUNS / "smoke"
@@ -97,7 +94,7 @@ class JobFlags:
 
 def run(main: Callable[[Any], int | None], args: Any) -> NoReturn:
     """Call `main(args)` and end the program: after Ctrl-C with the command that goes on (status
-    130), where the package, the system or Gymnasium refuse, with their sentence (status 1)."""
+    130); where the package, the system or Gymnasium refuse, with their sentence (status 1)."""
     try:
         sys.exit(main(args))
     except KeyboardInterrupt:

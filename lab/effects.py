@@ -47,11 +47,10 @@ def compare(without: dict[int, float], full: dict[int, float]) -> Effect:
     seeds = sorted(without.keys() & full.keys())
     if not seeds:
         return Effect()
-    difference, half = np.array([without[seed] - full[seed] for seed in seeds]), 0.0
+    difference = np.array([without[seed] - full[seed] for seed in seeds])
+    t, mean, half = T_975[min(len(seeds) - 1, len(T_975)) - 1], difference.mean(), 0.0
     if len(seeds) > 1:
-        t = T_975[min(len(seeds) - 1, len(T_975)) - 1]
         half = t * difference.std(ddof=1) / np.sqrt(len(seeds))
-    mean = difference.mean()
     return Effect(mean, mean - half, mean + half, len(seeds))
 
 

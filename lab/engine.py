@@ -2,11 +2,10 @@
 
 A job is a function that at its very end writes `result.json` into its folder, with the `config`
 that it ran with. One whose result has the wanted config is complete and is skipped, so that the
-same command again does only what a crash or Ctrl-C left undone. When one fails the others go on.
+same command again does only what was left undone. When one fails the others go on.
 
-For several at a time Dask is the engine (docs/distributed.md). When one of its workers dies,
-another one goes on with its jobs from their last checkpoints, which the scheduler holds. Files come
-back through Dask: the machines need no common disk.
+For several at a time Dask is the engine (docs/distributed.md). When a worker dies, another goes on
+with its jobs from their last checkpoints, which the scheduler holds. Files come back through Dask.
 """
 
 import contextlib
@@ -68,13 +67,11 @@ def portable(folder: Path) -> str:
 def run_jobs(jobs: Sequence[Job], workers: int = 1, scheduler: str | None = None) -> list[Job]:
     """Run the jobs that are not complete, begun in this order: so many at a time on this machine,
     or on the workers of a Dask scheduler. Prints how each ended; returns those that failed."""
-    missing, failed = [], []
+    missing, failed = [job for job in jobs if job.fresh or not job.result()], []
     for job in jobs:
         if job.fresh:
             shutil.rmtree(job.path, ignore_errors=True)
-        if job.fresh or not job.result():
-            missing.append(job)
-        else:
+        elif job not in missing:
             print(f"{job.name}: complete")
     if missing:
         print(f"{len(missing)} of {len(jobs)} jobs to run; each writes output.txt into its folder")
@@ -99,10 +96,9 @@ def run_on_dask(
         install = "pip install 'dask[distributed]>=2025.1,<2027'"
         raise ValueError(f"several jobs at a time need Dask: {install}") from None
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    local = dict(threads_per_worker=workers, dashboard_address="localhost:8787")
+    local = dict(n_workers=1, threads_per_worker=workers, dashboard_address="localhost:8787")
     # Jobs are processes: what waits for them on this machine may be threads of this process.
-    kind = {} if scheduler else dict(n_workers=1, processes=False, **local)
-    with Client(scheduler, **kind) as client:
+    with Client(scheduler, **({} if scheduler else {**local, "processes": False})) as client:
         known = client.list_datasets()
         for job in jobs:
             if job.fresh and job.folder in known:
@@ -212,16 +208,8 @@ def make_runs(
     return known, new, not failed
 
 
-# ---------------------------------------------------------------- what a job's process does
-
-
-def end_with_parent() -> None:
-    """End this process when the one that began it is gone: another may go on in its folder."""
-    os.read(0, 1)  # nothing comes, but at last the end of the pipe
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    threading.Thread(target=end_with_parent, daemon=True).start()
+if __name__ == "__main__":  # a job's process
+    # It ends with the one that began it, when their pipe does: another job may go on in its folder.
+    threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
     module, _, function = sys.argv[1].partition(":")
     getattr(importlib.import_module(module), function)(*json.loads(sys.argv[2]))

@@ -44,8 +44,6 @@ SCRIPTS = {  # the file in assets/results -> the script that makes it, its folde
     "pixel_cartpole": "09_dreamer_pixels_cartpole",
 }
 
-# ---------------------------------------------------------------- one run
-
 
 def finish(
     args: Args,
@@ -198,9 +196,6 @@ def dump(data: dict[str, Any]) -> str:
     text = {key: write(data[key]) for key in data}
     text["runs"] = "[\n" + ",\n".join(f"  {{\n{run}\n  }}" for run in runs) + "\n ]"
     return "{\n" + ",\n".join(f' "{key}": {text[key]}' for key in text) + "\n}\n"
-
-
-# ---------------------------------------------------------------- solved, and first reached
 
 
 def solved(data: dict[str, Any]) -> int:

@@ -52,7 +52,7 @@ class NoScale(PercentileScale):
 
 
 def sample_without_gradient(log_probs: Tensor, uniform: Tensor) -> Tensor:
-    """The same samples; backwards they are constants."""
+    """The same samples, constant for gradients."""
     return sample_onehot(log_probs.detach(), uniform)
 
 
@@ -64,7 +64,7 @@ def likeliest_onehot(log_probs: Tensor, uniform: Tensor) -> Tensor:
 
 class MemorylessRSSM(RSSM):
     """A posterior of the present observation alone, q(z | x), and heads that read zeros for the
-    GRU's state, which goes from the last latent and action to the prior alone, to dream on."""
+    GRU's state. The GRU still runs, from the last latent and action, but only for the prior."""
 
     def sequence_step(self, deter: Tensor, stoch: Tensor, action_part: Tensor) -> Tensor:
         return super().sequence_step(torch.zeros_like(deter), stoch, action_part)

@@ -157,9 +157,6 @@ def test_what_is_committed_is_not_made_again_until_its_settings_change(call):
     assert call(committed, smoke=True)[1] == {}
 
 
-# ---------------------------------------------------------------- on several machines
-
-
 @pytest.fixture
 def start(tmp_path):
     """start(machine, *words) -> a process of `python WORDS` on that machine: a folder with its own

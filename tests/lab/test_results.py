@@ -36,9 +36,6 @@ def make_entry(seed=0, returns=(1.0, 2.0, 6.0), **fields):
     return results.run_entry(make_run(seed, **fields), np.array(returns))
 
 
-# ---------------------------------------------------------------- one run
-
-
 def test_what_is_kept_of_a_run():
     entry = make_entry(3, [123456.0, 2.0], steps=500)
     assert (entry["seed"], entry["env_steps"]) == (3, 500)
@@ -125,9 +122,6 @@ def test_a_run_is_drawn_over_the_committed_seeds(tmp_path, drawn, measured):
     assert drawn[2][-1] is None  # no entropy of a uniform policy
 
 
-# ---------------------------------------------------------------- results files
-
-
 def test_runs_of_one_config_gather_in_a_file_by_seed(tmp_path, measured):
     path = tmp_path / "deep" / "a.json"
     results.merge(path, "CartPole-v1", 475, [make_entry(2), make_entry(0)])
@@ -146,9 +140,6 @@ def test_runs_of_one_config_gather_in_a_file_by_seed(tmp_path, measured):
     data = results.merge(path, "CartPole-v1", 475, [other])
     assert data["runs"] == [other] and data["random_return"] == 2.0  # measured anew
     assert measured == [("CartPole-v1", 3)] * 2
-
-
-# ---------------------------------------------------------------- solved, and first reached
 
 
 def evaluated(*pairs, final=(0,)):

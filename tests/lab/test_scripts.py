@@ -34,9 +34,6 @@ def call(cwd, *words):
     return process.stdout
 
 
-# ---------------------------------------------------------------- what is committed
-
-
 @pytest.mark.parametrize("task", results.SCRIPTS)
 def test_what_is_shipped_was_made_with_the_script_s_config(task):
     pixels = task.startswith("pixel")
@@ -59,9 +56,6 @@ def test_the_shipped_agents_do_their_task(task):
     agent = load_agent(ROOT / "assets" / "agents" / f"{task}.pt", "cpu")
     final = np.mean([np.mean(run["final_returns"]) for run in data["runs"]])
     assert evaluate(agent, episodes=10, seed=1).mean() > (final + data["random_return"]) / 2
-
-
-# ---------------------------------------------------------------- as a user runs them
 
 
 @pytest.fixture(scope="module")

@@ -34,9 +34,6 @@ def started(monkeypatch):
     return groups
 
 
-# ---------------------------------------------------------------- which jobs
-
-
 def test_it_leaves_the_long_comparisons_alone_and_looks_at_agents_last(started):
     assert call("--seeds", "3", "1", "3") == 0
     learning, drawing = [[(job.name[:2], job.name[-1]) for job in group] for group in started]
@@ -67,9 +64,6 @@ def test_what_is_no_whole_run_cannot_be_published(more, started):
     with pytest.raises(SystemExit) as end:
         call("--publish", *more)
     assert end.value.code == 2 and not started
-
-
-# ---------------------------------------------------------------- what goes to assets/
 
 
 def make_entry(seed, ret, config=CONFIG):

@@ -373,6 +373,12 @@ class Shifted(gym.Wrapper, gym.utils.RecordConstructorArgs):
 class Silent(gym.Wrapper):
     """Does not record its arguments."""
 
+    def __init__(self, env=None):
+        super().__init__(env or gym.make("Named-v0"))
+
+
+gym.register("Silent-v0", f"{__name__}:Silent")
+
 
 def test_arguments_and_wrappers_are_kept():
     def make(**options):
@@ -387,6 +393,13 @@ def test_arguments_and_wrappers_are_kept():
     assert again.unwrapped.desc.shape == (8, 8)
     assert spec_json(again) != text  # of another rendering
     assert spec_json(gym.make(EnvSpec.from_json(text))) == text
+
+
+def test_an_id_may_stand_for_wrappers_of_any_kind():
+    env = AgentEnv("Silent-v0")
+    again = AgentEnv(EnvSpec.from_json(env.spec_json))
+    assert again.name == "Silent-v0" and tail(again) == tail(env)
+    assert again.spec_json == env.spec_json
 
 
 def test_what_no_file_can_hold_is_not_known():

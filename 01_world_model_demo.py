@@ -1,18 +1,18 @@
 """A world model alone: what it learns of CartPole from random actions, and how well it dreams.
 
 No actor, no critic: encoder, RSSM, decoder, reward and continue head are fitted to episodes of
-random actions, in about a minute. Then they are tested on episodes that they never saw. After 5
-observed steps the model dreams on with the prior alone, told only which actions are taken, and is
-compared with what really happened, and with the naive guess that nothing changes.
+random actions, in about a minute. Then, in episodes that they never saw, the model observes 5 steps
+and dreams on with the prior alone, told only which actions are taken. It is compared with what
+really happened, and with the naive guess that nothing changes.
 
 You will see 01_world_model.png (losses, error against the length of the dream, the end of an
-episode) and 01_open_loop.png (one episode, dimension by dimension) in runs/01_world_model_demo,
-with the numbers in result.json.
+episode) and 01_open_loop.png (one episode) in runs/01_world_model_demo, with result.json.
 
     python 01_world_model_demo.py
 """
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ from dreamer.utils import derive_seed
 from lab import cli, figures, style
 from lab.visualize import dream_errors, first
 
-ENV = "CartPole-v1"
+ENV, NAMES = "CartPole-v1", style.OBS_NAMES["CartPole-v1"]
 CONFIG = Config(
     steps=5_000,  # of random actions: all that the model ever sees
     prefill=0,  # all of them are learned from
@@ -45,10 +45,9 @@ TRAINING, TESTING = 30, 31  # streams of random numbers
 
 def random_episodes(env: AgentEnv, seed: int, stream: int, hold: int) -> Iterator[Episode]:
     """Endless episodes of random actions."""
-    policy, number = random_policy(env, hold, derive_seed(seed, stream)), 0
-    while True:
+    policy = random_policy(env, hold, derive_seed(seed, stream))
+    for number in itertools.count():
         yield play(env, policy, derive_seed(seed, stream, number))
-        number += 1
 
 
 def fill_replay(agent: DreamerAgent, episodes: Iterator[Episode]) -> ReplayBuffer:
@@ -59,8 +58,8 @@ def fill_replay(agent: DreamerAgent, episodes: Iterator[Episode]) -> ReplayBuffe
         last = len(episode["obs"]) - 1
         for t in range(last + 1):
             row = {name: episode[name][t : t + 1] for name in ("obs", "action", "reward")}
-            ended = {"is_last": t == last, "is_terminal": episode["cont"][t] == 0}
-            replay.add(**row, is_first=t == 0, **ended)
+            end = episode["cont"][t] == 0
+            replay.add(**row, is_first=t == 0, is_last=t == last, is_terminal=end)
         steps += last
     return replay
 
@@ -93,42 +92,36 @@ def learn(agent: DreamerAgent, replay: ReplayBuffer) -> list[dict[str, float]]:
 def end_predictions(agent: DreamerAgent, episodes: list[Episode]) -> dict[str, np.ndarray]:
     """Whether an episode goes on, over its last rows (N, LAST): `real`, the probability `filtered`
     while watching, and `dreamed` from a context that ends before those rows."""
-    ends: dict[str, list] = {"real": [], "filtered": [], "dreamed": []}
+    rows = []
     for i, episode in enumerate(episodes):
         feat = filter_episode(agent, episode, seed=i)[-LAST:]
         window = (episode[name][None] for name in ("obs", "action"))
         dream = open_loop(agent, *window, len(episode["obs"]) - LAST, seed=i)
         with torch.inference_mode():
-            ends["filtered"].append(agent.cont.predict(feat).cpu().numpy())
-        ends["real"].append(episode["cont"][-LAST:])
-        ends["dreamed"].append(dream["cont"][0])
-    return {name: np.array(rows) for name, rows in ends.items()}
+            filtered = agent.cont.predict(feat).cpu().numpy()
+        rows.append((episode["cont"][-LAST:], filtered, dream["cont"][0]))
+    return dict(zip(("real", "filtered", "dreamed"), np.stack(rows, 1), strict=True))
 
 
 def numbers(error: dict[str, np.ndarray], cont: dict[str, np.ndarray]) -> dict:
-    """In a few numbers: the error of dreams by their length, and the share of rows in which an end
-    was foreseen where there was none, or the other way round."""
+    """The error of dreams by their length, and the share of rows in which an end was foreseen where
+    there was none, or the other way round."""
     alive = np.isfinite(error["dream"]).any((0, 2))
-    lengths = [length for length in (1, 5, 10, 15, 25) if alive[length - 1]]
+    lengths = [n for n in (1, 5, 10, 15, 25) if alive[n - 1]]
+    means = {k: {n: float(np.nanmean(x[:, n - 1])) for n in lengths} for k, x in error.items()}
     wrong = {k: (cont[k] > 0.5) != (cont["real"] > 0.5) for k in ("filtered", "dreamed")}
-    return {
-        "error_by_dream_length": {
-            name: {length: float(np.nanmean(values[:, length - 1])) for length in lengths}
-            for name, values in error.items()
-        },
-        "cont_wrong": {kind: float(rows.mean()) for kind, rows in wrong.items()},
-    }
+    cont_wrong = {kind: float(rows.mean()) for kind, rows in wrong.items()}
+    return {"error_by_dream_length": means, "cont_wrong": cont_wrong}
 
 
 def main(args: cli.Args) -> None:
-    config, device = args.config, pick_device(args.device)
-    (args.run_dir / "result.json").unlink(missing_ok=True)  # the mark of a complete run
+    config, device, folder = args.config, pick_device(args.device), args.run_dir
+    (folder / "result.json").unlink(missing_ok=True)  # the mark of a complete run
     if device.type == "cpu":
         tune_cpu()
     env, started, seed = AgentEnv(ENV), time.monotonic(), config.seed
     agent = DreamerAgent(env.layout, config, device)
     replay = fill_replay(agent, random_episodes(env, seed, TRAINING, config.explore_hold))
-    print(f"{len(replay)} rows of random {ENV}; the world model learns from them alone")
     reports = learn(agent, replay)
     minutes = (time.monotonic() - started) / 60
 
@@ -138,31 +131,27 @@ def main(args: cli.Args) -> None:
     tested = [episode for episode in fresh if len(episode["obs"]) > CONTEXT + LAST]
     parts = [first(episode, CONTEXT + HORIZON) for episode in tested]
     error, ends = dream_errors(agent, parts, CONTEXT, HORIZON), end_predictions(agent, tested[:200])
-    found = numbers(error, ends)
-
     title = f"World model of {ENV}, learned from {config.steps:,} random steps"
-    path, names = args.run_dir / "01_world_model.png", style.OBS_NAMES[ENV]
-    figures.world_model_figure(title, names, reports, error, ends, path)
+    figures.world_model_figure(title, NAMES, reports, error, ends, folder / "01_world_model.png")
 
     # One of them that ends just where the dream does.
-    real = first(
-        min(tested, key=lambda e: abs(len(e["obs"]) - CONTEXT - HORIZON)), CONTEXT + HORIZON
-    )
+    fits = min(tested, key=lambda episode: abs(len(episode["obs"]) - CONTEXT - HORIZON))
+    real = first(fits, CONTEXT + HORIZON)
     window = (np.repeat(real[name][None], 32, 0) for name in ("obs", "action"))
     dreams = open_loop(agent, *window, CONTEXT, seed=2)
     title = f"An episode that it never saw: {CONTEXT} steps observed, then dreamed"
-    path = args.run_dir / "01_open_loop.png"
-    figures.dream_figure(title, names, CONTEXT, real, dreams, path)
+    figures.dream_figure(title, NAMES, CONTEXT, real, dreams, folder / "01_open_loop.png")
 
-    about = {"env_id": ENV, "seed": seed, "random_steps": config.steps}
-    about |= {"test_episodes": len(tested), "context": CONTEXT, "minutes": round(minutes, 2)}
-    result = {**about, **found, "config": dataclasses.asdict(config)}
-    write_json(args.run_dir / "result.json", result)
+    found = numbers(error, ends)
+    about = {"env_id": ENV, "seed": seed, "random_steps": config.steps, "context": CONTEXT}
+    about |= {"test_episodes": len(tested), "minutes": round(minutes, 2)}
+    about |= found | {"config": dataclasses.asdict(config)}
+    write_json(folder / "result.json", about)
     dreamed, naive = (list(by.items())[-1] for by in found["error_by_dream_length"].values())
     print(
         f"In {minutes:.1f} minutes it learned to dream {ENV}: {dreamed[0]} steps ahead the error "
         f"is {dreamed[1]:.2f} of the data's spread (that nothing changes: {naive[1]:.2f}); figures "
-        f"in {cli.short(args.run_dir)}"
+        f"in {cli.short(folder)}"
     )
 
 

@@ -1,5 +1,5 @@
-"""Animations: a real episode and dreams of it on one canvas, drawn by the environment itself, or
-as curves where its state cannot be set."""
+"""Animations: a real episode and dreams of it on one canvas, drawn by one of the four environments,
+or as curves."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +18,9 @@ from lab.style import DREAM, RANDOM, REAL, STYLE
 
 TINT = np.array([86, 180, 233])  # of what is dreamed: a blue that shows on black and on white
 
-# ---------------------------------------------------------------- ghosts
-
 
 def set_state(env: gym.Env, obs: np.ndarray) -> None:
-    """Put one of the four environments, once reset, into the state that an observation (O,) says.
+    """Put one of the four environments, once reset, where an observation (O,) says that it is.
 
     It may be a dreamed one: cosine and sine need not lie on the circle.
     """
@@ -39,27 +37,21 @@ def set_state(env: gym.Env, obs: np.ndarray) -> None:
 
 
 def set_lander(world: Any, obs: np.ndarray) -> None:
-    """The inverse of LunarLander's observation (its source: `LunarLander.step`). The legs, which
-    it does not show, hang where their springs hold them in flight."""
+    """The inverse of LunarLander's observation (its source: `LunarLander.step`), except velocities.
+    The legs, which it does not show, hang where their springs hold them in flight."""
     from gymnasium.envs.box2d import lunar_lander as ll
 
     half_w, half_h = ll.VIEWPORT_W / ll.SCALE / 2, ll.VIEWPORT_H / ll.SCALE / 2  # metres
-    lander = world.lander
-    x, y, vx, vy, angle, spin = map(float, obs[:6])
+    lander, (x, y), angle = world.lander, map(float, obs[:2]), float(obs[4])
     height = y * half_h + world.helipad_y + ll.LEG_DOWN / ll.SCALE
-    lander.position = x * half_w + half_w, height
-    lander.angle = angle
-    lander.linearVelocity = vx * ll.FPS / half_w, vy * ll.FPS / half_h
-    lander.angularVelocity = spin * ll.FPS / 20
+    lander.position, lander.angle = (x * half_w + half_w, height), angle
     for side, leg, touches in zip((-1, 1), world.legs, obs[6:], strict=True):
         leg.angle = angle - side * 0.4  # the joint's limit, against which its motor pushes
         cos, sin = math.cos(leg.angle), math.sin(leg.angle)
         ax, ay = side * ll.LEG_AWAY / ll.SCALE, ll.LEG_DOWN / ll.SCALE  # lander, seen from the leg
-        foot = (
-            lander.position[0] - (cos * ax - sin * ay),
-            lander.position[1] - (sin * ax + cos * ay),
-        )
-        leg.position, leg.ground_contact = foot, bool(touches > 0.5)
+        (x, y) = lander.position
+        leg.position = x - (cos * ax - sin * ay), y - (sin * ax + cos * ay)
+        leg.ground_contact = bool(touches > 0.5)
 
 
 def render_observations(env_id: str, obs: np.ndarray, seed: int) -> list[np.ndarray]:
@@ -67,9 +59,8 @@ def render_observations(env_id: str, obs: np.ndarray, seed: int) -> list[np.ndar
 
     seed: of the reset, which decides what no observation shows (LunarLander's mountains).
     """
-    env = gym.make(env_id, render_mode="rgb_array")
+    env, frames = gym.make(env_id, render_mode="rgb_array"), []
     env.reset(seed=seed)
-    frames = []
     for row in obs:
         set_state(env, row)
         frames.append(env.unwrapped.render())
@@ -84,7 +75,20 @@ def scenery(env_id: str, obs_size: int, seed: int) -> np.ndarray:
     return np.median(render_observations(env_id, anywhere, seed), axis=0).astype(np.uint8)
 
 
-def ghosts(real: np.ndarray, dreams: Sequence[np.ndarray], empty: np.ndarray) -> np.ndarray:
+def ghosts(
+    env_id: str, obs: np.ndarray, dreams: np.ndarray, over: np.ndarray, seed: int
+) -> list[np.ndarray]:
+    """Pictures of an episode's rows (T, O), and behind them of dreams (K, H, O) of the last H rows,
+    which are not drawn where they are over (K, H)."""
+    pictures = render_observations(env_id, obs, seed)
+    empty = scenery(env_id, obs.shape[-1], seed)
+    for t in range(dreams.shape[1]):
+        alive, row = render_observations(env_id, dreams[~over[:, t], t], seed), t - dreams.shape[1]
+        pictures[row] = lay_behind(pictures[row], alive, empty)
+    return pictures
+
+
+def lay_behind(real: np.ndarray, dreams: Sequence[np.ndarray], empty: np.ndarray) -> np.ndarray:
     """One picture of many: what moves in the dreams shows through, tinted, behind what is real.
 
     All (height, width, 3); empty: the world without what moves.
@@ -98,26 +102,18 @@ def ghosts(real: np.ndarray, dreams: Sequence[np.ndarray], empty: np.ndarray) ->
     return ((1 - opacity) * real + opacity * TINT).astype(np.uint8)
 
 
-# ---------------------------------------------------------------- curves
-
-
 @matplotlib.rc_context(STYLE)
 def curves(
-    names: Sequence[str],
-    real: np.ndarray,
-    dreams: np.ndarray,
-    step: str,
-    beside: Sequence[np.ndarray] = (),
+    names: Sequence[str], real: np.ndarray, dreams: np.ndarray, step: str
 ) -> list[np.ndarray]:
     """Pictures (height, width, 3), one for each row of an episode, of curves that grow with time.
 
     names: of the D numbers; real: rows (T, D); dreams: (K, H, D) of the last H rows, NaN where they
-    have ended; step: what a row is; beside: T pictures to stand at the left.
+    have ended; step: what a row is.
     """
     context = len(real) - dreams.shape[1]
     dreams = np.concatenate([np.repeat(real[None, [context - 1]], len(dreams), 0), dreams], 1)
-    left, height = 320 if len(beside) else 0, max(320, 100 * len(names) + 120)
-    fig = Figure(((800 - left) / 100, height / 100), dpi=100, layout="constrained")
+    fig = Figure((8, max(3.2, len(names) + 1.2)), dpi=100, layout="constrained")
     canvas, axes = FigureCanvasAgg(fig), fig.subplots(len(names), sharex=True, squeeze=False)[:, 0]
     above, below = {"color": REAL, "lw": 1.3, "ms": 4}, {"color": TINT / 255, "lw": 2.5, "ms": 6}
     lines = []  # with the row in which they begin, and their values
@@ -126,10 +122,10 @@ def curves(
         margin = 0.1 * np.ptp(ends) or 0.5
         ax.set(title=name, ylim=(min(ends) - margin, max(ends) + margin))
         ax.axvspan(0, context - 1, color=RANDOM, alpha=0.2, lw=0)
-        shape = {"drawstyle": "steps-post" if (truth == truth.round()).all() else "default"}
+        shape = "steps-post" if (truth == truth.round()).all() else "default"
         for start, values in [*((context - 1, values) for values in dreamed.T), (0, truth)]:
-            look = above if values is truth else below
-            (line,) = ax.plot(start, values[0], "o-", markevery=[-1], **look, **shape)
+            look = (above if values is truth else below) | {"drawstyle": shape}
+            (line,) = ax.plot(start, values[0], "o-", markevery=[-1], **look)
             lines.append((line, start, values))
     axes[-1].set(xlabel=step, xlim=(-0.02 * len(real), 1.02 * len(real) - 1))
     pictures = []
@@ -139,16 +135,8 @@ def curves(
             line.set_data(range(start, max(t, start) + 1), values[: max(t - start, 0) + 1])
         canvas.draw()
         fig.set_layout_engine("none")  # nothing moves from here on
-        picture = Image.new("RGB", (800, height), "white")
-        picture.paste(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]), (left, 0))
-        if left:
-            own = Image.fromarray(beside[t])
-            picture.paste(own, ((left - own.width) // 2, (height - own.height) // 2))
-        pictures.append(np.asarray(picture))
+        pictures.append(np.array(canvas.buffer_rgba())[..., :3])
     return pictures
-
-
-# ---------------------------------------------------------------- files
 
 
 def write_gif(
@@ -158,9 +146,9 @@ def write_gif(
     path: Path | str,
     milliseconds: int = 60,
     cut: bool = True,
-) -> int:
+) -> None:
     """Pictures under a title and a caption of their own; the last one stays for a while. Rows of
-    pixels far from all that changes are cut off (cut). Returns the file's size in bytes."""
+    pixels far from all that changes are cut off (cut)."""
     font, head = ImageFont.load_default(size=16), 48
     changed = np.ptp(pictures, axis=0).any((1, 2)).nonzero()[0]
     rows = slice(max(0, changed[0] - 30), changed[-1] + 30) if cut and len(changed) else slice(None)
@@ -177,7 +165,5 @@ def write_gif(
     palette = some.quantize(64, dither=Image.Dither.NONE)  # the same for all: they differ less
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [milliseconds] * (len(frames) - 1) + [2500]
-    look = {"save_all": True, "duration": durations, "loop": 0, "optimize": True}
-    look["append_images"] = frames[1:]
-    write_atomic(Path(path), lambda part: frames[0].save(part, "GIF", **look))
-    return Path(path).stat().st_size
+    look = {"append_images": frames[1:], "duration": durations, "loop": 0, "optimize": True}
+    write_atomic(Path(path), lambda part: frames[0].save(part, "GIF", save_all=True, **look))

@@ -38,32 +38,23 @@ SHAPES = {
     "image": (replace(NUMBERS, numbers=0, images=((64, 64, 3),)), Config()),
     "matched": (NUMBERS, Config(**MATCHED)),
 }
-GROWTH = (("batch_size",), ("seq_len",), ("imag_starts",), ("imag_horizon",), ("hidden", "deter"))
-EPISODE = 200  # rows of each made-up episode
-SIMULATORS = ((1, "sync"), (8, "sync"), (8, "async"))  # how many, and how they are stepped
-
-
-def filled_replay(rows: int, layout: Layout, state: tuple[int, int, int]) -> ReplayBuffer:
-    """A full buffer of random observations and actions; every episode terminates."""
-    rng = np.random.default_rng(0)
-    replay = ReplayBuffer(rows, layout, state)
-    replay.rows["obs"][:] = rng.standard_normal((rows, layout.vector_size))
-    if layout.pixels:
-        replay.rows["pixels"][:] = rng.integers(0, 256, (rows, layout.pixels), np.uint8)
-    codes = np.eye(layout.action_size, dtype=np.float32)
-    replay.rows["action"][:] = codes[rng.integers(len(codes), size=rows)]
-    replay.rows["reward"][:] = 1
-    for name, row in (("is_first", 0), ("is_last", -1), ("is_terminal", -1)):
-        replay.rows[name][row % EPISODE :: EPISODE] = True
-    replay.size[:] = rows
-    return replay
+ROWS, EPISODE = 2_000, 200  # of the replay, and of each made-up episode in it
 
 
 def make_update(layout: Layout, config: Config) -> Callable[[], Any]:
-    """A function that makes one update of a fresh agent."""
-    agent = DreamerAgent(layout, config)
-    replay = filled_replay(10 * EPISODE, layout, agent.rssm.sizes)
-    batch = replay.sample(config.batch_size, config.seq_len, np.random.default_rng(1))
+    """A function that makes one update of a fresh agent, on random rows."""
+    agent, rng = DreamerAgent(layout, config), np.random.default_rng(0)
+    replay = ReplayBuffer(ROWS, layout, agent.rssm.sizes)
+    rows = replay.rows
+    rows["obs"][:] = rng.standard_normal((ROWS, layout.vector_size))
+    if layout.pixels:
+        rows["pixels"][:] = rng.integers(0, 256, (ROWS, layout.pixels), np.uint8)
+    rows["action"][:] = np.eye(layout.action_size)[rng.integers(layout.action_size, size=ROWS)]
+    rows["reward"][:] = 1
+    for name, first in ("is_first", 0), ("is_last", EPISODE - 1), ("is_terminal", EPISODE - 1):
+        rows[name][first::EPISODE] = True
+    replay.size[:] = ROWS
+    batch = replay.sample(config.batch_size, config.seq_len, rng)
     return lambda: agent.update(batch)
 
 
@@ -77,20 +68,6 @@ def time_in_turns(jobs: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, 
             job()
             times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
     return {name: (1e3 * np.median(pairs[1:], axis=0)).tolist() for name, pairs in times.items()}
-
-
-def measure_growth(layout: Layout, config: Config, rounds: int) -> dict[str, dict[int, float]]:
-    """Milliseconds of an update when one size is halved, left and doubled: name -> size -> ms."""
-    growth = {}
-    for fields in GROWTH:
-        sizes = [int(factor * getattr(config, fields[0])) for factor in (0.5, 1, 2)]
-        jobs = {n: make_update(layout, replace(config, **dict.fromkeys(fields, n))) for n in sizes}
-        times = time_in_turns(jobs, rounds)
-        growth[" and ".join(fields)] = {size: wall for size, (wall, _) in times.items()}
-    return growth
-
-
-# ---------------------------------------------------------------- acting
 
 
 class Simulator(gym.Env):
@@ -109,7 +86,7 @@ class Simulator(gym.Env):
 
 def measure_acting(env: Any, config: Config, rows: int) -> float:
     """Steps a second of `config.envs` environments in all, the agent choosing every action."""
-    with contextlib.closing(AgentEnv(env)) as one:
+    with AgentEnv(env) as one:
         agent = DreamerAgent(one.layout, config)
     with contextlib.closing(make_envs(env, config.envs, config)) as envs:
         obs, _ = envs.reset(seed=list(range(config.envs)))
@@ -123,37 +100,26 @@ def measure_acting(env: Any, config: Config, rows: int) -> float:
         return rows * config.envs / (time.perf_counter() - started)
 
 
-# ---------------------------------------------------------------- all of it
-
-
 def benchmark(quick: bool) -> dict[str, Any]:
-    """Everything measured, as the JSON file holds it: updates by number of threads; on one thread
-    the default shape's growth, and acting."""
+    """Everything measured, as the JSON file holds it: updates by number of threads; acting on one
+    thread."""
     gflops, shapes = {}, {shape: {"update_ms": {}, "cpu_ms": {}} for shape in SHAPES}
     x, weight = torch.randn(16_384, 512), torch.randn(512, 256)  # all dreamed states; a layer
     for threads in (1,) if quick else (2, 1):
         tune_cpu(threads)
         jobs = {name: make_update(*shape) for name, shape in SHAPES.items()}
-        jobs["product"] = lambda: x @ weight
-        times = time_in_turns(jobs, 3 if quick else 15)
+        times = time_in_turns({**jobs, "product": lambda: x @ weight}, 3 if quick else 15)
         gflops[threads] = 2e-6 * x.numel() * weight.shape[1] / times["product"][0]
         for shape, values in shapes.items():
             values["update_ms"][threads], values["cpu_ms"][threads] = times[shape]
-    layout, config = SHAPES["default"]
-    slow = {
-        f"{n} {mode}": replace(config, envs=n, vectorization_mode=mode) for n, mode in SIMULATORS
-    }
-    return {
-        "gflops": gflops,
-        "shapes": shapes,
-        "growth_ms": measure_growth(layout, config, 3 if quick else 7),
-        "acting_steps_per_s": measure_acting("CartPole-v1", config, 500 if quick else 3_000),
-        "simulator_steps_per_s": {
-            name: measure_acting(Simulator, c, 50 if quick else 200) for name, c in slow.items()
-        },
-        "cpu": cpu_name(),
-        "versions": versions(),
-    }
+    acting = measure_acting("CartPole-v1", Config(), 500 if quick else 3_000)
+    slow = {}
+    for n, mode in (1, "sync"), (8, "sync"), (8, "async"):
+        config = Config(envs=n, vectorization_mode=mode)
+        slow[f"{n} {mode}"] = measure_acting(Simulator, config, 50 if quick else 200)
+    result = {"gflops": gflops, "shapes": shapes, "acting_steps_per_s": acting}
+    result |= {"simulator_steps_per_s": slow, "cpu": cpu_name(), "versions": versions()}
+    return result
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -163,15 +129,12 @@ def tables(result: dict[str, Any]) -> str:
         for threads, ms in values["update_ms"].items():
             numbers = ms, values["cpu_ms"][threads], result["gflops"][threads]
             updates.append([shape, str(threads), *(f"{number:.1f}" for number in numbers)])
-    growth = [["ms per update with", "half", "default", "double"]]
-    for name, line in result["growth_ms"].items():
-        growth.append([name, *(f"{ms:.1f} ({size})" for size, ms in line.items())])
     slow = [["Simulators of 20 ms a step", "Steps per second", "Gain"]]
     first, *_ = result["simulator_steps_per_s"].values()
     for name, speed in result["simulator_steps_per_s"].items():
         slow.append([name, f"{speed:.0f}", f"{speed / first:.1f} x"])
     acting = f"Acting in CartPole: {result['acting_steps_per_s']:.0f} environment steps per second"
-    return "\n\n".join([*map(markdown, (updates, growth, slow)), acting, result["cpu"]])
+    return "\n\n".join([markdown(updates), markdown(slow), acting, result["cpu"]])
 
 
 def main(quick: bool = False, json: Path | None = None) -> None:

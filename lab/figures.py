@@ -1,10 +1,8 @@
-"""Every figure of the project, made to be read at a width of 830 pixels.
+"""Every figure of the project, made to be read at a width of 830 pixels, without any window.
 
-Figures are plain `matplotlib.figure.Figure`s: no window, no global state, and nothing to close.
 Their colours and shared pieces are in style.py.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,17 +23,16 @@ Results = dict[str, Any]  # the content of a results file, or one of its runs (l
 GOES_ON = "P(the episode goes on)"
 SPREAD = "|error| / spread of the data"
 
-# ---------------------------------------------------------------- training
-
-DREAM_ERRORS = {"naive_obs_error": ("nothing changes", NAIVE), "dream_obs_error": ("dream", DREAM)}
-IMAGE_ERRORS = {name.replace("obs", "image"): how for name, how in DREAM_ERRORS.items()}
-PANELS = (  # title, unit, kind of row in the log, what is drawn of it
+OBS_ERRORS = {"naive_obs_error": ("nothing changes", NAIVE), "dream_obs_error": ("dream", DREAM)}
+IMAGE_ERRORS = {name.replace("obs", "image"): look for name, look in OBS_ERRORS.items()}
+PANELS = [  # title, unit, kind of row in the log, what is drawn of it
     ("world model: losses", "nats or squared error", "report", style.LOSSES),
-    ("dreams: error of observations", "error / spread of the data", "eval", DREAM_ERRORS),
+    ("dreams: error of observations", "error / spread of the data", "eval", OBS_ERRORS),
     ("dreams: error of rewards", "reward", "eval", {"dream_reward_error": ("dream", DREAM)}),
     ("actor: entropy in dreams", "nats", "report", {"entropy": ("policy", DREAM)}),
     ("return scale max(1, P95-P5)", "return", "report", {"ret_scale": ("scale", DREAM)}),
-)
+]
+IMAGE_PANEL = ("dreams: error of images", "squared error, all pixels", "eval", IMAGE_ERRORS)
 
 
 @matplotlib.rc_context(STYLE)
@@ -58,18 +55,16 @@ def training_figure(
     grid = fig.add_gridspec(3, 3, height_ratios=[1.5, 1, 1])
     draw_returns(fig.add_subplot(grid[0, :]), title, groups, threshold, random_return)
     ax = [fig.add_subplot(grid[i, j]) for i in (1, 2) for j in range(3)]
-    logged = {key for run in (*before, *runs) for row in run.get("diagnostics", []) for key in row}
-    images_alone = "dream_image_error" in logged and "dream_obs_error" not in logged
-    for panel, (name, unit, kind, lines) in zip(ax, PANELS, strict=False):
-        if lines is DREAM_ERRORS and images_alone:
-            lines, name, unit = IMAGE_ERRORS, "dreams: error of images", "squared error, all pixels"
+    images = any("dream_image_error" in row for run in runs for row in run["diagnostics"])
+    drawn = [PANELS[0], IMAGE_PANEL, *PANELS[2:]] if images else PANELS
+    for panel, (name, unit, kind, lines) in zip(ax, drawn, strict=False):
         style.draw_logged(panel, groups, kind, lines)
-        bounded = "entropy" in lines and max_entropy is not None and panel.has_data()
+        bounded = "entropy" in lines and max_entropy is not None
         if bounded:
             panel.axhline(max_entropy, color=RANDOM, ls="--", label="uniform policy")
         if lines is IMAGE_ERRORS:
             panel.set_yscale("log")
-        elif panel.has_data() and lines is not style.LOSSES:
+        elif lines is not style.LOSSES:
             panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
         finish(panel, name, "environment steps", unit, legend=bounded or "dream" in name)
     draw_calibration(ax[5], groups)
@@ -86,7 +81,7 @@ def draw_returns(ax: Axes, title: str, groups: tuple, threshold: float, random: 
     """Return against environment steps: the seeds, what to beat, and the training episodes, except
     a few far below the random policy's."""
     bottom, runs = random - abs(threshold - random), groups[1]
-    trained = [point for run in runs for point in run.get("train_returns", [])]
+    trained = [point for run in runs for point in run["train_returns"]]
     if shown := [point for point in trained if point[1] > bottom]:
         lower = len(trained) - len(shown)
         label = "training episodes" + (f" ({lower} are lower)" if lower else "")
@@ -96,11 +91,10 @@ def draw_returns(ax: Axes, title: str, groups: tuple, threshold: float, random: 
         if curves := style.curves_of(group):
             label += f"mean of {len(group)} seeds" if len(group) > 1 else f"seed {group[0]['seed']}"
             style.draw_seeds(ax, curves, color, lw=2.5, label=label)
-    if done := [run for run in runs if run.get("final_returns")]:
-        finals = [np.mean(run["final_returns"]) for run in done]
-        label = f"{len(done[0]['final_returns'])} fresh episodes: {np.mean(finals):.1f}"
-        look = {"color": REAL, "marker": "D", "s": 24, "zorder": 3, "label": label}
-        ax.scatter([run["env_steps"] for run in done], finals, **look)
+    finals = [np.mean(run["final_returns"]) for run in runs]
+    label = f"{len(runs[0]['final_returns'])} fresh episodes: {np.mean(finals):.1f}"
+    look = {"color": REAL, "marker": "D", "s": 24, "zorder": 3, "label": label}
+    ax.scatter([run["env_steps"] for run in runs], finals, **look)
     ax.axhline(threshold, color=THRESHOLD, ls="--", label=f"threshold {threshold:g}")
     ax.axhline(random, color=RANDOM, ls=":", label=f"random policy {random:.0f}")
     finish(ax, f"{title}: greedy return while learning", "environment steps", "return", legend=True)
@@ -111,7 +105,7 @@ def draw_calibration(ax: Axes, groups: tuple) -> None:
     """The critic's values against what the greedy agent achieves, discounted: a dot for each
     evaluation of each seed."""
     for group, color in zip(groups, (style.BEFORE, None), strict=True):
-        rows = [r for run in group for r in run.get("diagnostics", []) if "value_real" in r]
+        rows = [r for run in group for r in run["diagnostics"] if "value_real" in r]
         if rows:
             x, y, step = ([r[name] for r in rows] for name in ("value_real", "value_pred", "step"))
             look = {"color": color} if color else {"c": step, "cmap": style.LATER}
@@ -123,15 +117,10 @@ def draw_calibration(ax: Axes, groups: tuple) -> None:
         ax.locator_params(nbins=4)
 
 
-# ---------------------------------------------------------------- methods compared
-
-
 @matplotlib.rc_context(STYLE)
 def spaces_figure(tasks: dict[str, Results], path: Path | str) -> None:
     """Greedy returns of each task's seeds while it is learned, from its results file."""
-    rows = -(-len(tasks) // 2)
-    fig = Figure(figsize=(WIDTH, 3.2 * rows), layout="constrained")
-    axes = panels(fig, rows, 2, len(tasks))
+    fig, axes = panels(len(tasks), 2, 3.2)
     for ax, data in zip(axes, tasks.values(), strict=True):
         style.draw_seeds(ax, style.curves_of(data["runs"]), DREAM, lw=2.5, label="mean of seeds")
         ax.axhline(data["threshold"], color=THRESHOLD, ls="--", label="learned")
@@ -142,23 +131,24 @@ def spaces_figure(tasks: dict[str, Results], path: Path | str) -> None:
     style.save(fig, path)
 
 
-def panels(fig: Figure, rows: int, columns: int, count: int) -> list[Axes]:
-    """The first `count` panels of a grid; the others are not seen."""
+def panels(count: int, columns: int, height: float, more: float = 0) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels in rows of this height (inches), and `more` for what is around."""
+    rows = -(-count // columns)
+    fig = Figure(figsize=(WIDTH, height * rows + more), layout="constrained")
     axes = list(fig.subplots(rows, columns, squeeze=False).flat)
     for ax in axes[count:]:
         ax.set_axis_off()
-    return axes[:count]
+    return fig, axes[:count]
 
 
 @matplotlib.rc_context(STYLE)
 def sample_efficiency_figure(tasks: dict[str, dict[str, Results | None]], path: Path | str) -> None:
-    """Greedy return against environment steps, a panel for each of up to four tasks.
+    """Greedy return against environment steps, a panel for each task.
 
     tasks: task -> method (of `METHODS`) -> its results file, or None where nothing has been
     measured, which the panel then says; "dreamer" is there for every task.
     """
-    fig = Figure(figsize=(WIDTH, 6.8), layout="constrained")
-    axes = panels(fig, 2, 2, len(tasks))
+    fig, axes = panels(len(tasks), 2, 3.4)
     for ax, methods in zip(axes, tasks.values(), strict=True):
         draw_methods(ax, methods)
     style.title_and_legend(fig, "How many steps does it take?", axes, columns=6)
@@ -238,9 +228,6 @@ def ablation_figure(effects: dict[str, dict[str, Effect]], path: Path | str) -> 
     style.save(fig, path)
 
 
-# ---------------------------------------------------------------- dreams against reality
-
-
 @matplotlib.rc_context(STYLE)
 def world_model_figure(
     title: str,
@@ -256,8 +243,7 @@ def world_model_figure(
     and `naive` (N, H, O), absolute errors at each dream length, NaN after the episode's end.
     cont: `real`, `filtered` and `dreamed` (N, K), whether an episode goes on, in its last K rows.
     """
-    fig = Figure(figsize=(WIDTH, 6), layout="constrained")
-    losses, total, each, end = fig.subplots(2, 2).flat
+    fig, (losses, total, each, end) = panels(4, 2, 3)
     fig.suptitle(title)
     style.draw_logged(losses, ([], [{"diagnostics": reports}]), "report", style.LOSSES)
     finish(losses, "losses while learning", "update", "nats or squared error")
@@ -309,10 +295,9 @@ def dream_figure(
     for name, key, dreamed in (("reward", "reward", seen), (GOES_ON, "cont", dreams)):
         if changes(np.append(real[key][1:], np.nanmean(dreamed[key], 0))):
             drawn.append((name, np.append(np.nan, real[key][1:]), dreamed[key]))
-    columns = {2: 2, 4: 2, 9: 3}.get(len(drawn), 3 if len(drawn) <= 6 else 4)
-    rows = math.ceil(len(drawn) / columns)
-    fig = Figure(figsize=(WIDTH, 1.7 * rows + 1), layout="constrained")
-    axes, steps = panels(fig, rows, columns, len(drawn)), np.arange(len(real["obs"]))
+    count, steps = len(drawn), np.arange(len(real["obs"]))
+    columns = 2 if count in (2, 4) else 3 if count <= 6 or count == 9 else 4
+    fig, axes = panels(count, columns, 1.7, more=1)
     for ax, (name, truth, dreamed) in zip(axes, drawn, strict=True):
         ax.axvspan(0, context - 1, color=RANDOM, alpha=0.2, lw=0, label="observed")
         ax.plot(steps, truth, color=REAL, label="real")
@@ -359,9 +344,9 @@ def latents_figure(
     2% on both sides take the outermost colour.
     """
     kept = [c for c in colourings if c[1].dtype.kind == "U" or changes(c[1])]
-    fig = Figure(figsize=(WIDTH, 1.2 + 0.95 * WIDTH / len(kept)), layout="constrained")
+    fig, axes = panels(len(kept), len(kept), 0.95 * WIDTH / len(kept), more=1.2)
     fig.suptitle(title)
-    for ax, (name, values, cmap) in zip(panels(fig, 1, len(kept), len(kept)), kept, strict=True):
+    for ax, (name, values, cmap) in zip(axes, kept, strict=True):
         ax.set(title=name, xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
         words = values.dtype.kind == "U"

@@ -6,7 +6,6 @@ and the ground under it, and the margin that the pendulum cannot reach, are empt
 The pendulum's curved arrow is the last torque.
 """
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,6 @@ for name, limit in ("Pendulum", 200), ("CartPole", 500):
     gym.register(f"Pixel{name}-v0", "lab.pixels:make", max_episode_steps=limit, kwargs=kwargs)
 
 
-# ---------------------------------------------------------------- what it sees and dreams
-
 Pictures = dict[str, np.ndarray]  # `real`, `seen` and `dream`, each (T, H, W, 3)
 
 
@@ -73,7 +70,7 @@ def watched(agent: DreamerAgent, env: Any, seed: int) -> tuple[Episode, Pictures
     that it has just seen, and, from frame CONTEXT on (in a short episode its last frame), its dream
     without seeing one."""
     c = agent.config
-    with contextlib.closing(AgentEnv(env, c.action_repeat, c.max_episode_steps)) as world:
+    with AgentEnv(env, c.action_repeat, c.max_episode_steps) as world:
         episode = play(world, greedy_policy(agent, seed), seed)
     part = {name: rows[: CONTEXT + LENGTH] for name, rows in episode.items()}
     context = min(CONTEXT, len(part["obs"]) - 1)
@@ -99,22 +96,21 @@ def draw_all(agent: DreamerAgent, env: Any, seed: int, folder: Path, stem: str) 
 def filmstrip(pictures: Pictures, title: str, path: Path | str) -> None:
     """Four rows: real frames, the same as the agent's state has them, the dream, and where the
     dream differs from the real frame."""
-    shown = [t for t in SHOWN if t < len(pictures["real"])]
+    real, seen, dream = pictures.values()
+    context, shown = len(real) - len(dream), [t for t in SHOWN if t < len(real)]
     fig = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = fig.subplots(4, len(shown), squeeze=False)
-    context = len(pictures["real"]) - len(pictures["dream"])
-    away = np.abs(pictures["dream"].astype(int) - pictures["real"][context:]).max(-1)
-    rows = {"real": (REAL, pictures["real"]), "seen": (REAL, pictures["seen"])}
-    rows |= {"dreamed": (DREAM, pictures["dream"]), "differs": (HARM, 255 - away)}
-    for line, (label, (color, frames)) in zip(axes, rows.items(), strict=True):
-        first = len(pictures["real"]) - len(frames)
-        for ax, t in zip(line, shown, strict=True):
+    away = 255 - np.abs(dream.astype(int) - real[context:]).max(-1)
+    labels, colors = ("real", "seen", "dreamed", "differs"), (REAL, REAL, DREAM, HARM)
+    for i, frames in enumerate((real, seen, dream, away)):
+        axes[i, 0].set_ylabel(labels[i], color=colors[i])
+        first = len(real) - len(frames)
+        for ax, t in zip(axes[i], shown, strict=True):
             ax.set(xticks=[], yticks=[])
             ax.grid(False)
             ax.spines[:].set(visible=t >= first, color=BEFORE)
             if t >= first:
                 ax.imshow(frames[t - first], cmap="gray", vmin=0, vmax=255)
-        line[0].set_ylabel(label, color=color)
     for ax, t in zip(axes[0], shown, strict=True):
         ax.set_title(str(t))
     fig.suptitle(title)
@@ -124,17 +120,14 @@ def filmstrip(pictures: Pictures, title: str, path: Path | str) -> None:
 
 def real_beside_dreamed(pictures: Pictures, title: str, path: Path | str) -> None:
     """A GIF: the real frame at the left, the agent's own beside it, both enlarged."""
-    context = len(pictures["real"]) - len(pictures["dream"])
-    ours = np.concatenate([pictures["seen"][:context], pictures["dream"]])
-    bar = np.full((*ours.shape[:2], 1, 3), 128, np.uint8)
-    frames = np.concatenate([pictures["real"], bar, ours], 2).repeat(4, 1).repeat(4, 2)
-    words = ["what it sees"] * context
-    words += [f"its dream, frame {t + 1}" for t in range(len(ours) - context)]
-    captions = [f"left: real, right: {what}" for what in words]
+    real, seen, dream = pictures.values()
+    context = len(real) - len(dream)
+    bar = np.full((*real.shape[:2], 1, 3), 128, np.uint8)
+    ours = np.concatenate([seen[:context], dream])
+    frames = np.concatenate([real, bar, ours], 2).repeat(4, 1).repeat(4, 2)
+    captions = ["left: real, right: what it sees"] * context
+    captions += [f"left: real, right: its dream, frame {t + 1}" for t in range(len(dream))]
     animations.write_gif(frames, captions, title, path, milliseconds=100, cut=False)
-
-
-# ---------------------------------------------------------------- is it all in there?
 
 
 def linear_probe(
@@ -147,7 +140,7 @@ def linear_probe(
     number of the state; of the pendulum cosine and sine of the angle stand in place of the angle.
     """
     feats, states = [], []
-    with contextlib.closing(AgentEnv(env, agent.config.action_repeat)) as world:
+    with AgentEnv(env, agent.config.action_repeat) as world:
         for i in range(seed, seed + episodes):
             policy, truth = greedy_policy(agent, i), []
 
@@ -161,16 +154,13 @@ def linear_probe(
             feats.append(np.pad(feat, ((0, 0), (0, 1)), constant_values=1)[skip:])
             states.append(np.array(truth)[skip:])
     cut = max(1, episodes * 3 // 4)
-    x, y, new_x, new_y = (
-        np.concatenate(rows[part])
-        for part in (slice(cut), slice(cut, None))
-        for rows in (feats, states)
-    )
+    x, y = np.concatenate(feats[:cut]), np.concatenate(states[:cut])
+    new_x, new_y = np.concatenate(feats[cut:]), np.concatenate(states[cut:])
     mean, spread = y.mean(0), y.std(0) + 1e-9
     weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ ((y - mean) / spread))
     error = np.square(new_x @ weights * spread + mean - new_y).mean(0)
-    found = {"r2": 1 - error / new_y.var(0), "rmse": np.sqrt(error)}
-    return {name: values.round(4).tolist() for name, values in found.items()}
+    r2, rmse = 1 - error / new_y.var(0), np.sqrt(error)
+    return {"r2": r2.round(4).tolist(), "rmse": rmse.round(4).tolist()}
 
 
 def true_state(world: AgentEnv) -> np.ndarray:

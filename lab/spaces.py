@@ -28,11 +28,10 @@ class TwoJoints(gym.Env):
     """
 
     TURN = 0.3
-
-    def __init__(self) -> None:
-        self.action_space = spaces.MultiDiscrete([3, 3])
-        parts = {"joints": spaces.Box(-1, 1, (2, 2)), "flag": spaces.Discrete(2)}
-        self.observation_space = spaces.Dict(parts)
+    action_space = spaces.MultiDiscrete([3, 3])
+    observation_space = spaces.Dict(
+        {"joints": spaces.Box(-1, 1, (2, 2)), "flag": spaces.Discrete(2)}
+    )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple:
         super().reset(seed=seed)
@@ -58,10 +57,11 @@ class Recall(gym.Env):
     Observed are the cue, 0 except in the first row, and whether the question is asked.
     """
 
+    observation_space = spaces.Box(-1, 1, (2,))
+    action_space = spaces.Discrete(2)
+
     def __init__(self, delay: int) -> None:
         self.delay = delay
-        self.observation_space = spaces.Box(-1, 1, (2,))
-        self.action_space = spaces.Discrete(2)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple:
         super().reset(seed=seed)
@@ -99,17 +99,7 @@ TASKS = {  # name -> id, return that counts as learned, config
     # Two less than a taxi that knows the way earns on average.
     "taxi": ("Taxi-v4", 5.9, replace(PLAIN, steps=30_000)),
 }
-RESULTS, FIGURE = results.RESULTS / "spaces", ASSETS / "spaces.png"
-
-
-def learn(task: str, seed: int) -> None:
-    """Train one agent, and put its entry into assets/results/spaces."""
-    env, threshold, config = TASKS[task]
-    config = replace(config, seed=seed)
-    run = train(env, config, ROOT / "runs" / "spaces" / task / f"seed{seed}", resume=True)
-    returns = evaluate(run.agent, env, 100, seed=seed)
-    results.merge(RESULTS / f"{task}.json", env, threshold, [results.run_entry(run, returns)])
-    print(f"{task}, seed {seed}: {returns.mean():.2f} (threshold {threshold:g})")
+RESULTS = results.RESULTS / "spaces"
 
 
 def main(
@@ -125,10 +115,15 @@ def main(
         plot_only: draw the figure from the results that are there
     """
     for task, seed in itertools.product(() if plot_only else tasks, seeds):
-        learn(task, seed)
+        (env, threshold, config), folder = TASKS[task], ROOT / "runs" / "spaces" / task
+        run = train(env, replace(config, seed=seed), folder / f"seed{seed}", resume=True)
+        returns = evaluate(run.agent, env, 100, seed=seed)
+        results.merge(RESULTS / f"{task}.json", env, threshold, [results.run_entry(run, returns)])
+        print(f"{task}, seed {seed}: {returns.mean():.2f} (threshold {threshold:g})")
     found = {task: results.load(RESULTS / f"{task}.json") for task in TASKS}
-    figures.spaces_figure({task: data for task, data in found.items() if data}, FIGURE)
-    print(FIGURE)
+    figure = ASSETS / "spaces.png"
+    figures.spaces_figure({task: data for task, data in found.items() if data}, figure)
+    print(figure)
 
 
 if __name__ == "__main__":

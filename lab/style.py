@@ -102,7 +102,7 @@ def draw_logged(ax: Axes, groups: tuple, kind: str, lines: dict[str, tuple[str, 
         for group, shade, label in zip(groups, (BEFORE, color), (None, name), strict=True):
             curves = []
             for run in group:
-                rows = [r for r in run.get("diagnostics", []) if r["kind"] == kind and key in r]
+                rows = [r for r in run["diagnostics"] if r["kind"] == kind and key in r]
                 rows = [r for r in rows if r[key] or lines is not LOSSES]  # a logarithm has no 0
                 if rows:
                     values = np.array([r[key] for r in rows])

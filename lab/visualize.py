@@ -7,14 +7,13 @@ Beside the agent's file, and named after it, it writes (here for agent.pt)
 
 - agent_latents.png: a map of its states in episodes of its own and of random actions;
 - agent_dreams.png: dreams against reality. After 5 observed steps it dreams on with the prior
-  alone, taking the actions that were really taken; what varies most is drawn;
-- agent.gif: such dreams and the real episode, as curves beside what the environment draws;
+  alone, taking the actions that were really taken (eight numbers at most);
+- agent.gif: such dreams and the real episode, as curves, or drawn by one of the four tasks;
 - agent.json: how good the dreams are.
 
 Of an agent that sees images agent_filmstrip.png and agent_dream.gif show what it sees and dreams.
 """
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import tyro
-from PIL import Image
 from sklearn.manifold import TSNE
 
 from dreamer import AgentEnv, DreamerAgent, evaluation, load_agent
@@ -47,11 +45,6 @@ PANELS, CURVES = 8, 4  # entries of an observation in the figure and in the anim
 VISUALIZE = 40  # stream of random numbers
 
 Quantity = tuple[str, Callable[[np.ndarray], np.ndarray], str]  # name, obs (N, O) -> (N,), colours
-
-
-def say(what: str) -> None:
-    """Announce what takes some seconds."""
-    print(f"    {what} ...", flush=True)
 
 
 def observed(rows: int) -> int:
@@ -97,65 +90,50 @@ def starts(layout: Layout) -> np.ndarray:
     return layout.vector_size - np.cumsum(layout.categories[::-1], dtype=int)[::-1]
 
 
+@dataclass
 class Visualizer:
-    """Draws an agent in an environment. The paths of its pictures begin with `stem`.
+    """Draws an agent in an environment."""
 
-    env: as for `AgentEnv`; one of the four tasks, given by its id, draws the dreams itself.
-    quantity: what colours the last map; None takes what varies most. points: states in the map;
-    with few of them dreams are short too.
-    """
+    agent: DreamerAgent
+    env: Any  # as for `AgentEnv`; one of the four tasks, given by its id, draws the dreams itself
+    stem: Path  # with which the paths of all pictures begin
+    seed: int = 0
+    quantity: Quantity | None = None  # what colours the last map; None takes the first that varies
+    points: int = POINTS  # states in the map; with few of them dreams are short too
 
-    def __init__(
-        self,
-        agent: DreamerAgent,
-        env: Any,
-        stem: Path,
-        seed: int = 0,
-        quantity: Quantity | None = None,
-        points: int = POINTS,
-    ):
-        self.agent, self.env, self.stem, self.seed = agent, env, stem, seed
-        self.quantity, self.points, self.layout = quantity, points, agent.layout
-        held = agent.config.action_repeat
-        self.step = (
-            "environment step" if held == 1 else f"choice of an action, held for {held} steps"
-        )
-        with contextlib.closing(AgentEnv(env)) as world:
-            evaluation.check_fit(agent, world.layout)
+    def __post_init__(self) -> None:
+        self.layout = self.agent.layout
+        with AgentEnv(self.env) as world:
+            evaluation.check_fit(self.agent, world.layout)
             self.title, names = world.name, names_of(world.env.observation_space)
-            self.draws_itself = "rgb_array" in (world.metadata.get("render_modes") or ())
-        owners = [names[i].rpartition("=")[0] or "category" for i in starts(self.layout)]
+        onehot = [names[i].rpartition("=")[0] or "category" for i in starts(self.layout)]
         plain = names[: self.layout.numbers + self.layout.flags]
-        self.names = [f"observation {name}" if name.isdigit() else name for name in plain] + owners
-        self.known = isinstance(env, str) and env in style.OBS_NAMES
+        self.names = [f"observation {name}" if name.isdigit() else name for name in plain] + onehot
+        self.known = isinstance(self.env, str) and self.env in style.OBS_NAMES
         if self.known:
-            self.names = style.OBS_NAMES[env]
-
-    def path(self, end: str) -> Path:
-        return self.stem.with_name(self.stem.name + end)
+            self.names = style.OBS_NAMES[self.env]
+        held = self.agent.config.action_repeat
+        self.step = (
+            f"choice of an action, held for {held} steps" if held > 1 else "environment step"
+        )
 
     def draw(self) -> dict[str, float]:
-        """Draw everything. Returns how good the dreams are. Raises ValueError where the agent's
-        episodes are over before a dream could begin."""
-        say("episodes")
-        groups = own, others = self.watch(random=False), self.watch(random=True)
-        number = to_draw(own, CONTEXT + self.agent.config.imag_horizon)
-        whole, longest = own[number], max(len(episode["obs"]) for episode in own + others)
-        if len(whole["obs"]) < 3:
-            raise ValueError(f"{self.title}: its episodes end with the first choice: no dreams")
-        say("a map of its states")
-        self.map_latents(groups)
-        say("its dreams")
+        """Draw everything. Returns how good the dreams are."""
+        print("    episodes, a map of their states, dreams: a minute ...", flush=True)
+        own, others = self.watch(random=False), self.watch(random=True)
+        self.map_latents(own, others)
         if self.layout.images:  # most pixels never change: the squared error in the log says more
             pixels.draw_all(self.agent, self.env, self.seed, self.stem.parent, self.stem.name)
             return {}
-        self.draw_dreams(first(whole, CONTEXT + min(HORIZON, self.points // 10)))
-        say("an animation")
-        shown = first(whole, CONTEXT + min(FRAMES, self.points // 5))
-        size = self.animate(shown, self.episode_seed(False, number))
-        context, horizon = observed(longest), self.agent.config.imag_horizon
-        errors = dream_errors(self.agent, own + others, context, horizon)
-        found = {"dreams": len(errors["dream"]), "dream_steps": horizon, "gif_bytes": size}
+        horizon, lengths = self.agent.config.imag_horizon, [len(episode["obs"]) for episode in own]
+        long = (i for i, rows in enumerate(lengths) if rows >= CONTEXT + horizon)
+        number = next(long, int(np.argmax(lengths)))  # the first that is long, else the longest
+        self.draw_dreams(first(own[number], CONTEXT + min(HORIZON, self.points // 10)))
+        shown = first(own[number], CONTEXT + min(FRAMES, self.points // 5))
+        self.animate(shown, derive_seed(self.seed, VISUALIZE, 0, number))
+        longest = max(len(episode["obs"]) for episode in own + others)
+        errors = dream_errors(self.agent, own + others, observed(longest), horizon)
+        found = {"dreams": len(errors["dream"]), "dream_steps": horizon}
         for prefix, name in ("", "dream"), ("naive_", "naive"):
             found[f"{prefix}obs_error"] = float(np.nanmean(errors[name]))
             found[f"first_{prefix}obs_error"] = float(np.nanmean(errors[name][:, 0]))
@@ -165,19 +143,13 @@ class Visualizer:
         )
         return found
 
-    # ------------------------------------------------------------ episodes
-
-    def episode_seed(self, random: bool, number: int) -> int:
-        return derive_seed(self.seed, VISUALIZE, int(random), number)
-
     def watch(self, random: bool) -> list[Episode]:
         """Real episodes, with half as many actions as there are points, or more: of the greedy
         agent, or of held random actions, which show it what it does not do itself."""
         c, episodes = self.agent.config, []
-        longest = min(c.max_episode_steps, self.points)
-        with contextlib.closing(AgentEnv(self.env, c.action_repeat, longest)) as world:
+        with AgentEnv(self.env, c.action_repeat, min(c.max_episode_steps, self.points)) as world:
             while 2 * sum(len(episode["reward"]) - 1 for episode in episodes) < self.points:
-                seed = self.episode_seed(random, len(episodes))
+                seed = derive_seed(self.seed, VISUALIZE, int(random), len(episodes))
                 greedy = evaluation.greedy_policy(self.agent, seed)
                 policy = evaluation.random_policy(world, 8, seed) if random else greedy
                 episodes.append(evaluation.play(world, policy, seed))
@@ -188,19 +160,12 @@ class Visualizer:
         window = (np.repeat(episode[name][None], count, 0) for name in ("obs", "action"))
         return evaluation.open_loop(self.agent, *window, observed(len(episode["obs"])), seed=0)
 
-    def most_varied(self, obs: np.ndarray, most: int) -> list[int]:
-        """Which entries vary most in observations (N, O), in units of the encoder's norm, at most
-        so many, in their order; those that never vary only if all are such."""
-        vector = torch.from_numpy(obs[:, : self.layout.vector_size]).to(self.agent.device)
-        with torch.inference_mode():
-            seen = self.agent.encoder.normalise(vector).cpu().numpy()
-        spread = entries(self.layout, seen).std(0)
-        ranked = np.argsort(-spread, kind="stable")[:most]
-        return sorted(i for i in ranked if spread[i] > 1e-6 or i == ranked[0])
+    def varying(self, obs: np.ndarray, most: int) -> list[int]:
+        """The first entries that vary in observations (N, O), at most so many."""
+        spread = np.ptp(entries(self.layout, obs), axis=0)
+        return np.flatnonzero(spread > 1e-6)[:most].tolist() or [0]
 
-    # ------------------------------------------------------------ pictures
-
-    def map_latents(self, groups: tuple[list[Episode], ...]) -> None:
+    def map_latents(self, *groups: list[Episode]) -> None:
         """t-SNE of filtered states, half from the agent's own episodes, half from the others'."""
         agent, rng, parts = self.agent, np.random.default_rng(0), []
         for whose, episodes in zip(("own", "random"), groups, strict=True):
@@ -215,38 +180,34 @@ class Visualizer:
         feat, obs, reward, whose = (np.concatenate(part) for part in zip(*parts, strict=True))
         with torch.inference_mode():
             value = agent.critic.predict(torch.from_numpy(feat).to(agent.device)).cpu().numpy()
+        maps = [("whose actions", whose, ""), ("reward received", reward, "viridis")]
+        maps.append(("critic's value", value, "viridis"))
         if self.quantity:
             name, measure, colours = self.quantity
+            maps.append((name, measure(obs), colours))
         elif self.layout.vector_size:
-            (i,), colours = self.most_varied(obs, 1), "viridis"
-            name, measure = self.names[i], lambda obs: entries(self.layout, obs)[:, i]
-        else:
-            name, measure, colours = "brightness of the image", lambda obs: obs.mean(-1), "viridis"
+            (i,) = self.varying(obs, 1)
+            maps.append((self.names[i], entries(self.layout, obs)[:, i], "viridis"))
         tsne = TSNE(perplexity=max(1, min(30, len(feat) // 4)), init="pca", random_state=0)
-        maps = [("whose actions", whose, ""), ("reward received", reward, "viridis")]
-        maps += [("critic's value", value, "viridis"), (name, measure(obs), colours)]
-        title = (
-            f"{self.title}: a map (t-SNE) of {len(feat):,} states of the world model, coloured by"
-        )
-        figures.latents_figure(title, tsne.fit_transform(feat), maps, self.path("_latents.png"))
+        title = f"a map (t-SNE) of {len(feat):,} states of the world model, coloured by"
+        path = f"{self.stem}_latents.png"
+        figures.latents_figure(f"{self.title}: {title}", tsne.fit_transform(feat), maps, path)
 
     def draw_dreams(self, episode: Episode) -> None:
         """Many dreams ahead of the start of an episode, entry by entry."""
-        rows, dreams = len(episode["obs"]), self.dreams_of(episode, 32)
-        context, chosen = observed(rows), self.most_varied(episode["obs"], PANELS)
+        rows, parts = len(episode["obs"]), (episode, self.dreams_of(episode, 32))
+        context, chosen = observed(rows), self.varying(episode["obs"], PANELS)
         steps = f"{context} steps" if context == CONTEXT else f"only {context} of {rows} steps"
         title = f"{self.title}: {steps} observed, then dreamed, with the actions really taken"
         real, dreamed = (
-            {**part, "obs": entries(self.layout, part["obs"])[..., chosen]}
-            for part in (episode, dreams)
+            part | {"obs": entries(self.layout, part["obs"])[..., chosen]} for part in parts
         )
-        names, path = [self.names[i] for i in chosen], self.path("_dreams.png")
-        about = {"trained": self.agent.config.imag_horizon, "step": self.step}
-        figures.dream_figure(title, names, context, real, dreamed, path, **about)
+        names, trained = [self.names[i] for i in chosen], self.agent.config.imag_horizon
+        path = f"{self.stem}_dreams.png"
+        figures.dream_figure(title, names, context, real, dreamed, path, trained, self.step)
 
-    def animate(self, episode: Episode, seed: int) -> int:
-        """An episode that began with this seed, and dreams of it that take the same actions.
-        Returns the file's size."""
+    def animate(self, episode: Episode, seed: int) -> None:
+        """An episode that began with this seed, and dreams of it that take the same actions."""
         dreams = self.dreams_of(episode, GHOSTS)
         over, context = figures.over(dreams["cont"]), observed(len(episode["obs"]))
         moves = np.abs(np.diff(episode["obs"], axis=0)).max(1) > (0.03 if self.known else 0)
@@ -256,57 +217,19 @@ class Visualizer:
         for t, gone in enumerate(over.sum(0)[: rows - context]):
             words = f"dreaming, step {t + 1} (in training: {self.agent.config.imag_horizon})"
             captions.append(words + (f"; {gone} of {GHOSTS} dreams have ended" if gone else ""))
-        draw = self.draw_ghosts if self.known else self.draw_curves
-        pictures = draw(first(episode, rows), dreams["obs"][:, : rows - context], over, seed)
-        reality = "Solid" if self.known else "Black"
+        real, dreamed = episode["obs"][:rows], dreams["obs"][:, : rows - context]
+        over = over[:, : rows - context]
+        if self.known:
+            pictures = animations.ghosts(self.env, real, dreamed, over, seed)
+        else:
+            chosen = self.varying(real, CURVES)
+            real, dreamed = (entries(self.layout, obs)[..., chosen] for obs in (real, dreamed))
+            dreamed[over] = np.nan
+            names = [self.names[i] for i in chosen]
+            pictures = animations.curves(names, real, dreamed, self.step)
+        reality, pace = ("Solid", 60) if self.known else ("Black", max(60, 4_000 // rows))
         title = f"{reality}: reality. Blue: {GHOSTS} dreams that take the same actions."
-        pace = 60 if self.known else max(60, 4_000 // rows)
-        return animations.write_gif(pictures, captions, title, self.path(".gif"), pace, self.known)
-
-    def draw_ghosts(
-        self, episode: Episode, dreams: np.ndarray, over: np.ndarray, seed: int
-    ) -> list[np.ndarray]:
-        """A picture of each row, with what the dreams (K, H, O) that go on say of it."""
-        draw = animations.render_observations
-        pictures = draw(self.env, episode["obs"], seed)
-        empty = animations.scenery(self.env, self.layout.obs_size, seed)
-        for t in range(dreams.shape[1]):
-            alive, row = draw(self.env, dreams[~over[:, t], t], seed), t - dreams.shape[1]
-            pictures[row] = animations.ghosts(pictures[row], alive, empty)
-        return pictures
-
-    def draw_curves(
-        self, episode: Episode, dreams: np.ndarray, over: np.ndarray, seed: int
-    ) -> list[np.ndarray]:
-        """The same as curves, beside what the environment itself draws."""
-        chosen = self.most_varied(episode["obs"], CURVES)
-        real, dreamed = (entries(self.layout, x)[..., chosen] for x in (episode["obs"], dreams))
-        dreamed[over[:, : dreams.shape[1]]] = np.nan
-        beside: list[np.ndarray] = []
-        try:
-            beside = self.seen_again(episode, seed) if self.draws_itself else []
-        except Exception as error:  # whatever drawing needs and this machine lacks
-            print(f"    curves alone, as the environment does not draw itself: {error}")
-        names = [self.names[i] for i in chosen]
-        return animations.curves(names, real, dreamed, self.step, beside)
-
-    def seen_again(self, episode: Episode, seed: int) -> list[np.ndarray]:
-        """Pictures of an episode's rows, played again; none where it does not come again."""
-        held, pictures, seen = self.agent.config.action_repeat, [], []
-        with contextlib.closing(AgentEnv(self.env, held, render_mode="rgb_array")) as world:
-            for t in range(len(episode["obs"])):
-                obs, *_ = world.step(episode["action"][t - 1]) if t else world.reset(seed=seed)
-                seen.append(obs)
-                picture = Image.fromarray(evaluation.as_picture(world.render(), self.title))
-                picture.thumbnail((300, 300))
-                pictures.append(np.asarray(picture))
-        return pictures if np.array_equal(seen, episode["obs"]) else []
-
-
-def to_draw(own: list[Episode], rows: int) -> int:
-    """Which episode to draw: the first of so many rows, or the longest if none is as long."""
-    lengths = [len(episode["obs"]) for episode in own]
-    return next((i for i, length in enumerate(lengths) if length >= rows), int(np.argmax(lengths)))
+        animations.write_gif(pictures, captions, title, f"{self.stem}.gif", pace, self.known)
 
 
 @dataclass(frozen=True)

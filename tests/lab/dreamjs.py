@@ -16,7 +16,6 @@ from lab import dream_page
 
 REPEATS = {"cartpole": 2, "pendulum": 1, "acrobot": 1, "lunar_lander": 4}
 EPISODE = 50  # steps that are compared
-SOURCES = "*.html", "*.css", "*.js"  # of the page, without its agents
 
 
 def engine(*names: str) -> MiniRacer:
@@ -37,14 +36,12 @@ def run(js: MiniRacer, code: str, **values: Any) -> Any:
 def experience(task: str) -> dict[str, np.ndarray]:
     """The first rows of an episode of random actions that are held for a while; where episodes are
     short, several of them."""
-    env = AgentEnv(dream_page.TASKS[task][0], REPEATS[task])
-    policy = random_policy(env, 6, seed=3)
     episodes: list[dict[str, np.ndarray]] = []
-    while sum(len(episode["obs"]) for episode in episodes) < EPISODE:
-        episodes.append(play(env, policy, seed=len(episodes)))
-        first = np.arange(len(episodes[-1]["obs"])) == 0
-        episodes[-1]["is_first"] = first
-    env.close()
+    with AgentEnv(dream_page.TASKS[task][0], REPEATS[task]) as env:
+        policy = random_policy(env, 6, seed=3)
+        while sum(len(episode["obs"]) for episode in episodes) < EPISODE:
+            episode = play(env, policy, seed=len(episodes))
+            episodes.append(episode | {"is_first": np.arange(len(episode["obs"])) == 0})
     return {k: np.concatenate([e[k] for e in episodes])[:EPISODE] for k in episodes[0]}
 
 
@@ -65,11 +62,6 @@ def stirred_agent(task: str) -> DreamerAgent:
     return agent
 
 
-def onehot(latents: np.ndarray) -> list[int]:
-    """Classes of one-hot vectors (..., S, K), flat."""
-    return latents.argmax(-1).ravel().tolist()
-
-
 def save_agents(folder: Path) -> Path:
     """The stirred agents as files, as assets/agents holds trained ones."""
     for name in dream_page.TASKS:
@@ -79,8 +71,6 @@ def save_agents(folder: Path) -> Path:
 
 def build_page(folder: Path, agents: Path) -> Path:
     """A copy of the page, with these agents."""
-    for pattern in SOURCES:
-        for path in dream_page.PAGE.glob(pattern):
-            shutil.copy(path, folder)
+    shutil.copytree(dream_page.PAGE, folder, dirs_exist_ok=True)
     dream_page.main(agents, folder)
     return folder

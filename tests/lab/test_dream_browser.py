@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dreamjs import build_page, save_agents
 from PIL import Image
-from playwright.sync_api import Error, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from lab import dream_page
 
@@ -22,17 +22,12 @@ PHONE = {"width": 380, "height": 760}
 
 @pytest.fixture(scope="module")
 def browser():
-    names = "chromium", "chromium-browser", "google-chrome"
-    found = next(filter(None, map(shutil.which, names)), None)
-    how = {"executable_path": found} if found else {"channel": "chrome"}
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if not found:
+        reason = "NO BROWSER: the dream page is not tested (install chromium)"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(args=["--no-sandbox"], **how)
-        except Error as error:
-            reason = f"NO BROWSER: the dream page is not tested (install chromium): {error}"
-            if os.environ.get("CI"):
-                pytest.fail(reason)
-            pytest.skip(reason)
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -46,25 +41,23 @@ def url(tmp_path_factory):
 @pytest.fixture
 def visit(browser, url):
     """Opens the page at a task; at the end nothing may have gone wrong, or left the folder."""
-    faults, contexts = [], []
+    faults, requests, contexts = [], [], []
 
     def visit(task: str = "cartpole", **options) -> Page:
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda request: leaves(request.url) and faults.append(request.url))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(f"{url}#{task}")
         page.wait_for_function("session !== null")
         return page
 
-    def leaves(address: str) -> bool:
-        return not address.startswith((url.rpartition("/")[0], "data:"))
-
     yield visit
     for context in contexts:
         context.close()
-    assert not faults
+    home = url.rpartition("/")[0], "data:"
+    assert not faults and all(address.startswith(home) for address in requests)
 
 
 def stand_still(page: Page) -> None:
@@ -78,10 +71,8 @@ def steps(page: Page, number: int) -> dict:
     return page.evaluate(
         """(number) => {
           for (let i = 0; i < number; i++) step();
-          const { error, age, asleep, steps } = session;
-          const list = (x) => Array.from(x);
-          return { error, age, asleep, steps, real: list(session.real.obs),
-                   dream: list(session.dream.obs), action: list(session.action) };
+          const { error, asleep, action } = session;
+          return { error, asleep, action: Array.from(action) };
         }""",
         number,
     )
@@ -101,33 +92,24 @@ def test_a_task_runs_by_itself_and_is_drawn(visit, task):
     steps(page, 2)
     for side in ("real", "dream"):
         assert pixels(page, side) != start[side], side
-    shown = page.locator(f"button[data-task={task}]")
-    expect(shown).to_have_attribute("aria-pressed", "true")
-    expect(page.locator("#real-state")).to_contain_text("step")
-    assert page.locator("button[aria-pressed=true][data-task]").count() == 1
+    shown = page.locator("button[aria-pressed=true][data-task]")
+    expect(shown).to_have_attribute("data-task", task)
 
 
-def test_falling_asleep_and_waking_up_change_the_error(visit):
+def test_falling_asleep_and_waking_up_are_shown(visit):
     page = visit("cartpole")
     stand_still(page)
-    awake = steps(page, 1)
-    assert (awake["asleep"], awake["age"]) == (False, 0)
+    steps(page, 1)
     page.keyboard.press("z")
     expect(page.locator("#sleep-text")).to_have_text("Wake up")
     asleep = steps(page, 2)
-    assert (asleep["asleep"], asleep["age"]) == (True, 2)
     expect(page.locator("#dream-state")).to_have_text("asleep for 2 steps")
     expect(page.locator("#real-state")).to_contain_text("step 3 · return 6")  # 2 frames a choice
     expect(page.locator("#kl")).to_have_text("–")
-    before = page.locator("#error").text_content()
+    expect(page.locator("#error")).not_to_have_text("–")
     page.locator("#sleep").click()
-    woken = steps(page, 0)
-    assert not woken["asleep"]
-    assert woken["error"] not in (asleep["error"], awake["error"])
-    assert woken["dream"] != asleep["dream"]
-    assert woken["real"] == asleep["real"]
-    assert before != "–"
     expect(page.locator("#kl")).not_to_have_text("–")
+    assert asleep["asleep"] and not steps(page, 0)["asleep"]
 
 
 @pytest.mark.parametrize("task", ["pendulum", "lunar_lander"])
@@ -169,39 +151,15 @@ def test_the_mouse_steers_on_the_picture_and_a_finger_on_the_buttons(visit):
     assert canvas.evaluate("canvas => getComputedStyle(canvas).touchAction") == "auto"
 
 
-def test_a_short_press_of_a_steering_button_counts_for_one_step(visit):
+@pytest.mark.parametrize("press", [("dispatch_event", "click"), ("click",), ("press", "Space")])
+def test_a_short_press_of_a_steering_button_counts_for_one_step(visit, press):
     """However it comes: from a tool that presses buttons, between two steps, from the keyboard."""
     page = visit("acrobot")
     stand_still(page)
-    button = page.get_by_role("button", name="Torque to the left")
-    for press in (
-        lambda: button.dispatch_event("click"),
-        button.click,
-        lambda: button.press("Space"),
-    ):
-        press()
-        assert [steps(page, 1)["action"] for _ in range(2)] == [[1, 0, 0], [0, 1, 0]]
+    how, *words = press
+    getattr(page.get_by_role("button", name="Torque to the left"), how)(*words)
+    assert [steps(page, 1)["action"] for _ in range(2)] == [[1, 0, 0], [0, 1, 0]]
     assert page.evaluate("[session.asleep, settings.driver]") == [False, "visitor"]
-
-
-def test_the_agent_drives_greedily_or_not(visit):
-    page = visit("acrobot")
-    stand_still(page)
-    page.locator("[data-driver=greedy]").click()
-    best = page.evaluate("model => session.policy.probs.indexOf(Math.max(...session.policy.probs))")
-    assert steps(page, 1)["action"][best] == 1
-    page.locator("[data-driver=sampled]").click()
-    taken = {tuple(steps(page, 1)["action"]) for _ in range(60)}
-    assert len(taken) > 1
-
-
-def test_an_episode_ends_is_shown_and_another_begins(visit):
-    page = visit("cartpole")
-    page.keyboard.down("ArrowLeft")
-    page.locator("[data-speed='1']").click()
-    expect(page.locator("#real-note")).to_have_text("The pole fell.")
-    page.keyboard.up("ArrowLeft")
-    page.wait_for_function("session.real.over === null")
 
 
 def test_it_is_said_what_ended_and_why_there_is_a_new_episode(visit):
@@ -224,16 +182,12 @@ def test_a_recording_is_not_compared_with_a_dream_of_other_actions(visit):
     page = visit("lunar_lander")
     stand_still(page)
     page.keyboard.press("z")
-    for key, compared in ((None, True), ("ArrowUp", False)):
-        if key:
-            page.keyboard.down(key)
+    for compared in (True, False):
         assert (steps(page, 1)["error"] is not None) == compared
         assert ("real" in page.locator("#reward").text_content()) == compared
         note = page.locator("#error-note").text_content()
         assert ("nothing can be compared" in note) != compared
-    assert page.evaluate("panel.curves.reward.points.at(-1).real") is None
-    page.locator("[data-driver=recording]").click()  # what has parted stays so
-    assert steps(page, 1)["error"] is None
+        page.keyboard.down("ArrowUp")
     page.keyboard.press("z")
     assert steps(page, 1)["error"] is not None
 
@@ -244,8 +198,7 @@ def test_letters_can_be_switched_off_but_not_the_arrows(visit):
     page.get_by_role("button", name="Letter keys").click()
     for key in ("z", "Space", "d", "g"):
         page.keyboard.press(key)
-    said = "[session.asleep, settings.driver, settings.ghosts]"
-    assert page.evaluate(said) == [False, "greedy", False]
+    assert page.evaluate("[session.asleep, settings.ghosts]") == [False, False]
     page.keyboard.down("ArrowRight")
     assert steps(page, 1)["action"] == [0, 0, 1]
 
@@ -270,8 +223,6 @@ def test_motion_can_be_paused_and_is_at_first_where_the_visitor_wants_less_of_it
     before = page.evaluate("session.steps")
     page.wait_for_timeout(300)
     assert page.evaluate("session.steps") == before
-    page.get_by_role("button", name="Pause").click()
-    page.wait_for_function(f"session.steps > {before}")
     still = visit(reduced_motion="reduce")
     expect(still.locator("#paused")).to_have_attribute("aria-pressed", "true")
 
@@ -299,46 +250,37 @@ def test_a_narrow_window_needs_no_scrolling_sideways(visit, task, width):
     page = visit(task, viewport={**PHONE, "width": width}, has_touch=True)
     page.wait_for_function("session.steps > 1")
     page.keyboard.press("z")
-    wide = """[...document.querySelectorAll('main *')]
-      .filter((element) => element.getBoundingClientRect().right > innerWidth)
-      .map((element) => element.outerHTML.slice(0, 80))"""
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate(wide) == []
     for name in ("#real canvas", "#dream canvas", "#sleep", "#steer button:first-child"):
         box = page.locator(name).bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= PHONE["height"], name
         assert box["width"] > 44 or name.startswith("#steer"), name
 
 
+def luminance(colour: str) -> float:
+    """Of a colour #rgb or #rrggbb, as WCAG 2 defines it."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])
+    x = np.frombuffer(bytes.fromhex(digits), np.uint8) / 255
+    linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
 def contrast(one: str, two: str) -> float:
-    """Of two colours #rgb or #rrggbb, as WCAG 2 defines it: from 1 to 21."""
-
-    def luminance(colour: str) -> float:
-        digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])
-        x = np.frombuffer(bytes.fromhex(digits), np.uint8) / 255
-        linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
-        return float(linear @ [0.2126, 0.7152, 0.0722])
-
-    low, high = sorted(map(luminance, (one, two)))
+    low, high = sorted((luminance(one), luminance(two)))
     return (high + 0.05) / (low + 0.05)
 
 
-def test_light_and_dark_differ_and_both_have_contrast(visit):
-    assert contrast("#fff", "#000000") == pytest.approx(21)
-    cards = set()
-    for scheme in ("light", "dark"):
-        page = visit(color_scheme=scheme)
-        for asleep in (False, True):
-            page.evaluate("asleep => session.asleep === asleep || toggleSleep()", asleep)
-            look = page.evaluate("colours(byId('dream'))")
-            assert all(contrast(look[x], look["card"]) >= 3 for x in ("faint", "accent", "force"))
-            assert contrast(look["ink"], look["card"]) >= 4.5
-        page.keyboard.down("ArrowLeft")
-        held = page.locator("#steer .held").evaluate("x => getComputedStyle(x).color")
-        assert held == "rgb(0, 0, 0)"
-        assert contrast("#000", page.evaluate("colours(document.body).force")) >= 4.5
-        cards.add(page.evaluate("colours(document.body).card"))
-    assert len(cards) == 2
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark_have_contrast(visit, scheme):
+    page = visit(color_scheme=scheme)
+    body = page.evaluate("colours(document.body)")
+    assert (luminance(body["card"]) > 0.5) == (scheme == "light")
+    assert contrast("#000", body["force"]) >= 4.5  # a button that is held
+    for asleep in (False, True):
+        page.evaluate("asleep => session.asleep === asleep || toggleSleep()", asleep)
+        look = page.evaluate("colours(byId('dream'))")
+        assert all(contrast(look[x], look["card"]) >= 3 for x in ("faint", "accent", "force"))
+        assert contrast(look["ink"], look["card"]) >= 4.5
 
 
 def test_the_readmes_picture_can_be_taken_again(browser, tmp_path):

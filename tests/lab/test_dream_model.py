@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from dreamjs import EPISODE, engine, experience, onehot, run, stirred_agent
+from dreamjs import EPISODE, engine, experience, run, stirred_agent
 
 from dreamer import AgentEnv
 from dreamer.rssm import State, kl_losses
@@ -34,8 +34,8 @@ for (let t = 0; t < uniform.length; t++) {
     deter: list(state.deter), stoch: list(state.stoch), post: list(state.post),
     prior: list(state.prior), kl: state.post && klNats(state.post, state.prior),
     guess: list(guess), decoded: list(decoded), ...model.heads(state),
-    probs: list(policy.probs), mean: list(policy.mean), std: list(policy.std),
     drawn: list(model.act(policy, false, noise[t])), mode: list(model.act(policy, true)),
+    probs: list(policy.probs),
   });
 }
 return said;
@@ -46,36 +46,24 @@ def compare(agent, said: list[dict], expected: dict[str, torch.Tensor], noise: t
     """Everything said of each step against PyTorch's; expected: deter, stoch, prior, maybe post."""
     deter, stoch = expected["deter"], expected["stoch"]
 
-    def column(name: str) -> np.ndarray:
-        return np.array([row[name] for row in said], np.float32)
-
-    def same(name: str, value: torch.Tensor) -> None:
-        value = value.flatten(1) if value.ndim > 1 else value
-        np.testing.assert_allclose(column(name), value.numpy(), err_msg=name, **CLOSE)
-
-    same("deter", deter)
-    same("stoch", stoch)
-    same("prior", expected["prior"].exp())
-    if "post" in expected:
-        same("post", expected["post"].exp())
-        same("kl", kl_losses(expected["post"], expected["prior"], 0.0)[0])
     with torch.inference_mode():
         feat = agent.rssm.get_feat(State(deter, stoch, deter))
-        same("guess", agent.decoder(feat))
-        same("decoded", agent.decoder.predict(feat))
-        same("reward", agent.reward.predict(feat))
-        same("cont", agent.cont.predict(feat))
-        same("value", agent.critic.predict(feat))
         policy = agent.actor(feat)
-        same("drawn", policy.sample(noise))
-        same("mode", policy.mode())
+        real = {"deter": deter, "stoch": stoch, "prior": expected["prior"].exp()}
+        real |= {"guess": agent.decoder(feat), "decoded": agent.decoder.predict(feat)}
+        real |= {"reward": agent.reward.predict(feat), "cont": agent.cont.predict(feat)}
+        real |= {"value": agent.critic.predict(feat)}
+        real |= {"drawn": policy.sample(noise), "mode": policy.mode()}
         if agent.layout.discrete:
-            same("probs", policy.log_probs[0].exp())
-        else:
-            same("mean", policy.mean)
-            same("std", policy.std)
-    for name in ("reward", "cont", "value"):
-        assert column(name).std() > 1e-3, f"{name} says nothing"
+            real["probs"] = policy.log_probs[0].exp()
+        if "post" in expected:
+            real["post"] = expected["post"].exp()
+            real["kl"] = kl_losses(expected["post"], expected["prior"], 0.0)[0]
+    for name, values in real.items():
+        column = np.array([row[name] for row in said], np.float32)
+        values = values.flatten(1) if values.ndim > 1 else values
+        np.testing.assert_allclose(column, values.numpy(), err_msg=name, **CLOSE)
+        assert column.std() > 1e-3, f"{name} says nothing"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -99,7 +87,7 @@ def test_filtering_dreaming_and_all_heads_are_those_of_pytorch(task):
     )
     names = {"deter": "deter", "stoch": "stoch", "post": "post_logits", "prior": "prior_logits"}
     compare(agent, said, {k: getattr(post, v)[0] for k, v in names.items()}, noise)
-    assert set(onehot(post.stoch.numpy())) == set(range(16)), "some class is never drawn"
+    assert post.stoch.flatten(0, 2).any(0).all(), "some class is never drawn"
 
     # Asleep: as many steps from the last state on, with the prior alone.
     with torch.inference_mode():
@@ -117,43 +105,25 @@ def test_filtering_dreaming_and_all_heads_are_those_of_pytorch(task):
 
 def test_many_states_advance_together_as_each_would_alone():
     code = """
-    const model = new Model(packed);
+    const model = new Model(packed), us = (u) => new Array(16).fill(u);
     const states = [0, 0.2, 0.9].map((u) => model.look(model.initial().deter, obs, us(u)));
     const flat = (list) => list.map(({ deter, stoch, prior }) => [...deter, ...stoch, ...prior]);
-    const next = (some, i) => model.imagine(some, [0.5], some.map((_, n) => us((i + n + 1) / 4)));
-    const said = (some) => model.decode(some).map(({ obs }) => [...obs]);
-    function us(u) { return new Array(16).fill(u); }
-    return [
-      [flat(next(states, 0)), said(states)],
-      [states.flatMap((state, i) => flat(next([state], i))), states.flatMap((s) => said([s]))],
-    ];"""
+    const next = (some, i) => flat(model.imagine(some, [0.5], some.map((_, n) => us((i + n) / 4))));
+    return [next(states, 1), states.flatMap((state, i) => next([state], i + 1))];"""
     packed = dream_page.pack(stirred_agent("pendulum"))
     obs = experience("pendulum")["obs"][5].tolist()
     together, alone = run(engine("model.js"), code, packed=packed, obs=obs)
-    assert together == alone
-    assert len({tuple(state) for state in together[0]}) == 3
+    assert together == alone and len({tuple(state) for state in together}) == 3
 
 
 def test_actions_beyond_the_bounds_act_as_the_clipped_ones():
-    agent = stirred_agent("pendulum")
-    js = engine("model.js")
     code = """
     const model = new Model(packed);
     const next = (action) => model.imagine([model.initial()], action, [u])[0];
     return [[1], [7.5]].map((action) => [...next(action).deter]);"""
-    packed = dream_page.pack(agent, rounded=False)
-    one, far = run(js, code, packed=packed, u=[0.5] * 16)
+    packed = dream_page.pack(stirred_agent("pendulum"), rounded=False)
+    one, far = run(engine("model.js"), code, packed=packed, u=[0.5] * 16)
     assert one == far
-
-
-def test_observations_far_from_all_others_are_bounded():
-    agent = stirred_agent("lunar_lander")
-    far = [1e6, -1e6, 30.0, -3.0, 0.0, 1e-6, 1.0, 0.0]
-    code = "return [...new Model(packed).normalise(far)];"
-    packed = dream_page.pack(agent, rounded=False)
-    said = run(engine("model.js"), code, packed=packed, far=far)
-    np.testing.assert_allclose(said, agent.encoder.norm(torch.tensor(far)), **CLOSE)
-    assert np.abs(said).max() == 10
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (5, 4), (7, 5)])
@@ -170,18 +140,15 @@ def test_rounded_weights_are_read_with_the_scale_of_their_row(shape):
     assert (np.abs(read - weight.numpy()) <= 1.001 * half_a_step).all()
 
 
-# ---------------------------------------------------------------- reality
-
 WORLDS = {"CartPole-v1": "CartPole", "Pendulum-v1": "Pendulum", "Acrobot-v1": "Acrobot"}
 
 
 @pytest.mark.parametrize("env_id", WORLDS)
 def test_reality_is_gymnasiums_step_by_step(env_id):
     """Random episodes from random states, ends included."""
-    kind = WORLDS[env_id]
+    kind, ended = WORLDS[env_id], 0
     env, js = gym.make(env_id), engine("reality.js")
     agent_env, rng = AgentEnv(env_id), np.random.default_rng(0)
-    ended = 0
     for seed in range(10):
         env.reset(seed=seed)
         world = env.unwrapped

@@ -4,20 +4,15 @@ import re
 
 import numpy as np
 import pytest
-from dreamjs import SOURCES, engine, experience, run, save_agents, stirred_agent
+from dreamjs import engine, experience, run, save_agents, stirred_agent
 
 from lab import dream_page
-
-TASKS = list(dream_page.TASKS)
 
 
 @pytest.fixture(scope="session")
 def agents(tmp_path_factory):
     """A folder of fresh agents, as assets/agents holds trained ones."""
     return save_agents(tmp_path_factory.mktemp("agents"))
-
-
-# ---------------------------------------------------------------- the command
 
 
 def test_the_command_writes_the_same_page_again_and_finds_any_other(agents, tmp_path, monkeypatch):
@@ -30,51 +25,27 @@ def test_the_command_writes_the_same_page_again_and_finds_any_other(agents, tmp_
     first = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     assert {path.stem for path in first} == {"index", *tasks}
     assert all(len(content) < 1.5e6 for content in first.values())
+    lander = dream_page.read_script(tmp_path / "agents" / "lunar_lander.js")
+    assert len(lander["episodes"]) == 2 and len(lander["episodes"][0]["obs"][0]) == 8
 
-    path = tmp_path / "agents" / "lunar_lander.js"
-    packed = dream_page.read_script(path)
-    packed["episodes"][1]["obs"][7][0] += 0.1  # it never happened
-    path.write_text(dream_page.script("lunar_lander", packed))
-    (tmp_path / "index.html").write_text(
-        first[tmp_path / "index.html"].decode().replace("Step", "")
-    )
-    wrong = [name for name in first if name.read_bytes() != first[name]]
-    assert len(wrong) == 2
-    with pytest.raises(SystemExit, match="run it"):
-        dream_page.main(agents, tmp_path, check=True)
-    dream_page.main(agents, tmp_path)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == first
-
-    packed["episodes"][1]["obs"][7][0] -= 0.0999  # another processor's last digit
-    path.write_text(dream_page.script("lunar_lander", packed))
+    for path, content in first.items():
+        path.write_bytes(content + b" ")
+        with pytest.raises(SystemExit, match="run it"):
+            dream_page.main(agents, tmp_path, check=True)
+        path.write_bytes(content)
+    monkeypatch.setattr(dream_page, "record", None)  # recordings stay with their weights
     dream_page.main(agents, tmp_path, check=True)
 
 
-def test_the_committed_page_is_what_the_command_gives():
+def test_the_committed_page_is_up_to_date_and_its_links_lead_to_the_lines_that_they_name():
     dream_page.main(check=True)
-
-
-def test_links_lead_to_the_lines_that_they_name():
     page = (dream_page.PAGE / "index.html").read_text(encoding="utf-8")
-    assert dream_page.with_links(page) == page, "run python -m lab.dream_page"
     links = re.findall(r'data-code="([\w/]+\.py):([\w.]+)" href="[^"]+/main/\1#L(\d+)"', page)
     assert len(links) == page.count("data-code=") >= 12
     for path, name, line in links:
         code = (dream_page.ROOT / path).read_text(encoding="utf-8").splitlines()[int(line) - 1]
         assert re.search(rf"(def|class) {name.split('.')[-1]}\b", code), code
 
-
-def test_the_page_loads_nothing_from_elsewhere():
-    for pattern in SOURCES:
-        for path in dream_page.PAGE.glob(pattern):
-            text = path.read_text(encoding="utf-8")
-            for word in ("src", "url", "import", "fetch"):
-                assert not re.search(rf"\b{word}\W{{0,3}}https?:", text), f"{path.name}: {word}"
-            links = re.findall(r'<link[^>]*href="([^"]*)"', text)
-            assert all(link in ("style.css", "data:,") for link in links)
-
-
-# ---------------------------------------------------------------- a session
 
 FILES = "model.js", "reality.js", "session.js"
 NEW = """
@@ -90,9 +61,7 @@ NEW = """
   const look = () => ({
     asleep: session.asleep, age: session.age, error: session.error, over: session.real.over,
     real: [...session.real.obs], dream: [...session.dream.obs], kl: session.kl,
-    steps: session.steps, action: [...session.action],
-    ghosts: session.ghosts.map((ghost) => [...ghost.obs]),
-    post: session.state.post !== null, total: session.real.total,
+    steps: session.steps, action: [...session.action], post: session.state.post !== null,
   });
 """
 
@@ -101,14 +70,9 @@ def session(task: str, code: str, limit: int = 1000):
     packed = dream_page.pack(stirred_agent(task), rounded=False)
     if dream_page.TASKS[task][1]:
         rows = experience(task)
-        packed["episodes"] = [
-            {
-                "obs": rows["obs"].tolist(),
-                "action": rows["action"].argmax(1).tolist(),
-                "reward": rows["reward"].tolist(),
-                "terminated": True,
-            }
-        ]
+        episode = {name: rows[name].tolist() for name in ("obs", "reward")}
+        action = rows["action"].argmax(1).tolist()
+        packed["episodes"] = [episode | {"action": action, "terminated": True}]
     return run(engine(*FILES), NEW + code, packed=packed, name=task, limit=limit)
 
 
@@ -135,81 +99,33 @@ def test_it_sees_awake_and_dreams_asleep(task):
 
 
 def test_error_is_that_of_the_decoded_observation():
-    agent = stirred_agent("acrobot")
-    (seen,) = session("acrobot", "session.step('greedy', null); return [look()];")
-    norm = agent.encoder.norm
+    norm = stirred_agent("acrobot").encoder.norm
+    seen = session("acrobot", "session.step('greedy', null); return look();")
     pair = [norm(norm.mean.new_tensor(seen[side])).numpy() for side in ("dream", "real")]
     expected = np.sqrt(np.mean(np.square(pair[0] - pair[1])))
     assert seen["error"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_ghosts_begin_together_and_part():
-    start, later = session(
-        "pendulum",
-        """
-        session.showGhosts(true);
-        session.step("greedy", null);
-        session.sleep();
-        const start = look();
-        for (let i = 0; i < 5; i++) session.step("greedy", null);
-        return [start, look()];""",
-    )
-    assert start["ghosts"] == [start["dream"]] * 7
-    assert len({tuple(ghost) for ghost in later["ghosts"]}) == 7
-
-
-def test_an_episode_ends_and_another_begins():
-    over, again = session(
-        "pendulum",
-        """
-        while (!session.finished("visitor")) session.step("visitor", idle);
-        const over = look();
-        session.begin();
-        return [over, look()];""",
-        limit=12,
-    )
-    assert (over["over"], over["steps"]) == ("time", 12)
-    assert (again["over"], again["steps"], again["total"], again["asleep"]) == (None, 0, 0, False)
-
-
-def test_one_that_slept_at_the_end_sleeps_again_after_a_look():
-    asleep = session(
-        "cartpole",
-        """
-        session.sleep();
-        session.begin();
-        const asleep = [];
-        for (let i = 0; i < 6; i++) { session.step("visitor", idle); asleep.push(session.asleep); }
-        return asleep;""",
-    )
-    assert asleep == [False] * 4 + [True] * 2
-
-
 def test_waking_helps_the_committed_agents():
     """Put to sleep for 20 steps again and again, each is nearer to reality when it wakes: by a
     third or more, in most cases."""
-    for task in TASKS:
-        errors = run(
-            engine(*FILES),
-            NEW
-            + """
-            const found = [];
-            for (let i = 0; i < 9; i++) {
-              session.begin();
-              const driver = packed.episodes ? "recording" : "greedy";
-              for (let t = 0; t < 8; t++) session.step(driver, idle);
-              session.sleep();
-              for (let t = 0; t < 20 && !session.real.over; t++) session.step(driver, idle);
-              if (session.real.over) continue;
-              const asleep = session.error;
-              session.wake();
-              found.push([asleep, session.error]);
-            }
-            return found;""",
-            packed=dream_page.read_script(dream_page.PAGE / "agents" / f"{task}.js"),
-            name=task,
-            limit=1000,
-        )
+    code = """
+    const found = [];
+    for (let i = 0; i < 9; i++) {
+      session.begin();
+      const driver = packed.episodes ? "recording" : "greedy";
+      for (let t = 0; t < 8; t++) session.step(driver, idle);
+      session.sleep();
+      for (let t = 0; t < 20 && !session.real.over; t++) session.step(driver, idle);
+      if (session.real.over) continue;
+      const asleep = session.error;
+      session.wake();
+      found.push([asleep, session.error]);
+    }
+    return found;"""
+    for task in dream_page.TASKS:
+        packed = dream_page.read_script(dream_page.PAGE / "agents" / f"{task}.js")
+        errors = run(engine(*FILES), NEW + code, packed=packed, name=task, limit=1000)
         asleep, woken = np.array(errors).T
         assert len(asleep) >= 6, task
         assert np.median(woken) < np.median(asleep) * 2 / 3, (task, asleep, woken)

@@ -7,13 +7,11 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from PIL import Image
 
 from lab import figures, style
 from lab.effects import Effect
 
 pytestmark = pytest.mark.filterwarnings("error")
-ENVS = list(style.OBS_NAMES)
 
 
 @pytest.fixture
@@ -40,61 +38,31 @@ def legend(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
-def make_run(seed, **others):
+def make_run(seed, trained=()):
     """A run whose logged numbers follow from the seed: those of row i are i + seed."""
-    steps = [1000, 2000, 3000]
-    names = ["obs_loss", "reward_loss", "cont_loss", "dyn_loss", "rep_loss", "entropy", "ret_scale"]
-    rows = [
-        {"kind": "report", "step": s, **dict.fromkeys(names, 1 + i + seed)}
-        for i, s in enumerate(steps)
-    ]
-    names = ["value_real", "naive_obs_error", "dream_obs_error", "dream_reward_error"]
-    rows += [
-        {"kind": "eval", "step": s, **dict.fromkeys(names, i + seed), "value_pred": 10 * i}
-        for i, s in enumerate(steps)
-    ]
+    losses = ["obs_loss", "reward_loss", "cont_loss", "dyn_loss", "rep_loss", "entropy"]
+    errors = ["value_real", "naive_obs_error", "dream_obs_error", "dream_reward_error"]
+    steps, rows = [1000, 2000, 3000], []
+    for i, step in enumerate(steps):
+        report = dict.fromkeys([*losses, "ret_scale"], 1 + i + seed)
+        rows.append({"kind": "report", "step": step, **report})
+        found = dict.fromkeys(errors, i + seed) | {"value_pred": 10 * i}
+        rows.append({"kind": "eval", "step": step, **found})
     curve = {"env_steps": steps, "return": [100 * seed + i for i in range(3)]}
-    ends = {"env_steps": 3000, "final_returns": [400 + seed, 402 + seed]}
-    return {"seed": seed, "curve": curve, **ends, "diagnostics": rows, **others}
-
-
-# ---------------------------------------------------------------- shared pieces
-
-
-def test_a_saved_figure_is_small_and_looks_the_same(tmp_path):
-    fig = Figure(figsize=(style.WIDTH, 3))
-    ax = fig.subplots()
-    ax.imshow(np.random.default_rng(0).random((8, 8, 3)))
-    fig.savefig(tmp_path / "full.png", dpi=150)
-    style.save(fig, tmp_path / "new folder" / "small.png")
-    full, small = (Image.open(tmp_path / n) for n in ("full.png", "new folder/small.png"))
-    assert small.mode == "P" and len(small.getcolors()) <= 256
-    assert small.size == full.size == (1245, 450)
-    full, small = (np.asarray(picture.convert("RGB"), float) for picture in (full, small))
-    assert np.abs(full - small).mean() < 2
-
-
-def test_only_steps_that_all_seeds_share_are_drawn():
-    steps, values = style.same_steps([([1, 2, 3], [10, 20, 30]), ([2, 3, 4], [21, 31, 41])])
-    assert steps.tolist() == [2, 3] and values.tolist() == [[20, 30], [21, 31]]
+    ends = {"env_steps": 3000, "final_returns": [400 + seed, 402 + seed], "train_returns": trained}
+    return {"seed": seed, "curve": curve, **ends, "diagnostics": rows}
 
 
 def test_seeds_are_their_mean_with_a_band_from_the_lowest_to_the_highest():
+    """At the steps that all of them share."""
     ax = Figure().subplots()
-    style.draw_seeds(ax, [([1, 2], [0, 3]), ([1, 2], [1, 5]), ([1, 2], [5, 7])], "black")
+    curves = [([1, 2], [0, 3]), ([1, 2, 3], [1, 5, 99]), ([0, 1, 2], [99, 5, 7])]
+    style.draw_seeds(ax, curves, "black")
     np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[1, 2], [2, 5]])
     corners = {tuple(corner) for corner in ax.collections[0].get_paths()[0].vertices}
     assert corners == {(1, 0), (1, 5), (2, 3), (2, 7)}
     style.draw_seeds(ax, [([1, 2], [0, 3])], "black")
     assert len(ax.collections) == 1  # a single seed has no band
-
-
-def test_smooth_is_a_mean_that_shrinks_at_the_ends():
-    np.testing.assert_allclose(style.smooth(np.array([0, 3, 6, 0.0]), 3), [1.5, 3, 3, 3])
-    np.testing.assert_allclose(style.smooth(np.array([4.0]), 5), [4])
-
-
-# ---------------------------------------------------------------- training
 
 
 def test_a_run_is_drawn_over_those_of_before(drawn):
@@ -111,20 +79,12 @@ def test_a_run_is_drawn_over_those_of_before(drawn):
     assert "2 fresh episodes: 402.0" in legend(returns)
     assert {"threshold 475", "random policy 22"} <= set(legend(returns))
     assert "grey: the 2 seeds" in fig._supxlabel.get_text()
+    uniform = line(panel(fig, "entropy"), "uniform policy")[0]
+    assert uniform[:, 1] == pytest.approx(math.log(2))
 
-    observations = panel(fig, "error of observations")
-    gray, blue = (to_hex(found.get_color()).upper() for found in observations.lines[-2:])
-    assert (gray, blue) == (style.BEFORE, style.DREAM)  # the later one is in front
-    assert observations.lines[-2].get_zorder() < observations.lines[-1].get_zorder()
-
-
-def test_entropy_has_its_maximum_where_there_is_one(drawn):
-    figures.training_figure("CartPole", [make_run(1)], 475, 22.0, "", max_entropy=math.log(2))
-    figures.training_figure("Pendulum", [make_run(1)], 475, 22.0, "")
-    bounded, free = (panel(fig, "entropy") for fig in drawn)
-    assert line(bounded, "uniform policy")[0][:, 1] == pytest.approx(math.log(2))
-    assert bounded.get_ylim()[1] > line(bounded, "policy")[0][:, 1].max()  # both are seen
-    assert len(free.lines) == 1
+    gray, blue = panel(fig, "error of observations").lines[-2:]
+    assert [to_hex(x.get_color()).upper() for x in (gray, blue)] == [style.BEFORE, style.DREAM]
+    assert gray.get_zorder() < blue.get_zorder()
 
 
 def test_calibration_has_a_dot_for_each_evaluation_later_ones_darker(drawn):
@@ -142,13 +102,10 @@ def test_calibration_has_a_dot_for_each_evaluation_later_ones_darker(drawn):
 
 def test_episodes_that_are_too_low_to_be_drawn_are_counted(drawn):
     trained = [[10, 0], [20, -431], [30, -430.9], [40, -9000]]  # 22 - (475 - 22) = -431
-    figures.training_figure("CartPole", [make_run(1, train_returns=trained)], 475, 22.0, "")
+    figures.training_figure("CartPole", [make_run(1, trained)], 475, 22.0, "")
     returns = panel(drawn[0], "greedy return")
     np.testing.assert_array_equal(returns.collections[0].get_offsets(), [[10, 0], [30, -430.9]])
     assert "training episodes (2 are lower)" in legend(returns)
-
-
-# ---------------------------------------------------------------- methods compared
 
 
 def method(env_id="LunarLander-v3", values=((0, 100), (2, 300)), steps=(500, 5000)):
@@ -156,40 +113,16 @@ def method(env_id="LunarLander-v3", values=((0, 100), (2, 300)), steps=(500, 500
     return {"env_id": env_id, "threshold": 200, "random_return": -200, "runs": runs}
 
 
-def test_methods_are_drawn_on_a_logarithmic_axis_and_what_is_missing_is_said():
-    ax = Figure().subplots()
-    figures.draw_methods(ax, {"dreamer": method(), "ppo": None, "sac": method(values=[[0, 0]] * 5)})
-    assert ax.get_xscale() == "log"
-    np.testing.assert_array_equal(line(ax, "Dreamer")[0], [[500, 1], [5000, 200]])
-    assert ax.texts[0].get_text().split("\n") == ["Dreamer: 2 of 5 seeds", "PPO: not measured yet"]
-    assert ax.get_title() == "LunarLander-v3"
-
-
-def test_what_is_cut_off_far_below_chance_is_marked():
+def test_methods_are_drawn_on_a_logarithmic_axis_and_notes_say_what_is_not_seen():
     ax = Figure().subplots()
     low = method(values=[[-900, -50, -300], [-441, -439, 0], *[[0, 0, 0]] * 3], steps=(1, 10, 100))
-    figures.draw_methods(ax, {"dreamer": method(values=[[0, 100]] * 5), "ppo": low})
-    assert ax.get_ylim()[0] == -440  # -200 - 0.6 * 400
-    assert ax.texts[0].get_text() == "seeds of PPO go down to -900"
+    figures.draw_methods(ax, {"dreamer": method(), "ppo": None, "sac": low})
+    assert ax.get_xscale() == "log" and ax.get_ylim()[0] == -440  # -200 - 0.6 * 400
+    np.testing.assert_array_equal(line(ax, "Dreamer")[0], [[500, 1], [5000, 200]])
+    notes = "Dreamer: 2 of 5 seeds", "PPO: not measured yet", "seeds of SAC go down to -900"
+    assert ax.texts[0].get_text() == "\n".join(notes)
     (arrows,) = (found for found in ax.lines if found.get_marker() == "v")
     np.testing.assert_array_equal(arrows.get_xydata(), [[1, -440]])
-
-
-def test_all_tasks_share_one_legend(drawn):
-    tasks = {
-        "a": {"dreamer": method(), "ppo": method(), "dqn": method()},
-        "b": {"dreamer": method(), "ppo": method(), "sac": method()},
-        "c": {"dreamer": method()},
-    }
-    figures.sample_efficiency_figure(tasks, "")
-    (fig,) = drawn
-    names = [text.get_text() for text in fig.legends[0].get_texts()]
-    assert names == ["Dreamer", "PPO", "DQN", "threshold", "random policy", "SAC"]
-    assert [ax.get_legend() for ax in fig.axes] == [None] * 4
-    assert [ax.axison for ax in fig.axes] == [True, True, True, False]
-
-
-# ---------------------------------------------------------------- dreams against reality
 
 
 def test_world_model_figure_shows_each_dimensions_error(drawn):
@@ -208,7 +141,6 @@ def test_world_model_figure_shows_each_dimensions_error(drawn):
     assert line(total, "dream")[0].tolist() == [[1, 0], [2, 2.5]]
     end = panel(fig, "end coming")
     np.testing.assert_allclose(line(end, "dreamed")[0], [[t, 0.8] for t in range(-4, 1)])
-    assert len(fig.axes) == 4
 
 
 def episode_and_dreams(env_id, rows=12, context=4, count=9):
@@ -219,28 +151,20 @@ def episode_and_dreams(env_id, rows=12, context=4, count=9):
     return real, dreams
 
 
-@pytest.mark.parametrize("env_id", ENVS)
+@pytest.mark.parametrize("env_id", style.OBS_NAMES)
 def test_a_dream_has_a_panel_for_each_dimension_and_none_for_a_constant(drawn, env_id):
     real, dreams = episode_and_dreams(env_id)
-    figures.dream_figure("Title", style.OBS_NAMES[env_id], 4, real, dreams, "")
+    figures.dream_figure("Title", style.OBS_NAMES[env_id], 4, real, dreams, "", trained=5)
     dreams["reward"] = np.linspace(0, 1, 8) + np.zeros((9, 8))
     figures.dream_figure("Title", style.OBS_NAMES[env_id], 4, real, dreams, "")
     plain, more = ([ax.get_title() for ax in fig.axes if ax.axison] for fig in drawn)
     assert plain == style.OBS_NAMES[env_id] and more == [*plain, "reward"]
     ax = drawn[0].axes[0]
     np.testing.assert_array_equal(line(ax, "real")[0][:, 1], real["obs"][:, 0])
+    assert line(ax, "length of dreams in training")[0][:, 0].tolist() == [8, 8]  # the fifth row
     mean = line(ax, "9 dreams: mean, middle 80%")[0]
     np.testing.assert_array_equal(mean[:, 0], np.arange(4, 12))
     np.testing.assert_allclose(mean[:, 1], dreams["obs"][:, :, 0].mean(0))
-
-
-def test_the_length_of_dreams_in_training_is_marked(drawn):
-    real, dreams = episode_and_dreams("CartPole-v1")
-    for trained in (5, 8):  # the last dreamed row, 11, is the eighth
-        figures.dream_figure("", style.OBS_NAMES["CartPole-v1"], 4, real, dreams, "", trained)
-    label = "length of dreams in training"
-    assert line(drawn[0].axes[0], label)[0][:, 0].tolist() == [8, 8]  # the fifth dreamed row
-    assert all(found.get_label() != label for found in drawn[1].axes[0].lines)
 
 
 def test_a_dream_that_has_ended_is_left_out(drawn):
@@ -253,12 +177,6 @@ def test_a_dream_that_has_ended_is_left_out(drawn):
     first, second = dreams["obs"][:, :6, 0]
     np.testing.assert_allclose(mean[:, 1], [*((first + second) / 2)[:3], *second[3:]])
     assert len(line(panel(drawn[0], "goes on"), "2 dreams: mean, middle 80%")[0]) == 8
-
-
-def test_a_dream_is_over_after_the_row_in_which_it_ends():
-    cont = np.array([[1, 1, 1], [1, 0.4, 0.9], [0.2, 1, 1]])
-    expected = [[False, False, False], [False, False, True], [False, True, True]]
-    assert figures.over(cont).tolist() == expected
 
 
 def test_maps_leave_out_what_is_the_same_everywhere(drawn):
@@ -276,9 +194,6 @@ def test_maps_leave_out_what_is_the_same_everywhere(drawn):
     assert low == -high and high == pytest.approx(np.percentile(maps[2][1], 98))
     bars = [ax for ax in fig.axes if not ax.get_title()]
     assert [bar.get_visible() for bar in bars] == [False, True]  # words have no colour bar
-
-
-# ---------------------------------------------------------------- ablations
 
 
 # Of three ideas one is not measured at all.
@@ -300,11 +215,6 @@ def test_effects_stand_in_order_and_those_that_are_sure_in_colour(drawn):
     assert ends == [[-0.9, -0.1], [0.1, 0.3], [-0.3, 0.1]]
     colors = [to_hex(found.get_color()).upper() for found in intervals]
     assert colors == [style.HARM, style.DREAM, style.RANDOM]
-    dots = [found for found in ax.lines if found.get_marker() == "o"]
-    assert [float(found.get_xdata()[0]) for found in dots] == [-0.5, 0.2, -0.1]
-
-
-# ---------------------------------------------------------------- all of them
 
 
 def test_all_figures_can_be_read_at_830_pixels(drawn):

@@ -11,16 +11,13 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT, NOTEBOOK = ROOT / "docs" / "tour.py", ROOT / "docs" / "tour.ipynb"
 
 
-def cells(notebook) -> list[tuple[str, str]]:
-    return [(cell.cell_type, cell.source) for cell in notebook.cells]
-
-
-def test_the_notebook_is_its_script():
-    assert cells(nbformat.read(NOTEBOOK, 4)) == cells(jupytext.read(SCRIPT))
-
-
-def test_the_notebook_has_its_outputs():
-    code = [cell for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code"]
+def test_the_notebook_is_its_script_run_to_the_end():
+    notebook, script = nbformat.read(NOTEBOOK, 4), jupytext.read(SCRIPT)
+    cells = [
+        [(cell.cell_type, cell.source) for cell in found.cells] for found in (notebook, script)
+    ]
+    assert cells[0] == cells[1]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
@@ -33,12 +30,8 @@ def test_the_tour_runs_with_a_tiny_budget(monkeypatch):
     monkeypatch.setenv("TOUR_STEPS", "300")
     notebook = jupytext.read(SCRIPT)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": ROOT / "docs"}}).execute()
-    printed = "".join(
-        output.get("text", "")
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-    )
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    printed = "".join(output.get("text", "") for cell in code for output in cell.outputs)
     assert "by hand:       [3.52, 2.0, 11.2]" in printed
     assert "lambda_return: [3.52, 2.0, 11.2]" in printed
     assert "on 2 fresh episodes" in printed

@@ -89,7 +89,10 @@ def test_bare_it_shows_help(main, words, capsys, monkeypatch):
     ("words", "sentence"),
     [
         (["train", "--env", "CartPole-v1", "--stepz", "3"], "--stepz"),
-        (["train", "--env", "CartPole-v1", "--actor-grad", "x"], "invalid choice 'x' for argument '--actor-grad'"),
+        (
+            ["train", "--env", "CartPole-v1", "--actor-grad", "x"],
+            "invalid choice 'x' for argument '--actor-grad'",
+        ),
         (["train", "--env", "CartPole-v1", "--steps", "1.5"], "1.5 is not a whole number"),
         (["watch", "--env", "CartPole-v1"], "agent.pt, or a checkpoint.pt (required)"),
         (["fly"], "fly"),
@@ -273,7 +276,10 @@ def test_small_pictures_are_enlarged(main, blind, agent, tmp_path):
 
 @pytest.mark.parametrize(
     ("env", "sentence"),
-    [("Text-v0", "^error: Text-v0 draws no picture: its constructor"), ("NoMode-v0", "render_mode")],
+    [
+        ("Text-v0", "^error: Text-v0 draws no picture: its constructor"),
+        ("NoMode-v0", "render_mode"),
+    ],
 )
 def test_what_cannot_draw_itself_is_said(refused, blind, agent, env, sentence):
     assert re.search(sentence, refused("watch", agent, "--env", env))

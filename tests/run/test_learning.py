@@ -1,7 +1,5 @@
 """It learns: python -m pytest -m learning tests/run/test_learning.py"""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

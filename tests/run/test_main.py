@@ -1,7 +1,5 @@
 """`python -m dreamer`: what its commands print, and one sentence about what is wrong."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import re
@@ -63,9 +61,6 @@ def agent(tmp_path):
     made.env_spec = spec_json(gym.make("CartPole-v1"))
     save_agent(made, tmp_path / "agent.pt")
     return tmp_path / "agent.pt"
-
-
-# ---------------------------------------------------------------- words
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["train", "--help"], ["watch", "--help"]])
@@ -132,9 +127,6 @@ def test_an_agent_of_a_functions_environment_must_be_told(refused, main, agent, 
         assert re.search("does not say how to make .* a function.* --env", refused(word, agent))
     main("evaluate", agent, "--env", "CartPole-v1", "--episodes", 2)
     assert capsys.readouterr().out.startswith("CartPole-v1: return ")
-
-
-# ---------------------------------------------------------------- check, train, evaluate
 
 
 def test_check_prints_a_page(main, capsys):
@@ -207,9 +199,6 @@ def test_what_is_stopped_can_go_on(main, tmp_path, monkeypatch, capsys, what, st
     monkeypatch.setattr(Ending, "what", None)
     main(*(again if what == "SIGINT" else ["train", *words[3:], "--resume"]))
     assert (tmp_path / "my run" / "agent.pt").exists()
-
-
-# ---------------------------------------------------------------- watch
 
 
 def test_where_there_is_a_window_it_shows_each_episode(main, agent, monkeypatch, capsys):

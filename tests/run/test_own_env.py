@@ -1,7 +1,5 @@
 """Environments that people bring, from the one-line commands, as a user types them."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The package as users and readers meet it: names, imports in reading order, sizes."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

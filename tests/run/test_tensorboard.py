@@ -98,7 +98,9 @@ def test_a_dream_is_drawn_at_each_evaluation_and_changes_nothing(tmp_path, write
 
 def test_the_dream_is_of_the_longest_episode(tmp_path, writers):
     """It lies beside what happened: in rows of a whole episode, whose numbers are known."""
-    run = quiet_train(walk(drift=0), tiny_config(steps=120, evals=1, train_ratio=1), tmp_path, tensorboard=True)
+    run = quiet_train(
+        walk(drift=0), tiny_config(steps=120, evals=1, train_ratio=1), tmp_path, tensorboard=True
+    )
     ((_, figure),) = writers[0].told["dream"].items()
     rows = run.replay.rows["obs"][: len(run.replay)]
     real = np.array([axes.lines[0].get_ydata() for axes in figure.axes]).T

@@ -1,9 +1,9 @@
 """DreamerV3 from scratch: learn a world model, dream in it, learn to act from the dreams.
 
-In reading order, each file importing from those above it only:
+In reading order, each file importing from those above it only: the algorithm, then what runs it.
 
-    utils, networks, rssm, replay_buffer, config, agent    the algorithm
-    checkpoint, envs, evaluation, tensorboard, resume, run, training, check, cli    the rest
+    utils, networks, rssm, replay_buffer, config, agent
+    machine, checkpoint, envs, evaluation, tensorboard, resume, run, training, check, cli
 """
 
 from dreamer.agent import DreamerAgent

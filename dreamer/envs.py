@@ -287,7 +287,8 @@ class AgentEnv(gym.Wrapper):
     ):
         made = self.given = make_env(env, **options)
         self.name = made.spec.id if made.spec else type(made.unwrapped).__name__
-        self.spec_json, limit = spec_json(made), made.spec and made.spec.max_episode_steps
+        self.spec_json = spec_json(made, by_id=isinstance(env, str | EnvSpec))
+        limit = made.spec and made.spec.max_episode_steps
         self.time_limit = min(limit or max_episode_steps, max_episode_steps)
         self.action_repeat, self.taken = action_repeat, 0
         with blaming(self.name):
@@ -377,11 +378,13 @@ def make_env(env: MakeEnv, **options: Any) -> gym.Env:
     )
 
 
-def spec_json(env: gym.Env) -> str | None:
+def spec_json(env: gym.Env, by_id: bool = False) -> str | None:
     """Gymnasium's JSON of how to make the environment again, arguments and wrappers included; None
-    where no JSON can say it (a function inside, a wrapper that does not record its arguments)."""
+    where no JSON can say it (a function inside, or a wrapper that does not record its arguments
+    and was put around it by hand, not by what is registered under its id)."""
     spec: Any = copy.deepcopy(env.spec)
-    if spec is None or any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):
+    unknown = spec and any(wrapper.kwargs is None for wrapper in spec.additional_wrappers)
+    if spec is None or (unknown and not by_id):
         return None
     where = spec.entry_point
     if callable(where) and where.__module__ != "__main__" and where.__qualname__.isidentifier():

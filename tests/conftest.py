@@ -1,7 +1,5 @@
 """What the tests share: a small `Config`, tiny environments, and pytest and hypothesis settings."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 from collections.abc import Callable
@@ -92,9 +90,6 @@ def resume(run_dir: Path, env=None, **changes) -> Run:
     return quiet_train(env or walk(), tiny_config(**{"evals": 2, **changes}), run_dir, resume=True)
 
 
-# ---------------------------------------------------------------- environments
-
-
 class Walk(gym.Env):
     """A noisy walk in the plane; leaving the circle of radius 1.5 terminates the episode, a time
     limit of 9 steps truncates it. Refuses actions that its space does not contain.
@@ -180,8 +175,6 @@ class Odd(Walk):
         values = super().step(action)[:4]
         return (*(self.change(*values) if self.count >= self.since else values), {})
 
-
-# ---------------------------------------------------------------- numbers
 
 # Differences of two numbers must be float32 numbers themselves, hence half of the largest.
 LARGEST = float(np.finfo(np.float32).max) / 2

@@ -5,8 +5,6 @@ CartPole, or goes on with it, prints its step before every checkpoint, and write
 the end.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json
@@ -30,9 +28,6 @@ from dreamer.run import Run
 
 ENV = "CartPole-v1"
 FIGURES = ROOT / "assets" / "results" / "faults.json"
-
-
-# ---------------------------------------------------------------- a run that is killed
 
 
 def child_config(steps: int, envs: int, mode: str):
@@ -106,9 +101,6 @@ def kill_often(
     return kills, in_writing
 
 
-# ---------------------------------------------------------------- exact comparisons
-
-
 def same(a: Any, b: Any) -> bool:
     """Whether two nested values are equal, tensors bit for bit."""
     if isinstance(a, torch.Tensor):
@@ -165,9 +157,6 @@ def assert_same_runs(a: Path, b: Path, except_for: Sequence[str] = ()) -> None:
         assert one == other
 
 
-# ---------------------------------------------------------------- disks
-
-
 class Quota:
     """A largest size of files, as `ulimit -f` sets it."""
 
@@ -207,9 +196,6 @@ def small_disk(folder: Path, *options: str):
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
-
-
-# ---------------------------------------------------------------- figures
 
 
 def record(name: str, fault: str, found: str) -> None:

@@ -1,7 +1,5 @@
 """Returns of whole episodes, calibration by hand, and dreams that never peek."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -14,11 +12,8 @@ from dreamer import AgentEnv, DreamerAgent, Layout, evaluate, evaluation
 from dreamer.envs import EnvFault, make_envs
 from dreamer.evaluation import (
     as_picture,
-    calibration,
-    dream_on,
     evaluate_in,
     filter_episode,
-    greedy_policy,
     open_loop,
     open_loop_error,
     play,
@@ -31,8 +26,6 @@ from dreamer.rssm import State
 from dreamer.utils import derive_seed
 
 WALK = Layout(numbers=2, action_categories=(3,))
-
-# ---------------------------------------------------------------- evaluate
 
 
 def test_evaluation_does_not_disturb_training():
@@ -69,17 +62,6 @@ def test_an_evaluations_episodes_are_none_of_trainings():
     fresh = resets(lambda env: evaluate(agent, env, 20, seed=1))
     trained = resets(lambda env: quiet_train(env, tiny_config(seed=1, train_ratio=0)))
     assert len(set(fresh)) == 20 and len(trained) > 5 and not set(fresh) & set(trained)
-
-
-def test_evaluation_holds_actions_as_training_did():
-    seen: list[dict] = []
-    agent = DreamerAgent(WALK, tiny_config(action_repeat=4))
-    (total,) = evaluate(agent, walk(seen=seen, drift=0.01), 1, seed=1, greedy=False)
-    seen = lived(seen)
-    actions = [event["action"] for event in seen[1:]]
-    assert len(actions) == 9
-    assert all(len(set(actions[i : i + 4])) == 1 for i in (0, 4)) and len(set(actions)) > 1
-    assert total == pytest.approx(sum(event["reward"] for event in seen[1:]))
 
 
 class Named(gym.Env):
@@ -223,9 +205,6 @@ def test_evaluate_says_what_does_not_fit():
         evaluate(agent, walk(), 1, envs=0)
 
 
-# ---------------------------------------------------------------- calibration
-
-
 class Clock(gym.Env):
     """Three steps, each worth 1, then the task or the time is over."""
 
@@ -262,33 +241,10 @@ def test_calibration_of_an_evaluation_by_hand(terminated):
     assert details["value_corr"] == 0.0  # a constant correlates with nothing
 
 
-def test_calibration_discounts_from_choice_to_choice():
-    """Three rewards of 1, of which the first two come with one choice; γ = 0.5."""
-    agent = DreamerAgent(
-        Layout(numbers=1, action_categories=(2,)), tiny_config(gamma=0.5, action_repeat=2)
-    )
-    returns, details = evaluate(agent, lambda: Clock(True), 2, 0, details=True)
-    assert returns.tolist() == [3.0, 3.0]
-    assert details["value_real"] == pytest.approx(np.mean([2.5, 1.0]))
-
-
-def test_calibration_by_hand():
-    """Achieved, γ = 0.5: 1 + 0.5 * 4 = 3 and 4 in the first episode, 2 + 0.5 * 6 in the second."""
-    rewards, bootstrap = [[1.0, 4.0], [2.0]], np.array([0.0, 6.0])
-    values = [[2.0, 3.0], [4.0]]  # each one less
-    details = calibration(rewards, values, bootstrap, gamma=0.5)
-    assert details == pytest.approx({"value_pred": 3.0, "value_real": 4.0, "value_corr": 1.0})
-    upside_down = calibration(rewards, [[4.0, 3.0], [2.0]], bootstrap, gamma=0.5)
-    assert upside_down["value_corr"] == pytest.approx(-1)
-
-
 def test_random_returns_are_those_of_whole_episodes():
     assert random_returns(lambda: Clock(True), 4).tolist() == [3.0] * 4
     mean = random_returns("CartPole-v1", 200).mean()
     assert 19 < mean < 26  # about 22.3, with a standard error of 0.8
-
-
-# ---------------------------------------------------------------- real episodes
 
 
 @pytest.fixture
@@ -320,26 +276,6 @@ def test_played_rows_are_those_of_the_environment(env_id, terminal):
         assert np.float32(reward) == episode["reward"][t + 1]
 
 
-def test_chance_holds_its_choices():
-    env = AgentEnv(walk("box"))
-    choose = random_policy(env, hold=3, seed=5)
-    actions = [choose(np.zeros(2), False) for _ in range(900)]
-    changes = [i for i in range(1, 900) if not np.array_equal(actions[i], actions[i - 1])]
-    holds = np.diff(changes)
-    assert set(holds) == {1, 2, 3} and holds.mean() == pytest.approx(2, abs=0.2)
-
-
-def test_the_same_agent_plays_the_same_again_and_as_evaluate_does(agent):
-    env = AgentEnv("CartPole-v1")
-    seed = derive_seed(2, evaluation.EVALUATION, 0)  # of evaluate's first episode
-    episode, again = (play(env, greedy_policy(agent, seed=1), seed) for _ in range(2))
-    np.testing.assert_array_equal(episode["action"], again["action"])
-    with torch.no_grad():  # an actor that is sure, whatever latents are drawn
-        agent.actor.mlp[-1].bias[1] += 100
-    episode = play(env, greedy_policy(agent, seed=1), seed)
-    assert [episode["reward"].sum()] == evaluate(agent, "CartPole-v1", 1, seed=2).tolist()
-
-
 def test_an_episode_is_filtered_from_its_first_row_on(agent):
     """Row by row it is what `act` meets, given the same random numbers."""
     env = AgentEnv("CartPole-v1")
@@ -366,9 +302,6 @@ def test_a_window_in_mid_episode_goes_on_from_the_state_before_it(agent):
             action = agent.rssm.embed_action(state.action)
             deter = agent.rssm.sequence_step(state.deter, state.stoch, action)
         torch.testing.assert_close(deter[0], feat[start, :12], rtol=0, atol=1e-5)
-
-
-# ---------------------------------------------------------------- dreams
 
 
 def random_window(rows: int = 10, windows: int = 3):
@@ -404,21 +337,6 @@ def test_dreamed_row_depends_on_the_actions_before_it(agent, row, first_changed)
     np.testing.assert_array_equal(after[:, :first_changed], before[:, :first_changed])
     if first_changed < 6:
         assert (after[:, first_changed] != before[:, first_changed]).any()
-
-
-def test_a_dream_forgets_what_lies_before_a_first_row(agent):
-    obs, action = (torch.from_numpy(x) for x in random_window())
-    other = obs.clone()
-    other[:, :2] += 5
-    is_first = torch.zeros(obs.shape[:2], dtype=torch.bool)
-
-    def dreams() -> list[torch.Tensor]:
-        rows = action, is_first, 4
-        return [dream_on(agent, x, *rows, torch.Generator().manual_seed(1)) for x in (obs, other)]
-
-    assert not torch.equal(*dreams())
-    is_first[:, 2] = True
-    assert torch.equal(*dreams())
 
 
 class Knowing:
@@ -493,48 +411,9 @@ def test_open_loop_error_by_hand():
     assert error["naive_obs_error"] == pytest.approx(np.mean(moved))
 
 
-def test_a_replay_without_a_row_to_dream_of_has_no_error():
-    replay = ReplayBuffer(10, Knowing.layout, (1, 1, 2))
-    for t in range(2):
-        replay.add(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.array([t == 0]))
-    assert open_loop_error(Knowing(), replay, seed=3, context=2) == {}
-
-
-# ---------------------------------------------------------------- pictures
-
-
 @pytest.mark.parametrize(
     "drawn", [np.full((4, 6), 128), np.full((4, 6, 1), 128.0), np.full((4, 6, 3), 0.503)], ids=str
 )
 def test_pictures_of_every_type_are_drawn(drawn):
     picture = as_picture(drawn, "Draws")
     assert picture.dtype == np.uint8 and picture.shape == (4, 6, 3) and set(picture.flat) == {128}
-
-
-@pytest.mark.parametrize("drawn", [None, [], np.zeros((4, 6, 7)), "text"], ids=str)
-def test_what_is_no_picture_is_refused(drawn):
-    with pytest.raises(ValueError, match="^Draws draws no picture: its constructor must take"):
-        as_picture(drawn, "Draws")
-
-
-def test_a_long_film_keeps_every_second_or_fourth_picture(agent, monkeypatch):
-    monkeypatch.setattr(evaluation, "FRAMES", 30)
-
-    class Draws(gym.Wrapper):
-        def __init__(self, render_mode):
-            assert render_mode == "rgb_array"
-            super().__init__(gym.make("CartPole-v1"))
-
-        def reset(self, **kwargs):
-            self.time = 0
-            return super().reset(**kwargs)
-
-        def step(self, action):
-            self.time += 1
-            return np.zeros(4, np.float32), 1.0, False, self.time == 100, {}
-
-        def render(self):
-            return np.array([[self.time]], np.uint8)
-
-    ret, frames = evaluation.film(agent, Draws, 0)
-    assert ret == 100 and [frame[0, 0, 0] for frame in frames] == list(range(0, 100, 4))

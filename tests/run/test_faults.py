@@ -1,24 +1,18 @@
 """What befalls a run and costs it nothing: kills, full disks, environments that fail."""
 
-from __future__ import annotations
-
 import re
-import sys
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import ACTION_SPACES, Odd, Walk, quiet_train, tiny_config, walk
+from conftest import ACTION_SPACES, Odd, Walk, quiet_train, tiny_config
 from faults import (
     Filler,
     Quota,
     assert_same_runs,
-    kill_often,
     log_rows,
     small_disk,
-    train_child,
 )
 
 from dreamer import run
@@ -40,25 +34,6 @@ def whole(tmp_path_factory):
         return made[key]
 
     return run_dir
-
-
-# ---------------------------------------------------------------- kills
-
-
-@pytest.mark.faults
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-def test_killed_three_times_and_equal_to_an_uninterrupted_run(tmp_path):
-    """In child processes, with SIGKILL, once in the middle of writing a checkpoint."""
-    steps = 300
-    train_child(tmp_path / "whole", steps)
-    killed, in_writing = kill_often(tmp_path / "killed", steps, 3, np.random.default_rng(0))
-    assert killed == 3 and in_writing >= 1
-    assert_same_runs(tmp_path / "whole", tmp_path / "killed")
-    names = {p.name for p in (tmp_path / "killed").iterdir()}
-    assert names == {p.name for p in (tmp_path / "whole").iterdir()}  # nothing is left over
-
-
-# ---------------------------------------------------------------- full and read-only disks
 
 
 @pytest.fixture(params=["quota", "full disk"])
@@ -128,15 +103,6 @@ def test_a_disk_that_stays_full_ends_in_an_error_and_a_good_checkpoint(disk, who
     assert log_rows(run_dir)  # none torn
     quiet_train(lambda: Hook({}), config, run_dir, resume=True)
     assert_same_runs(whole(lambda: Hook({}), config), run_dir)
-
-
-def test_a_read_only_place_is_refused_at_the_start(tmp_path):
-    with small_disk(tmp_path / "disk", "ro") as folder:
-        with pytest.raises(OSError, match=f"Read-only file system: '{folder}/run'"):
-            quiet_train(walk(), tiny_config(), folder / "run")
-
-
-# ---------------------------------------------------------------- environments that fail
 
 
 def no_gravity(*values):

@@ -1,7 +1,5 @@
 """Images: environments and whole runs, from 8 x 8 pixels to 96 x 96."""
 
-from __future__ import annotations
-
 import signal
 from typing import Any
 
@@ -14,7 +12,6 @@ from gymnasium import spaces as S
 from gymnasium import wrappers
 
 from dreamer import AgentEnv, evaluate, load_agent
-from dreamer.check import check
 from dreamer.envs import flatten, image_shape
 from dreamer.evaluation import greedy_policy, open_loop, play
 
@@ -53,9 +50,6 @@ class Slide(gym.Env):
 
 def box(*shape: int, dtype: Any = np.uint8, high: float = 255) -> S.Box:
     return S.Box(0, high, shape, dtype)
-
-
-# ---------------------------------------------------------------- environments
 
 
 @pytest.mark.parametrize(
@@ -108,15 +102,6 @@ def test_floats_are_rounded_and_must_be_within_bounds():
     with pytest.raises(ValueError, match="float64 of shape .* is not in Box"):
         flatten(box(8, 8), np.zeros((8, 8)))  # floats from 0 to 1 would be 0 and 1 of 255
 
-
-def test_check_says_what_it_is():
-    found = dict(check(lambda: Slide(box(3, 10, 12)), tiny_config(depth=2)))
-    assert found["observations"] == "Box(0, 255, (3, 10, 12), uint8)"
-    assert "images=((10, 12, 3),)" in found["layout"]
-    assert found["pixels"].startswith("0 to 255 of 255, 17.5% of them") and "observed" not in found
-
-
-# ---------------------------------------------------------------- whole runs
 
 TASKS = {
     "greyscale": lambda: Slide(box(10, 12)),
@@ -193,25 +178,3 @@ def test_rendered_pixels_by_gymnasiums_own_wrappers():
         return wrappers.ResizeObservation(env, (32, 32))
 
     assert quiet_train(make, tiny_config(depth=2)).layout.images == ((32, 32, 3),)
-
-
-def breakout():
-    """Atari's, as docs/environments.md has it."""
-    gym.register_envs(pytest.importorskip("ale_py"))
-    env = gym.make("ALE/Breakout-v5", frameskip=1)
-    return wrappers.AtariPreprocessing(env, screen_size=64, grayscale_obs=False)
-
-
-@pytest.mark.parametrize(
-    ("env", "package", "image"),
-    [
-        ("MinAtar/Breakout-v1", "minatar.gym", (10, 10, 4)),
-        ("CarRacing-v3", "Box2D", (96, 96, 3)),
-        (breakout, "ale_py", (64, 64, 3)),
-    ],
-)
-def test_environments_of_others(env, package, image):
-    module = pytest.importorskip(package)
-    getattr(module, "register_envs", int)()  # MinAtar's are not there before
-    run = quiet_train(env, tiny_config(steps=30, prefill=15, depth=2))
-    assert run.layout.images == (image,) and run.reports[-1]["image_loss"] > 0

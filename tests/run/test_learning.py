@@ -1,6 +1,4 @@
-"""It learns: python -m pytest -m learning tests/test_learning.py"""
-
-from __future__ import annotations
+"""It learns: python -m pytest -m learning tests/run/test_learning.py"""
 
 from dataclasses import replace
 
@@ -13,7 +11,8 @@ from lab import spaces
 pytestmark = pytest.mark.learning
 
 
-def test_it_learns_cartpole():
+@pytest.mark.parametrize("envs", [1, 4])
+def test_it_learns_cartpole(envs):
     """3,000 environment steps: far beyond the 22 of random actions. (A minute or two. Rounding
     differs between processors: three seeds of one, for a measure, had 205, 288 and 448.)"""
     config = Config(
@@ -29,6 +28,7 @@ def test_it_learns_cartpole():
         seq_len=16,
         imag_starts=64,
         evals=0,
+        envs=envs,
     )
     agent = quiet_train("CartPole-v1", config).agent
     returns = evaluate(agent, "CartPole-v1", 20, seed=1)

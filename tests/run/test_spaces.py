@@ -1,7 +1,5 @@
 """Spaces by hand: what observations and actions become, and what is refused."""
 
-from __future__ import annotations
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -16,7 +14,6 @@ from dreamer.envs import MOST_CLASSES, flatten, layout_of, names_of, native_acti
 TWO, VECTOR = S.Discrete(2), S.Box(-1, 1, (3,))
 EYE = S.Box(0, 255, (3, 9, 8), np.uint8)
 
-# ---------------------------------------------------------------- observations
 
 OBSERVED = {  # space, a value, its layout, its vector
     "vector": (VECTOR, np.float64([0.5, -1, 7]), {"numbers": 3}, [0.5, -1, 7]),
@@ -128,8 +125,6 @@ def test_other_observation_spaces_get_a_sentence(space, advice):
         layout_of(space, TWO)
     assert str(part) in str(e.value)
 
-
-# ---------------------------------------------------------------- actions
 
 TAKEN = {  # space, an action, the environment's own
     "Discrete": (S.Discrete(3, start=-1), [0, 0, 1], 1),

@@ -1,7 +1,5 @@
 """`train`: what it trains, the same numbers again, the bar, Ctrl-C, TensorBoard."""
 
-from __future__ import annotations
-
 import importlib.util
 import signal
 import threading
@@ -16,8 +14,6 @@ from tqdm import tqdm
 
 from dreamer import run, train
 from dreamer.checkpoint import load_checkpoint
-
-# ---------------------------------------------------------------- what it trains
 
 
 @pytest.mark.parametrize(
@@ -69,9 +65,6 @@ def test_without_a_folder_a_run_leaves_none(tmp_path, monkeypatch):
     assert len(run.evals) == 2 and run.reports and run.episodes  # read before it went
 
 
-# ---------------------------------------------------------------- clocks and the bar
-
-
 def jumping_clock(monkeypatch, seconds: float) -> None:
     """The session's clock goes on by so much at every look."""
     ticks = iter(np.arange(0, 10**6, seconds).tolist())
@@ -100,9 +93,6 @@ def test_the_bar_says_how_good_the_agent_is_and_what_takes_long(monkeypatch, tmp
     assert right[-2] == f"{ret}loss {last['loss']:.2f}, entropy {last['entropy']:.2f}"
     assert right[-1] == f"return {found.evals[-1]['return']:.1f}, evaluated"
     assert left == 2 * [*(f"evaluating {n}/3" for n in range(4)), ""]
-
-
-# ---------------------------------------------------------------- Ctrl-C and threads
 
 
 class Signalled(Walk):

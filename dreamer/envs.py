@@ -291,10 +291,11 @@ class AgentEnv(gym.Wrapper):
         limit = made.spec and made.spec.max_episode_steps
         self.time_limit = min(limit or max_episode_steps, max_episode_steps)
         self.action_repeat, self.taken = action_repeat, 0
-        with blaming(self.name):
-            if isinstance(made.action_space, spaces.Discrete | spaces.MultiDiscrete):
+        if isinstance(made.action_space, spaces.Discrete | spaces.MultiDiscrete):
+            with blaming(f"{self.name}: reset at step 0"):
                 if "action_mask" in made.reset(seed=0)[1]:
                     made = ActionMask(made)
+        with blaming(self.name):
             self.layout = layout_of(made.observation_space, made.action_space)
         super().__init__(gym.wrappers.TimeLimit(made, max_episode_steps))
         self.observation_space = spaces.Box(-np.inf, np.inf, (self.layout.obs_size,))

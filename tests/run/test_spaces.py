@@ -1,19 +1,30 @@
 """Spaces by hand: what observations and actions become, and what is refused."""
 
-import gymnasium as gym
+from __future__ import annotations
+
+import re
+
 import numpy as np
 import pytest
-from conftest import ACTION_SPACES
 from gymnasium import spaces as S
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamer import Layout
-from dreamer.envs import MOST_CLASSES, flatten, layout_of, names_of, native_action, random_action
+from dreamer.envs import (
+    MOST_CLASSES,
+    bounds_of,
+    flatten,
+    layout_of,
+    names_of,
+    native_action,
+    random_action,
+)
 
 TWO, VECTOR = S.Discrete(2), S.Box(-1, 1, (3,))
 EYE = S.Box(0, 255, (3, 9, 8), np.uint8)
 
+# ---------------------------------------------------------------- observations
 
 OBSERVED = {  # space, a value, its layout, its vector
     "vector": (VECTOR, np.float64([0.5, -1, 7]), {"numbers": 3}, [0.5, -1, 7]),
@@ -26,14 +37,8 @@ OBSERVED = {  # space, a value, its layout, its vector
     "MultiBinary": (S.MultiBinary((2, 2)), [[1, 0], [1, 1]], {"flags": 4}, [1, 0, 1, 1]),
     "Discrete": (S.Discrete(3, start=5), 6, {"categories": (3,)}, [0, 1, 0]),
     "MultiDiscrete": (
-        S.MultiDiscrete([2, 3], start=[1, -1]),
-        np.array([2, -1]),
-        {"categories": (2, 3)},
-        [0, 1, 1, 0, 0],
-    ),
-    "MultiDiscrete matrix": (
-        S.MultiDiscrete([[2, 1], [2, 3]]),
-        np.array([[1, 0], [0, 2]]),
+        S.MultiDiscrete([[2, 1], [2, 3]], start=[[1, 0], [0, -1]]),
+        np.array([[2, 0], [0, 1]]),
         {"categories": (2, 1, 2, 3)},
         [0, 1, 1, 1, 0, 0, 0, 1],
     ),
@@ -66,12 +71,13 @@ def test_observations_by_hand(space, value, layout, vector):
     assert len(names_of(space)) == layout_of(space, TWO).vector_size
 
 
-def test_each_entry_of_an_observation_has_a_name():
+def test_each_entry_of_an_observation_has_a_name_and_numbers_have_bounds():
     space, *_ = OBSERVED["numbers, flags, categories, pixels"]
     names = ["arm[1][0]", "arm[1][1]", "well.depth[0]", "lamp[0]", "arm[0]=0", "arm[0]=1"]
     assert names_of(space) == [*names, "arm[0]=2"]
     assert names_of(VECTOR) == ["0", "1", "2"] and names_of(TWO) == ["0", "1"]
     assert names_of(S.MultiDiscrete([1, 2])) == ["[0]=0", "[1]=0", "[1]=1"]
+    assert [bound.tolist() for bound in bounds_of(space)] == [[-9, -9, 0], [9, 9, 9]]
 
 
 def test_a_flat_observation_is_a_copy():
@@ -86,7 +92,6 @@ def test_a_flat_observation_is_a_copy():
     ("space", "value"),
     [
         (VECTOR, [0, np.nan, 0]),
-        (VECTOR, [0, -np.inf, 0]),
         (VECTOR, np.float64([0, 1e300, 0])),  # float32 has no such number
         (VECTOR, [0, 0]),
         (VECTOR, None),
@@ -108,7 +113,6 @@ def test_what_is_not_in_its_space_is_refused(space, value):
 
 REFUSED = {
     "text": (S.Text(5), "Box, Discrete, "),
-    "a graph": (S.Graph(VECTOR, None), "Box, Discrete, "),
     "a sequence within": (S.Dict({"x": S.Sequence(VECTOR)}), "Box, Discrete, "),
     "a small image": (S.Box(0, 255, (7, 64, 3), np.uint8), "sides of 8 or more"),
     "frames": (S.Box(0, 255, (4, 8, 8, 3), np.uint8), "Box, Discrete, "),
@@ -120,19 +124,19 @@ REFUSED = {
 
 @pytest.mark.parametrize(("space", "advice"), REFUSED.values(), ids=REFUSED)
 def test_other_observation_spaces_get_a_sentence(space, advice):
-    part = space["x"] if isinstance(space, S.Dict) else space
-    with pytest.raises(ValueError, match=f"^observation space .* is not supported.*{advice}") as e:
+    part = re.escape(str(space["x"] if isinstance(space, S.Dict) else space))
+    with pytest.raises(ValueError, match=f"^observation space {part} is not supported: .*{advice}"):
         layout_of(space, TWO)
-    assert str(part) in str(e.value)
 
+
+# ---------------------------------------------------------------- actions
 
 TAKEN = {  # space, an action, the environment's own
     "Discrete": (S.Discrete(3, start=-1), [0, 0, 1], 1),
-    "MultiDiscrete": (S.MultiDiscrete([3, 2], start=[5, -2]), [0, 0, 1, 0, 1], [7, -1]),
-    "MultiDiscrete matrix": (
-        S.MultiDiscrete([[2, 3], [1, 2]]),
-        [0, 1, 0, 0, 1, 1, 1, 0],
-        [[1, 2], [0, 0]],
+    "MultiDiscrete": (
+        S.MultiDiscrete([[2, 3], [1, 2]], start=[[0, 5], [0, -2]]),
+        [0, 1, 0, 0, 1, 1, 0, 1],
+        [[1, 7], [0, -1]],
     ),
     "MultiBinary": (S.MultiBinary((2, 2)), [0, 1, 1, 0, 1, 0, 0, 1], [[1, 0], [0, 1]]),
     "asymmetric": (S.Box(np.float32([-2, 0]), np.float32([2, 10])), [0.5, -0.5], [1, 2.5]),
@@ -146,6 +150,7 @@ TAKEN = {  # space, an action, the environment's own
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*Casting input x")
 @pytest.mark.parametrize(("space", "action", "native"), TAKEN.values(), ids=TAKEN)
 def test_actions_by_hand(space, action, native):
     layout = layout_of(VECTOR, space)
@@ -158,19 +163,16 @@ def test_actions_by_hand(space, action, native):
 bounds = st.floats(-(2.0**127), 2.0**127, width=32, allow_subnormal=False)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(bounds, bounds, st.floats(-3, 3, width=32, allow_subnormal=False))
-def test_every_native_action_is_in_the_space_and_reaches_its_bounds(dtype, one, other, action):
-    space = S.Box(min(one, other), max(one, other), (1,), dtype)
+def test_every_native_action_is_in_the_space_and_reaches_its_bounds(one, other, action):
+    space = S.Box(min(one, other), max(one, other), (1,))
     native = native_action(space, np.float32([action]))
     assert space.contains(native)
     if abs(action) >= 1:
         assert native[0] == (space.high if action > 0 else space.low)[0]
 
 
-@pytest.mark.parametrize(
-    "space", [*(make() for make in ACTION_SPACES.values()), S.MultiDiscrete([2, 3])], ids=str
-)
+@pytest.mark.parametrize("space", [S.Box(-3, 1, (2,)), S.MultiDiscrete([2, 3])], ids=str)
 def test_random_actions_cover_the_space(space):
     layout, rng = layout_of(VECTOR, space), np.random.default_rng(0)
     actions = np.stack([random_action(layout, rng) for _ in range(300)])
@@ -185,17 +187,10 @@ def test_random_actions_cover_the_space(space):
         assert np.abs(actions).max() <= 1
 
 
-@pytest.mark.parametrize(
-    "space",
-    [
-        S.Box(np.float32([-1, 0]), np.float32([1, np.inf])),
-        S.Dict({"go": TWO, "how": VECTOR}),
-        S.Tuple([TWO]),
-        S.Text(5),
-        gym.spaces.Sequence(TWO),
-    ],
-    ids=str,
-)
+HALF_BOUNDED = S.Box(np.float32([-1, 0]), np.float32([1, np.inf]))
+
+
+@pytest.mark.parametrize("space", [HALF_BOUNDED, S.Tuple([TWO]), S.Text(5)], ids=str)
 def test_other_action_spaces_get_a_sentence(space):
     with pytest.raises(ValueError, match="^action space .* is not supported: .*Discrete.*wrapper"):
         layout_of(VECTOR, space)

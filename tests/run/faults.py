@@ -5,6 +5,8 @@ CartPole, or goes on with it, prints its step before every checkpoint, and write
 the end.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import json
@@ -13,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +32,15 @@ ENV = "CartPole-v1"
 FIGURES = ROOT / "assets" / "results" / "faults.json"
 
 
-def child_config(steps: int, envs: int, mode: str):
-    """One update for each step, evaluations and reports in between."""
-    experience = {"prefill": 30, "capacity": 2_000, "envs": envs, "vectorization_mode": mode}
-    return tiny_config(steps=steps, train_ratio=18, evals=4, **experience)
+# ---------------------------------------------------------------- a run that is killed
 
 
 def train_child(run_dir: Path, steps: int, envs: int = 1, mode: str = "sync") -> None:
-    """Train, or go on; keep what a training figure is drawn from."""
-    run = train(ENV, child_config(steps, envs, mode), run_dir, True, "cpu", progress=False)
+    """Train, or go on, with an update for each step, evaluations and reports in between; keep what
+    a training figure is drawn from."""
+    several = {"envs": envs, "vectorization_mode": mode, "prefill": 30, "capacity": 2_000}
+    config = tiny_config(steps=steps, train_ratio=18, evals=4, **several)
+    run = train(ENV, config, run_dir, True, "cpu", progress=False)
     returns = evaluate(run.agent, ENV, 3, seed=1).tolist()
     rows = {"episodes": run.episodes, "reports": run.reports, "evals": run.evals}
     write_json(run_dir / "figure.json", {**rows, "returns": returns, "minutes": run.minutes})
@@ -57,32 +59,28 @@ def checkpoint_every_few_steps(steps: int = 7) -> None:
     run.CHECKPOINT_SECONDS = -1
 
 
-def start_child(run_dir: Path, *words: int | str) -> subprocess.Popen:
+def start(*command: Any, **options: Any) -> subprocess.Popen:
+    """A Python process that finds the package and the tests' tools."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    command = [sys.executable, __file__, str(run_dir), *map(str, words)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-
-
-def finish_child(run_dir: Path, *words: int | str) -> None:
-    with start_child(run_dir, *words) as child:
-        child.communicate()
-    assert child.returncode == 0
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)], env=environment, text=True, **options
+    )
 
 
 def kill_often(
     run_dir: Path, steps: int, kills: int, rng: np.random.Generator, *words: int | str
-) -> tuple[int, int]:
+) -> int:
     """Start the child again and again, ending it with SIGKILL `kills` times, then let it finish.
 
     Life i ends about where the i-th of `kills` + 1 equal parts of the run does: at a random
     moment around a checkpoint or, every second one, while the checkpoint is being written; every
-    fifth at any moment from its start on. Returns how often it was killed, and how often a
-    half-written file proves that it was in mid-checkpoint.
+    fifth at any moment from its start on. Returns how often a half-written file proves that it was
+    killed in mid-checkpoint.
     """
-    half = run_dir / ".checkpoint.pt.tmp"
+    half, command = run_dir / ".checkpoint.pt.tmp", (__file__, run_dir, steps, *words)
     in_writing = 0
     for i in range(kills):
-        with start_child(run_dir, steps, *words) as child:
+        with start(*command, stdout=subprocess.PIPE) as child:
             if i % 5 == 4:
                 time.sleep(rng.uniform(0, 3))
             else:
@@ -97,8 +95,11 @@ def kill_often(
             child.kill()
         assert child.returncode == -9, "the run ended before it was killed: give it more steps"
         in_writing += half.exists()
-    finish_child(run_dir, steps, *words)
-    return kills, in_writing
+    assert start(*command, stdout=subprocess.DEVNULL).wait() == 0
+    return in_writing
+
+
+# ---------------------------------------------------------------- exact comparisons
 
 
 def same(a: Any, b: Any) -> bool:
@@ -120,23 +121,6 @@ def timeless(value: Any) -> Any:
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
-def refusal(path: Path, call: Callable[[], Any]) -> str:
-    """The one sentence with which `call` refuses the file at `path`."""
-    with pytest.raises(CheckpointError) as error:
-        call()
-    text = str(error.value)
-    assert text.startswith(str(path)) and "\n" not in text and len(text) < 500
-    return text
-
-
-def flipped(path: Path, content: bytes, position: int, bit: int) -> None:
-    """The content with one bit flipped, written to `path`, is refused."""
-    changed = bytearray(content)
-    changed[position] ^= 1 << bit
-    path.write_bytes(changed)
-    assert "is damaged or is no checkpoint" in refusal(path, lambda: load_checkpoint(path))
-
-
 def log_rows(run_dir: Path) -> list[dict]:
     """All rows of the log; fails on a torn line."""
     text = (run_dir / "log.jsonl").read_text()
@@ -152,50 +136,60 @@ def assert_same_runs(a: Path, b: Path, except_for: Sequence[str] = ()) -> None:
     assert timeless(log_rows(a)) == timeless(log_rows(b))
     figures = [d / "figure.json" for d in (a, b) if (d / "figure.json").exists()]
     if figures:
-        assert len(figures) == 2
         one, other = (timeless(json.loads(path.read_text())) for path in figures)
         assert one == other
 
 
-class Quota:
-    """A largest size of files, as `ulimit -f` sets it."""
-
-    def fill(self, run_dir: Path) -> None:
-        resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
-        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, self.before[1]))
-
-    def free(self) -> None:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
+def refusal(path: Path, call: Callable[[], Any]) -> str:
+    """The one sentence with which `call` refuses the file at `path`."""
+    with pytest.raises(CheckpointError) as error:
+        call()
+    text = str(error.value)
+    assert text.startswith(str(path)) and "\n" not in text and len(text) < 500
+    return text
 
 
-class Filler:
-    """A small file system, filled to the last byte."""
-
-    def fill(self, run_dir: Path) -> None:
-        self.path = run_dir.parent / "filler"
-        with open(self.path, "wb", buffering=0) as file, pytest.raises(OSError) as error:
-            while True:
-                file.write(bytes(4096))
-        assert error.value.errno == errno.ENOSPC
-
-    def free(self) -> None:
-        self.path.unlink()
+# ---------------------------------------------------------------- disks
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, *options: str):
+def quota(run_dir: Path) -> Iterator[None]:
+    """No file grows beyond 2,000 bytes, as with `ulimit -f`."""
+    resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def full_disk(run_dir: Path) -> Iterator[None]:
+    """The `small_disk` that the run's folder is on is full to the last byte."""
+    path = run_dir.parent / "filler"
+    with open(path, "wb", buffering=0) as file, pytest.raises(OSError) as error:
+        while True:
+            file.write(bytes(4096))
+    assert error.value.errno == errno.ENOSPC
+    yield
+    path.unlink()
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
     """A file system of 2 MB in memory."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", ",".join(["size=2m", *options]), "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small disk needs root on Linux")
     try:
-        yield folder
+        yield
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+# ---------------------------------------------------------------- figures
 
 
 def record(name: str, fault: str, found: str) -> None:
@@ -208,7 +202,5 @@ def record(name: str, fault: str, found: str) -> None:
 
 if __name__ == "__main__":
     checkpoint_every_few_steps()
-    folder, steps, *words = sys.argv[1:]
-    train_child(
-        Path(folder), int(steps), *(int(word) if word.isdigit() else word for word in words)
-    )
+    folder, *words = sys.argv[1:]
+    train_child(Path(folder), *(int(word) if word.isdigit() else word for word in words))

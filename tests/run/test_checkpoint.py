@@ -1,22 +1,24 @@
-"""Files: atomic writes, sealed checkpoints, and a log without torn rows."""
+"""Files: atomic writes, sealed checkpoints, one run in a folder, a log without torn rows."""
+
+from __future__ import annotations
 
 import errno
 import json
 import os
 import pickle
 import re
+import signal
 import stat
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 import torch
-from faults import Quota, flipped, log_rows, refusal
-from hypothesis import given
-from hypothesis import strategies as st
+from faults import log_rows, quota, refusal, same, start
 
 from dreamer.checkpoint import (
     FORMAT,
-    CheckpointError,
+    Lock,
     Log,
     load_checkpoint,
     read_log,
@@ -26,18 +28,24 @@ from dreamer.checkpoint import (
     write_json,
 )
 
+# ---------------------------------------------------------------- writing
 
-def test_an_atomic_write_that_fails_keeps_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    write_atomic(path, lambda temporary: temporary.write_text("old"))
 
-    def fail(temporary: Path) -> None:
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
+    path = tmp_path / "new" / "folder" / "value.json"
+    for value in ({"x": 1}, {"x": [1, 2.5]}):
+        write_json(path, value)
+        assert json.loads(path.read_text()) == value and list(path.parent.iterdir()) == [path]
+
+    def fail(temporary):
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match=f"No space left on device: '{re.escape(str(path))}'"):
+    with pytest.raises(OSError, match=f"not written: No space .*: '{re.escape(str(path))}'"):
         write_atomic(path, fail)
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError):
+        write_json(path, {"x": float("nan")})
+    assert json.loads(path.read_text()) == value and list(path.parent.iterdir()) == [path]
 
 
 def test_a_disk_that_cannot_sync_folders_is_no_reason_to_stop(tmp_path, monkeypatch):
@@ -54,58 +62,45 @@ def test_a_disk_that_cannot_sync_folders_is_no_reason_to_stop(tmp_path, monkeypa
     assert (tmp_path / "file").read_text() == "x"
 
 
-def test_json_is_plain_and_has_no_nan(tmp_path):
-    path = tmp_path / "value.json"
-    write_json(path, {"x": [1, 2.5]})
-    assert json.loads(path.read_text()) == {"x": [1, 2.5]} and path.read_text().endswith("}\n")
-    with pytest.raises(ValueError):
-        write_json(path, {"x": float("nan")})
-    assert json.loads(path.read_text()) == {"x": [1, 2.5]}
+# ---------------------------------------------------------------- checkpoints
 
 
 def test_a_checkpoint_gives_back_what_went_in(tmp_path):
     path = tmp_path / "small.pt"
     value = {"x": torch.arange(3.0), "n": [1, 2.5, None, "a", True], "d": {"y": torch.ones(2) > 0}}
     save_checkpoint(path, value)
-    loaded = load_checkpoint(path)
-    assert torch.equal(loaded.pop("x"), value.pop("x"))
-    assert torch.equal(loaded["d"].pop("y"), value["d"].pop("y"))
-    assert loaded == value
+    assert same(load_checkpoint(path), value)
     first = path.read_bytes().partition(b"\n")[0].decode()
-    assert re.fullmatch(
-        rf"dreamer-from-scratch checkpoint, format {FORMAT}, sha256 [0-9a-f]{{64}}", first
-    )
+    title = f"dreamer-from-scratch checkpoint, format {FORMAT}, sha256 "
+    assert re.fullmatch(title + "[0-9a-f]{64}", first)
 
 
-def test_a_checkpoint_cut_at_every_tenth_is_refused(finished, tmp_path):
-    content = (finished / "checkpoint.pt").read_bytes()
-    path = tmp_path / "checkpoint.pt"
-    for tenth in range(10):
-        path.write_bytes(content[: len(content) * tenth // 10])
+def test_a_checkpoint_with_a_wrong_byte_or_an_early_end_is_refused(tmp_path):
+    path = tmp_path / "small.pt"
+    save_checkpoint(path, {"x": 1})
+    content = path.read_bytes()
+    wrong = [content[:i] for i in range(0, len(content), 31)] + [b"PK" + content]
+    bits = [(i, bit) for i in range(content.index(b"\n") + 1) for bit in range(8)]
+    for i, bit in [*bits, *((i, i % 8) for i in range(len(content)))]:
+        wrong.append(content[:i] + bytes([content[i] ^ 1 << bit]) + content[i + 1 :])
+    for damaged in wrong:
+        path.write_bytes(damaged)
         text = refusal(path, lambda: load_checkpoint(path))
-        assert re.search("damaged.*delete it and train again", text)
+        assert re.search("damaged or is no checkpoint.*delete it and train again", text)
     path.write_bytes(content)
-    assert load_checkpoint(path)["numbers"]["step"] == 60
-
-
-@given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
-def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path_factory, finished, where, bit):
-    content = (finished / "checkpoint.pt").read_bytes()
-    path = tmp_path_factory.getbasetemp() / "flipped.pt"
-    flipped(path, content, int(where * len(content)), bit)
+    assert load_checkpoint(path) == {"x": 1}
 
 
 @pytest.mark.parametrize("version", [FORMAT - 1, FORMAT + 1])
-def test_a_checkpoint_of_another_format_is_refused(finished, tmp_path, version):
-    path = tmp_path / "checkpoint.pt"
-    data = (finished / "checkpoint.pt").read_bytes().partition(b"\n")[2]
+def test_a_checkpoint_of_another_format_is_refused(tmp_path, version):
+    path, data = tmp_path / "checkpoint.pt", b"whatever that format holds"
     path.write_bytes(seal(data, str(version).encode()) + b"\n" + data)
     text = refusal(path, lambda: load_checkpoint(path))
     assert f"is of format {version}, this program reads {FORMAT}: use" in text
 
 
 class Hostile:
-    def __init__(self, trace: Path):
+    def __init__(self, trace):
         self.trace = trace
 
     def __reduce__(self):
@@ -123,39 +118,75 @@ def test_loading_executes_nothing(tmp_path):
     assert trace.exists()  # it is hostile indeed
 
 
+# ---------------------------------------------------------------- one run in one folder
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from dreamer.checkpoint import Lock
+
+lock = Lock(Path(sys.argv[1]))
+if not os.fork():
+    time.sleep(60)  # a simulator that outlives the run
+    os._exit(0)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
+    folder = tmp_path / "new" / "run"
+    own_session = {"stdout": subprocess.PIPE, "start_new_session": True}  # to end the orphan too
+    with start("-c", HOLDER, folder, **own_session) as child:
+        try:
+            assert child.stdout.readline() == "held\n"
+            with pytest.raises(ValueError, match=f"another run is writing into {folder}: wait"):
+                Lock(folder)
+            child.kill()
+            child.wait()
+            os.killpg(child.pid, 0)  # the orphan lives
+            Lock(folder).release()
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+def test_a_disk_without_locks_is_no_other_run(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    Lock(tmp_path).release()
+
+
+# ---------------------------------------------------------------- the log
+
+
 def test_the_log_is_read_by_kind_and_goes_on_where_it_was_cut(tmp_path):
     path = tmp_path / "log.jsonl"
     log = Log(path)
     log.write("eval", 1, x=1)
     size = log.flush()
-    assert size == path.stat().st_size
     log.write("report", 2, y=0.5)
     log.close()
     log = Log(path, size)  # the report is to be made again
     log.write("eval", 3)
     log.close()
-    with pytest.raises(CheckpointError, match="has .* bytes, but 10000 when its checkpoint"):
-        Log(path, 10_000)
-    assert read_log(path, "report") == []
-    assert read_log(path, "eval") == [
-        {"kind": "eval", "step": 1, "x": 1},
-        {"kind": "eval", "step": 3},
-    ]
+    first, second = {"kind": "eval", "step": 1, "x": 1}, {"kind": "eval", "step": 3}
+    assert read_log(path, "eval") == [first, second] and read_log(path, "report") == []
 
 
 def test_a_log_row_is_written_whole_or_not_at_all(tmp_path):
     log = Log(tmp_path / "log.jsonl")
     log.write("eval", 1, x=1)
-    quota = Quota()
-    quota.fill(tmp_path)
-    try:
+    with quota(tmp_path):
         log.write("eval", 2, x="y" * 3_000)
         log.write("eval", 3)
         with pytest.raises(OSError, match="not written: File too large"):
             log.flush()
         assert [row["step"] for row in log_rows(tmp_path)] == [1]
-    finally:
-        quota.free()
     log.write("eval", 4)
     assert log.flush() == (tmp_path / "log.jsonl").stat().st_size
     assert [row["step"] for row in log_rows(tmp_path)] == [1, 2, 3, 4]

@@ -1,6 +1,5 @@
 """What TensorBoard is told of a run."""
 
-import importlib.util
 import sys
 from collections import defaultdict
 from types import SimpleNamespace
@@ -8,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import quiet_train, tiny_config, walk
+from faults import log_rows, timeless
 
-from dreamer.tensorboard import CONTEXT, PANEL, dream_picture
+from dreamer.tensorboard import CONTEXT
 
 
 class Writer:
@@ -23,7 +23,7 @@ class Writer:
     def add_scalar(self, tag, value, step):
         self.told[tag][step] = value
 
-    add_text = add_image = add_scalar
+    add_text = add_figure = add_scalar
 
     def close(self):
         self.closed = True
@@ -31,85 +31,42 @@ class Writer:
 
 @pytest.fixture
 def writers(monkeypatch):
-    Writer.made = []
+    monkeypatch.setattr(Writer, "made", [], raising=False)
     module = SimpleNamespace(SummaryWriter=Writer)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     return Writer.made
 
 
-def test_without_tensorboard_nothing_is_touched(tmp_path, monkeypatch):
-    quiet_train(walk(), run_dir=tmp_path)
-    before = sorted(path.name for path in tmp_path.iterdir())
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install tensorboard"):
-        quiet_train(walk(), run_dir=tmp_path, tensorboard=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
-
-
-def test_every_row_of_the_log_is_there_in_groups(tmp_path, writers):
-    config = tiny_config(evals=2, steps=120)
-    run = quiet_train(walk(), config, tmp_path, tensorboard=True)
+def test_it_is_told_what_the_log_says_and_draws_dreams(finished, tmp_path, writers):
+    """And changes nothing: the rows are those of a run without it."""
+    run = quiet_train(walk(), tiny_config(evals=2), tmp_path, tensorboard=True)
     (writer,) = writers
+    told = writer.told
     assert (writer.folder, writer.purge_step, writer.closed) == (tmp_path / "tensorboard", 1, True)
-    groups = {"episode": run.episodes, "evaluation": run.evals}
-    for group, rows in groups.items():
-        assert len(rows) >= 2
-        returns = {row["step"]: row["return"] for row in rows}
-        assert writer.told[f"{group}/return"] == returns
-    assert len(run.reports) > 20
-    for tag, name in [
-        ("world_model/obs_loss", "obs_loss"),
-        ("world_model/model_grad_norm", "model_grad_norm"),
-        ("behaviour/entropy", "entropy"),
-        ("behaviour/imag_return", "imag_return"),
-    ]:
-        assert writer.told[tag] == {row["step"]: row[name] for row in run.reports}
-    known = {"config", "dream", "all/loss"}
-    for name in run.reports[0].keys() - {"kind", "step", "update", "loss"}:
-        known |= {f"world_model/{name}", f"behaviour/{name}"}
-    for name in {*run.evals[0], *run.episodes[0]} - {"kind", "step", "returns"}:
-        known |= {f"evaluation/{name}", f"episode/{name}"}
-    assert set(writer.told) <= known
-    assert "| train_ratio | 4.0 |" in writer.told["config"][0]
+    assert timeless(log_rows(tmp_path)) == timeless(log_rows(finished))
+    assert "| train_ratio | 4.0 |" in told["config"][0]
+    groups = {
+        "episode": (run.episodes, "return length"),
+        "evaluation": (run.evals, "return length value_corr dream_obs_error"),
+        "world_model": (run.reports, "obs_loss reward_loss dyn_loss model_loss model_grad_norm"),
+        "behaviour": (run.reports, "entropy imag_return actor_loss value loss"),
+    }
+    for group, (rows, names) in groups.items():
+        assert len(rows) > 1
+        for name in names.split():
+            assert told[f"{group}/{name}"] == {row["step"]: row[name] for row in rows}
+    assert list(told["dream"]) == [row["step"] for row in run.evals] == [30, 60]
+    for figure in told["dream"].values():
+        for i, ax in enumerate(figure.axes):
+            real, dream = (line.get_xydata() for line in ax.lines)
+            assert len(real) == CONTEXT + 4 and list(dream[:, 0]) == [8, 9, 10, 11]
+            rows = run.replay.rows["obs"][:, i]
+            starts = range(len(run.replay) - len(real) + 1)
+            assert any(np.array_equal(real[:, 1], rows[t : t + len(real)]) for t in starts)
+        assert len(figure.axes) == 2
 
 
 def test_a_resumed_run_goes_on_where_it_was(tmp_path, writers):
-    quiet_train(walk(), tiny_config(), tmp_path, tensorboard=True)
-    quiet_train(walk(), tiny_config(), tmp_path, resume=True, tensorboard=True)
-    assert writers[1].purge_step == 61
-
-
-def test_a_dream_is_drawn_at_each_evaluation_and_changes_nothing(tmp_path, writers):
-    config = tiny_config(evals=3, steps=240)
-    drawn = quiet_train(walk(), config, tmp_path / "drawn", tensorboard=True)
-    plain = quiet_train(walk(), config, tmp_path / "plain")
-    assert [e["return"] for e in drawn.evals] == [e["return"] for e in plain.evals]
-    assert [r["loss"] for r in drawn.reports] == [r["loss"] for r in plain.reports]
-    pictures = writers[0].told["dream"]
-    assert list(pictures) == [row["step"] for row in drawn.evals]
-    for picture in pictures.values():
-        assert picture.dtype == np.uint8
-        assert picture.shape == (3, drawn.env.obs_size * PANEL[1], PANEL[0])
-
-
-def test_the_dream_begins_where_the_model_no_longer_sees():
-    """Here every episode has ten rows; the model sees the first five of them."""
-    config = tiny_config(steps=240, evals=0)
-    run = quiet_train(walk(drift=0), config)
-    assert run.replay.rows["is_last"][:30].nonzero()[0].tolist() == [9, 19, 29]
-    assert CONTEXT + config.imag_horizon > 10
-    red, green, blue = dream_picture(run).astype(int)
-    columns = ((red > 150) & (green < 60) & (blue < 60)).any(0).nonzero()[0]
-    assert columns.min() == pytest.approx(10 + 5 * (PANEL[0] - 20) / 9, abs=3)
-    assert columns.max() == pytest.approx(PANEL[0] - 10, abs=3)
-
-
-def test_a_full_disk_costs_tensorboard_alone(tmp_path, writers, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Writer, "add_scalar", full)
-    with pytest.warns(UserWarning, match="TensorBoard's log is not written: .*No space left"):
-        run = quiet_train(walk(), tiny_config(), tmp_path, tensorboard=True)
-    assert run.step == 60 and (tmp_path / "agent.pt").exists()
+    for resume in (False, True):
+        quiet_train(walk(), tiny_config(), tmp_path, resume=resume, tensorboard=True)
+    assert [writer.purge_step for writer in writers] == [1, 61]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ACTION_SPACES, Odd, Walk, lived, quiet_train, tiny_config, walk
+from conftest import ACTION_SPACES, Walk, lived, walk
 from gymnasium import spaces as S
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
@@ -128,10 +128,8 @@ FAULTS = {
     "ends": ("step", lambda o, r, *_: (o, r, np.array([True, False]), False, {}), "ambiguous"),
     "an error": ("step", failing, "ZeroDivisionError: no gravity"),
     "four values": ("step", lambda o, r, end, *_: (o, r, end, {}), "ValueError: not enough values"),
-    "one value": ("step", lambda *_: 7, "TypeError: "),
     "an error in reset": ("reset", failing, "ZeroDivisionError: no gravity"),
     "no info": ("reset", lambda obs, info: obs, "(Type|Value)Error: "),
-    "another shape in reset": ("reset", lambda obs, info: (obs[:1], info), "size 1 into shape"),
 }
 
 
@@ -157,13 +155,6 @@ def test_a_failing_close_loses_nothing():
 
     with pytest.warns(UserWarning, match="^Slammed: close failed: RuntimeError"):
         AgentEnv(lambda: Slammed(S.Discrete(3))).close()
-
-
-def test_observations_and_rewards_of_any_size_are_learned_from():
-    huge = lambda obs, reward, *ends: ((1e30 * obs).tolist(), 1e8 * reward, *ends)  # noqa: E731
-    run = quiet_train(lambda: Odd(huge), tiny_config(steps=40))
-    assert run.updates and all(p.isfinite().all() for p in run.agent.parameters())
-    assert run.replay.rows["obs"].max() > 1e29 and run.replay.rows["reward"].max() > 1e7
 
 
 # ---------------------------------------------------------------- masks
@@ -235,12 +226,11 @@ def test_arguments_and_wrappers_are_kept():
 
 
 def test_what_no_file_can_hold_is_not_known():
-    gym.register("Named-v0", TwoJoints)  # as "lab.spaces:TwoJoints"
-    assert isinstance(
-        gym.make(EnvSpec.from_json(spec_json(gym.make("Named-v0")))).unwrapped, TwoJoints
-    )
+    gym.register("Named-v0", TwoJoints)
+    named = spec_json(gym.make("Named-v0"))
+    assert isinstance(gym.make(EnvSpec.from_json(named)).unwrapped, TwoJoints)
     gym.register("Wandering-v0", Walk, kwargs={"action_space": S.Discrete(3)})  # no JSON
     gym.register("Here-v0", lambda: TwoJoints())
-    for env in (walk()(), gym.Wrapper(gym.make("Named-v0")), gym.make("Wandering-v0")):
+    made = [gym.make(name) for name in ("Wandering-v0", "Here-v0")]
+    for env in (*made, walk()(), gym.Wrapper(gym.make("Named-v0"))):
         assert spec_json(env) is None
-    assert spec_json(gym.make("Here-v0")) is None

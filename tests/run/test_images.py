@@ -62,7 +62,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize(("space", "shape"), SHAPES, ids=str)
+@pytest.mark.parametrize(("space", "shape"), SHAPES)
 def test_whole_numbers_from_0_to_255_channels_last(space, shape):
     env = AgentEnv(lambda: Slide(space))
     obs, _ = env.reset(seed=3)

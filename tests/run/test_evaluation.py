@@ -15,6 +15,7 @@ from dreamer.envs import EnvFault, make_envs
 from dreamer.evaluation import (
     as_picture,
     calibration,
+    dream_on,
     evaluate_in,
     filter_episode,
     open_loop,
@@ -29,8 +30,6 @@ from dreamer.rssm import State
 from dreamer.utils import derive_seed
 
 WALK = Layout(numbers=2, action_categories=(3,))
-
-# ---------------------------------------------------------------- evaluate
 
 
 def test_evaluation_does_not_disturb_training():
@@ -102,12 +101,11 @@ class Echo:
         self.limit = limit
 
     def act(self, obs, is_first, state, greedy, rng):
-        names = torch.from_numpy(obs[:, :1].copy())
+        names, same = torch.from_numpy(obs[:, :1].copy()), torch.from_numpy(~is_first)
         idle = obs[:, 1] >= np.minimum(obs[:, 0] % 5 + 1, self.limit)  # its last episode is over
         assert (is_first == (obs[:, 1] == 0))[~idle].all()
         assert state is not None or is_first.all()
         for part in state or ():
-            same = torch.from_numpy(~is_first)
             assert torch.equal(part.reshape(-1, 1)[same], names[same])
         return obs / 500 - 1, State(names, names[:, None], names)
 
@@ -116,8 +114,7 @@ class Echo:
 def test_evaluation_keeps_observations_actions_and_states_of_episodes_together(number, limit):
     """Side by side, or in fewer environments, which go on with the next episode. Exactly 12 are
     played, of the same seeds, and their returns stand in the order of these."""
-    names: list[int] = []
-    finished: list[int] = []
+    names, finished = [], []
     worlds = make_envs(lambda: Named(names), number, tiny_config(max_episode_steps=limit))
     returns, details = evaluate_in(Echo(limit), worlds, 12, seed=3, progress=finished.append)
     expected = [derive_seed(3, evaluation.EVALUATION, i) % 997 for i in range(12)]
@@ -141,26 +138,24 @@ def test_evaluation_keeps_observations_actions_and_states_of_episodes_together(n
 
 
 def test_as_many_environments_as_asked_are_made_and_closed():
-    made, closed = [], []
+    is_open: dict[Odd, bool] = {}
 
     class Counted(Odd):
-        def __init__(self, change):
-            super().__init__(change)
-            made.append(self)
+        def __init__(self):
+            super().__init__(lambda *values: values if len(is_open) < 6 else 1 / 0)
+            is_open[self] = True
 
         def close(self):
-            closed.append(self)
+            is_open[self] = False
 
     agent = DreamerAgent(WALK, tiny_config())
-    for episodes, envs, number in [(5, 1, 1), (5, 3, 3), (2, 20, 2)]:
-        assert len(evaluate(agent, lambda: Counted(lambda *x: x), episodes, envs=envs)) == episodes
-        assert len(made) == number and {*map(id, made)} == {*map(id, closed)}
-        made.clear(), closed.clear()
-    broken = lambda: Counted(lambda *_: 1 / 0)  # noqa: E731
-    for call in (lambda: evaluate(agent, broken, 3), lambda: random_returns(broken, 1)):
+    for episodes, envs, made in [(5, 1, 1), (5, 2, 3), (2, 20, 5)]:
+        assert len(evaluate(agent, Counted, episodes, envs=envs)) == episodes
+        assert len(is_open) == made and not any(is_open.values())
+    for call in (lambda: evaluate(agent, Counted, 3), lambda: random_returns(Counted, 1)):
         with pytest.raises(EnvFault, match="ZeroDivisionError"):
             call()
-    assert len(made) == 4 and {*map(id, made)} == {*map(id, closed)}
+        assert len(is_open) >= 8 and not any(is_open.values())
 
 
 def test_evaluate_says_what_does_not_fit():
@@ -184,9 +179,6 @@ def test_random_returns_are_those_of_whole_episodes():
     assert random_returns("CartPole-v1").mean() == pytest.approx(22.3, abs=3)
 
 
-# ---------------------------------------------------------------- real episodes
-
-
 @pytest.fixture
 def agent():
     """One that no longer looks at all observations alike, as a fresh one nearly does."""
@@ -203,7 +195,6 @@ def test_played_rows_are_those_of_the_environment(env_id, terminal):
     env = AgentEnv(env_id)
     episode = play(env, random_policy(env, hold=3, seed=5), seed=7)
     rows = len(episode["obs"])
-    assert all(len(column) == rows for column in episode.values())
     assert episode["reward"][0] == 0 and (episode["action"][-1] == 0).all()
     assert (episode["cont"][:-1] == 1).all() and episode["cont"][-1] == (not terminal)
 
@@ -224,8 +215,7 @@ def test_chance_holds_its_choices():
 
 
 def test_an_episode_is_filtered_from_its_first_row_on(agent):
-    """Row by row it is what `act` meets, given the same random numbers; and a window in mid-episode
-    goes on from the state in the row before it."""
+    """Row by row it is what `act` meets, given the same random numbers, and so are the states."""
     env = AgentEnv("CartPole-v1")
     episode = play(env, random_policy(env, hold=3, seed=5), seed=7)
     feat, before = filter_episode(agent, episode, seed=3), states_before(agent, episode, seed=3)
@@ -237,9 +227,6 @@ def test_an_episode_is_filtered_from_its_first_row_on(agent):
         _, state = agent.act(obs[None], np.array([t == 0]), state, greedy=True, rng=rng)
         torch.testing.assert_close(agent.rssm.get_feat(state)[0], feat[t], rtol=0, atol=1e-5)
         state = state._replace(action=torch.from_numpy(action)[None])
-
-
-# ---------------------------------------------------------------- dreams
 
 
 def random_window(rows: int = 10, windows: int = 3):
@@ -273,6 +260,17 @@ def test_a_dreamed_row_depends_on_the_actions_before_it(agent):
         after = open_loop(agent, obs, changed, 4, 0)["obs"]
         differs = (after != before).any((0, 2)).tolist()
         assert differs[: first_changed + 1] == ([False] * first_changed + [True])[:6]
+
+
+def test_a_dream_forgets_what_lies_before_a_first_row(agent):
+    obs, action = (torch.from_numpy(x) for x in random_window())
+    other, is_first = obs.clone(), torch.zeros(obs.shape[:2], dtype=torch.bool)
+    other[:, :2] += 5
+    for forgets in (False, True):
+        is_first[:, 2] = forgets
+        rngs = (torch.Generator().manual_seed(1) for _ in range(2))
+        dreams = (dream_on(agent, x, action, is_first, 4, next(rngs)) for x in (obs, other))
+        assert torch.equal(*dreams) == forgets
 
 
 class Plain:
@@ -321,14 +319,10 @@ def test_open_loop_error_by_hand(monkeypatch):
     assert error["naive_obs_error"] == pytest.approx(np.mean(moved))
 
 
-# ---------------------------------------------------------------- pictures
-
-
 def test_pictures_of_every_type_are_drawn_and_nothing_else():
-    for drawn in (np.full((4, 6), 128), np.full((4, 6, 1), 128.0), np.full((4, 6, 3), 0.503)):
-        picture = as_picture(drawn, "Draws")
-        assert picture.dtype == np.uint8 and picture.shape == (4, 6, 3)
-        assert set(picture.flat) == {128}
+    grey = np.full((4, 6, 3), 128, np.uint8)
+    for drawn in (grey[..., 0], grey[..., :1] * 1.0, np.full((4, 6, 3), 0.503)):
+        np.testing.assert_array_equal(as_picture(drawn, "Draws"), grey, strict=True)
     for drawn in (None, [], np.zeros((4, 6, 7)), "text"):
         with pytest.raises(ValueError, match="^Draws draws no picture: its constructor must take"):
             as_picture(drawn, "Draws")

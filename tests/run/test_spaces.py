@@ -30,15 +30,11 @@ MIXED = S.Dict(
     well=S.Dict(depth=S.Box(0, 9, ())),
 )
 
-# ---------------------------------------------------------------- observations
-
 OBSERVED = {  # space, a value, its layout, its vector
     "vector": (VECTOR, np.float64([0.5, -1, 7]), {"numbers": 3}, [0.5, -1, 7]),
     "matrix": (S.Box(-1, 1, (2, 2)), [[1, 2], [3, 4]], {"numbers": 4}, [1, 2, 3, 4]),
-    "integers": (S.Box(0, 255, (2,), np.uint8), [7, 255], {"numbers": 2}, [7, 255]),
     "floats up to 1": (S.Box(0, 1, (2,)), [0.5, 1], {"numbers": 2}, [0.5, 1]),
     "0 and 1": (S.Box(0, 1, (2,), np.int8), np.int8([1, 0]), {"flags": 2}, [1, 0]),
-    "bool": (S.Box(0, 1, (2,), bool), [True, False], {"flags": 2}, [1, 0]),
     "MultiBinary": (S.MultiBinary((2, 2)), [[1, 0], [1, 1]], {"flags": 4}, [1, 0, 1, 1]),
     "Discrete": (S.Discrete(3, start=5), 6, {"categories": (3,)}, [0, 1, 0]),
     "MultiDiscrete": (
@@ -78,22 +74,21 @@ def test_a_flat_observation_is_a_copy():
     assert not np.shares_memory(flatten(VECTOR, value), value)
 
 
-@pytest.mark.parametrize(
-    ("space", "value"),
-    [
-        (VECTOR, [0, np.nan, 0]),
-        (VECTOR, np.float64([0, 1e300, 0])),  # float32 has no such number
-        (VECTOR, [0, 0]),
-        (S.Box(-1, 1, (2, 3)), np.zeros((3, 2))),
-        (TWO, 2),
-        (S.MultiDiscrete([3, 4]), np.array([3, 0])),
-        (S.MultiBinary(2), [7, -1]),
-    ],
-    ids=str,
-)
+NOT_IN = [
+    (VECTOR, [0, np.nan, 0]),
+    (VECTOR, np.float64([0, 1e300, 0])),  # float32 has no such number
+    (VECTOR, [0, 0]),
+    (S.Box(-1, 1, (2, 3)), np.zeros((3, 2))),
+    (TWO, 2),
+    (S.MultiDiscrete([3, 4]), np.array([3, 0])),
+    (S.MultiBinary(2), [7, -1]),
+]
+
+
+@pytest.mark.parametrize(("space", "value"), NOT_IN, ids=str)
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_what_is_not_in_its_space_is_refused(space, value):
-    with pytest.raises((ValueError, TypeError, KeyError)):
+    with pytest.raises((ValueError, TypeError)):
         flatten(space, value)
 
 
@@ -114,25 +109,17 @@ def test_other_observation_spaces_get_a_sentence(space, advice):
         layout_of(space, TWO)
 
 
-# ---------------------------------------------------------------- actions
-
 TAKEN = {  # space, an action, the environment's own
     "Discrete": (S.Discrete(3, start=-1), [0, 0, 1], 1),
-    "MultiDiscrete": (
-        S.MultiDiscrete([[2, 3], [1, 2]], start=[[0, 5], [0, -2]]),
-        [0, 1, 0, 0, 1, 1, 0, 1],
-        [[1, 7], [0, -1]],
-    ),
+    "MultiDiscrete": (S.MultiDiscrete([[3], [2]], start=[[5], [-2]]), [0, 0, 1, 0, 1], [[7], [-1]]),
     "MultiBinary": (S.MultiBinary((2, 2)), [0, 1, 1, 0, 1, 0, 0, 1], [[1, 0], [0, 1]]),
     "asymmetric": (S.Box(np.float32([-2, 0]), np.float32([2, 10])), [0.5, -7], [1, 0]),
     "float64": (S.Box(-3.0, 1.0, (1,), np.float64), [0.5], [0]),
-    "scalar": (S.Box(-1, 1, ()), [0.5], 0.5),
     "matrix": (S.Box(-1, 1, (2, 2)), [0.5, -1, 0, 9], [[0.5, -1], [0, 1]]),
     "integers": (S.Box(0, 3, (4,), np.int64), [-1, -0.5, 0.9, 1], [0, 1, 3, 3]),
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*Casting input x")
 @pytest.mark.parametrize(("space", "action", "native"), TAKEN.values(), ids=TAKEN)
 def test_actions_by_hand(space, action, native):
     layout = layout_of(VECTOR, space)

@@ -1,7 +1,5 @@
 """Images: environments and whole runs, from 8 x 8 pixels to 96 x 96."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 
@@ -80,11 +78,10 @@ def test_floats_are_rounded_and_what_is_not_in_the_space_is_refused():
     for wrong in (np.nan, np.inf, 255, -0.1):
         with pytest.raises(ValueError):
             flatten(space, np.full((8, 8, 1), wrong, np.float32))
-    for image in (np.zeros((8, 9)), np.zeros((9, 8), np.uint8)):  # 0 to 1 would be 0 and 1 of 255
-        with pytest.raises(ValueError, match=f"{image.dtype} of shape .* is not in Box"):
+    # Floats from 0 to 1 would be 0 and 1 of 255.
+    for image in (np.zeros((8, 9)), np.zeros((9, 8), np.uint8), np.full((8, 9), 300)):
+        with pytest.raises(ValueError, match=f"{image.dtype} of shape .* is not in|beyond the bou"):
             flatten(box(8, 9), image)
-    with pytest.raises(ValueError, match="beyond the bounds"):
-        flatten(box(8, 9), np.full((8, 9), 300))
 
 
 CAMERAS = S.Dict(

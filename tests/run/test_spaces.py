@@ -1,7 +1,5 @@
 """Spaces by hand: what observations and actions become, and what is refused."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

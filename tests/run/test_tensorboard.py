@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from types import SimpleNamespace
+from unittest.mock import MagicMock, call
 
 import numpy as np
 import pytest
@@ -12,37 +12,22 @@ from faults import log_rows, timeless
 from dreamer.tensorboard import CONTEXT
 
 
-class Writer:
-    """In the place of TensorBoard's own: keeps what it is told."""
-
-    def __init__(self, folder, purge_step):
-        self.folder, self.purge_step, self.closed = folder, purge_step, False
-        self.told = defaultdict(dict)
-        Writer.made.append(self)
-
-    def add_scalar(self, tag, value, step):
-        self.told[tag][step] = value
-
-    add_text = add_figure = add_scalar
-
-    def close(self):
-        self.closed = True
-
-
 @pytest.fixture
-def writers(monkeypatch):
-    monkeypatch.setattr(Writer, "made", [], raising=False)
-    module = SimpleNamespace(SummaryWriter=Writer)
+def writer(monkeypatch):
+    """In the place of TensorBoard's own: keeps what it is told."""
+    module = MagicMock()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    return Writer.made
+    return module.SummaryWriter
 
 
-def test_it_is_told_what_the_log_says_and_draws_dreams(finished, tmp_path, writers):
+def test_it_is_told_what_the_log_says_and_draws_dreams(finished, tmp_path, writer):
     """And changes nothing: the rows are those of a run without it."""
     run = quiet_train(walk(), tiny_config(evals=2), tmp_path, tensorboard=True)
-    (writer,) = writers
-    told = writer.told
-    assert (writer.folder, writer.purge_step, writer.closed) == (tmp_path / "tensorboard", 1, True)
+    first, *calls, last = writer.mock_calls
+    assert (first, last) == (call(tmp_path / "tensorboard", purge_step=1), call().close())
+    told = defaultdict(dict)
+    for _, (tag, value, step), _ in calls:
+        told[tag][step] = value
     assert timeless(log_rows(tmp_path)) == timeless(log_rows(finished))
     assert "| train_ratio | 4.0 |" in told["config"][0]
     groups = {
@@ -65,7 +50,7 @@ def test_it_is_told_what_the_log_says_and_draws_dreams(finished, tmp_path, write
         assert len(figure.axes) == 2
 
 
-def test_a_resumed_run_goes_on_where_it_was(tmp_path, writers):
+def test_a_resumed_run_goes_on_where_it_was(tmp_path, writer):
     for resume in (False, True):
         quiet_train(walk(), tiny_config(), tmp_path, resume=resume, tensorboard=True)
-    assert [writer.purge_step for writer in writers] == [1, 61]
+    assert [made.kwargs["purge_step"] for made in writer.call_args_list] == [1, 61]

@@ -27,5 +27,4 @@ def test_check_train_and_evaluate(env, tmp_path):
     said = dreamer("train", "--env", env, *TINY.split(), "--run-dir", tmp_path)
     judge = said.partition("Judge it:  python -m dreamer ")[2].splitlines()[0].split()
     said = dreamer(*judge, "--episodes", 2)
-    name = env.rpartition(":")[2]
-    assert said.startswith(f"{name}: return ") and " over 2 episodes" in said
+    assert said.startswith(env.rpartition(":")[2] + ": return ") and " over 2 episodes" in said

@@ -1,17 +1,16 @@
 """`AgentEnv`: a Gymnasium wrapper that holds actions, shows masks, and names what is wrong."""
 
-from __future__ import annotations
-
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ACTION_SPACES, Odd, Walk, lived, quiet_train, tiny_config, walk
+from conftest import ACTION_SPACES, Walk, lived, walk
 from gymnasium import spaces as S
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
 from dreamer import AgentEnv
-from dreamer.envs import EnvFault, spec_json
+from dreamer.envs import EnvFault, spec_json, success_of
+from lab.spaces import TwoJoints
 
 EYE = np.eye(3, dtype=np.float32)
 
@@ -35,27 +34,21 @@ def test_what_makes_no_environment_is_refused():
 
 
 def test_options_go_to_what_makes_it():
-    make = lambda drift=0.0: Walk(S.Discrete(3), drift=drift)  # noqa: E731
-    assert AgentEnv(make, drift=7.0).unwrapped.drift == 7
+    assert AgentEnv(lambda drift: walk(drift=drift)(), drift=7).unwrapped.drift == 7
     assert AgentEnv("CartPole-v1", render_mode="rgb_array").render_mode == "rgb_array"
-
-
-# ---------------------------------------------------------------- held actions, ends
-
-
-class Halving(Walk):
-    """Halves the array that it was given."""
-
-    def step(self, action):
-        found = super().step(action.copy())
-        action *= 0.5
-        return found
 
 
 def test_an_action_is_held_for_as_many_steps_as_asked():
     """Nine steps in threes of 4, 4 and 1: the time limit cuts the last one short. What the
     environment does to its action does not matter, and the next episode counts anew."""
     seen: list[dict] = []
+
+    class Halving(Walk):
+        def step(self, action):
+            found = super().step(action.copy())
+            action *= 0.5
+            return found
+
     env = AgentEnv(lambda: Halving(ACTION_SPACES["box"](), seen, drift=0.01), action_repeat=4)
     for episode in range(2):
         env.reset(seed=episode)
@@ -72,29 +65,10 @@ def test_an_action_is_held_for_as_many_steps_as_asked():
         seen.clear()
 
 
-@pytest.mark.parametrize("repeat", [1, 4])  # 25 is no multiple of 4
-def test_an_endless_episode_is_cut_as_by_a_time_limit(repeat):
-    endless = lambda: Odd(lambda obs, reward, *_: (obs, reward, False, False))  # noqa: E731
-    env = AgentEnv(endless, repeat, max_episode_steps=25)
-    env.reset(seed=0)
-    steps = [env.step(EYE[0])[2:] for _ in range(-(-25 // repeat))]
-    assert [step[:2] for step in steps[:-1]] == [(False, False)] * (len(steps) - 1)
-    assert steps[-1][:2] == (False, True) and steps[-1][2]["length"] == 25
-    assert env.time_limit == 25 and AgentEnv("CartPole-v1").time_limit == 500
-
-
-@pytest.mark.parametrize(
-    ("said", "found"), [(True, 1), (np.bool_(False), 0), (np.array([1.0]), 1), (np.nan, None)]
-)
-def test_success_is_yes_no_or_not_known(said, found):
-    class Says(Walk):
-        def step(self, action):
-            return *super().step(action)[:4], {"is_success": said}
-
-    env = AgentEnv(lambda: Says(S.Discrete(3)), max_episode_steps=2)
-    env.reset(seed=0)
-    assert "success" not in env.step(EYE[0])[4]
-    assert env.step(EYE[0])[4].get("success") == found
+def test_success_is_yes_no_or_not_known():
+    said = True, np.bool_(False), np.array([1.0]), np.nan
+    found = [success_of({"is_success": value}) for value in said]
+    assert found == [{"success": 1.0}, {"success": 0.0}, {"success": 1.0}, {}]
 
 
 def test_actions_can_be_taken_again_after_a_reset():
@@ -112,30 +86,10 @@ def test_actions_can_be_taken_again_after_a_reset():
     assert np.isnan(env.reset(seed=5, options={"actions": {5: actions}})[1]["reward"])
 
 
-def test_an_idle_environment_is_left_alone():
-    seen: list[dict] = []
-    env = AgentEnv(walk("box", seen))
-    env.reset(seed=0)
-    known = len(seen)
-    obs, _ = env.reset(seed=1, options={"idle": True})
-    again, *rest = env.step(np.zeros(2, np.float32))
-    assert (obs == again).all() and rest == [0, False, False, {}] and len(seen) == known
-    env.reset(seed=2)
-    env.step(np.zeros(2, np.float32))
-    assert len(seen) == known + 2
-
-
-# ---------------------------------------------------------------- faults
-
-
-def failing(*_):
-    raise ZeroDivisionError("no gravity")
-
-
 class Faulty(Walk):
     """From its third step on returns what `change` makes of its own answer, or from `reset`."""
 
-    def __init__(self, method, change, kind="discrete"):
+    def __init__(self, method, change, kind):
         super().__init__(ACTION_SPACES[kind]())
         self.method, self.change, self.count = method, change, 0
 
@@ -153,17 +107,14 @@ FAULTS = {
     "NaN observation": ("step", lambda obs, *r: (obs * np.nan, *r), r"not finite .*\[nan nan\]"),
     "another shape": ("step", lambda obs, *r: (np.zeros(3), *r), "size 3 into shape"),
     "NaN reward": ("step", lambda obs, _, *r: (obs, np.nan, *r), "the reward is nan"),
-    "infinite reward": ("step", lambda obs, _, *r: (obs, -np.inf, *r), "the reward is -inf"),
     "too large a reward": ("step", lambda obs, _, *r: (obs, -1e39, *r), "the reward is -inf"),
     "too large a sum": ("step", lambda obs, _, *r: (obs, 2e38, *r), "the reward is inf"),
     "no number": ("step", lambda obs, _, *r: (obs, "much", *r), "'much'"),
     "ends": ("step", lambda o, r, *_: (o, r, np.array([True, False]), False, {}), "ambiguous"),
-    "an error": ("step", failing, "ZeroDivisionError: no gravity"),
+    "an error": ("step", lambda *_: 1 / 0, "ZeroDivisionError: division by zero"),
     "four values": ("step", lambda o, r, end, *_: (o, r, end, {}), "ValueError: not enough values"),
-    "one value": ("step", lambda *_: 7, "TypeError: "),
-    "an error in reset": ("reset", failing, "ZeroDivisionError: no gravity"),
+    "an error in reset": ("reset", lambda *_: 1 / 0, "ZeroDivisionError: division by zero"),
     "no info": ("reset", lambda obs, info: obs, "(Type|Value)Error: "),
-    "another shape in reset": ("reset", lambda obs, info: (obs[:1], info), "size 1 into shape"),
 }
 
 
@@ -177,8 +128,7 @@ def test_a_fault_names_environment_step_and_what_is_wrong(method, change, messag
         env = AgentEnv(lambda: Faulty(method, change, kind), action_repeat=2)
         env.reset(seed=0)
         for _ in range(2):
-            env.step(env.random_action(np.random.default_rng(0)))
-            taken.append("two steps")
+            taken.append(env.step(env.random_action(np.random.default_rng(0))))
     assert len(taken) == (method == "step")
 
 
@@ -189,16 +139,6 @@ def test_a_failing_close_loses_nothing():
 
     with pytest.warns(UserWarning, match="^Slammed: close failed: RuntimeError"):
         AgentEnv(lambda: Slammed(S.Discrete(3))).close()
-
-
-def test_observations_and_rewards_of_any_size_are_learned_from():
-    huge = lambda obs, reward, *ends: ((1e30 * obs).tolist(), 1e8 * reward, *ends)  # noqa: E731
-    run = quiet_train(lambda: Odd(huge), tiny_config(steps=40))
-    assert run.updates and all(p.isfinite().all() for p in run.agent.parameters())
-    assert run.replay.rows["obs"].max() > 1e29 and run.replay.rows["reward"].max() > 1e7
-
-
-# ---------------------------------------------------------------- masks
 
 
 class Masked(Walk):
@@ -248,22 +188,10 @@ def test_other_masks_are_refused(mask):
         env.reset(seed=0)
 
 
-# ---------------------------------------------------------------- how it is made again
-
-
 class Shifted(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def __init__(self, env, shift=1):
         gym.utils.RecordConstructorArgs.__init__(self, shift=shift)
         super().__init__(env)
-
-
-class Silent(gym.Wrapper):
-    """Does not record its arguments."""
-
-
-class Named(Walk):
-    def __init__(self):
-        super().__init__(S.Discrete(3))
 
 
 def test_arguments_and_wrappers_are_kept():
@@ -275,14 +203,12 @@ def test_arguments_and_wrappers_are_kept():
     assert spec_json(again) == text
 
 
-def test_what_no_file_can_hold_is_not_known(monkeypatch):
-    gym.register("Named-v0", Named)
+def test_what_no_file_can_hold_is_not_known():
+    gym.register("Named-v0", TwoJoints)
     named = spec_json(gym.make("Named-v0"))
-    assert isinstance(gym.make(EnvSpec.from_json(named)).unwrapped, Named)
+    assert isinstance(gym.make(EnvSpec.from_json(named)).unwrapped, TwoJoints)
     gym.register("Wandering-v0", Walk, kwargs={"action_space": S.Discrete(3)})  # no JSON
-    gym.register("Here-v0", lambda: Named())
-    unknown = [walk()(), Silent(gym.make("Named-v0"))]
-    unknown += [gym.make(name) for name in ("Wandering-v0", "Here-v0")]
-    assert [spec_json(env) for env in unknown] == [None] * 4
-    monkeypatch.setattr(Named, "__module__", "__main__")
-    assert spec_json(gym.make("Named-v0")) is None
+    gym.register("Here-v0", lambda: TwoJoints())
+    made = [gym.make(name) for name in ("Wandering-v0", "Here-v0")]
+    for env in (*made, walk()(), gym.Wrapper(gym.make("Named-v0"))):
+        assert spec_json(env) is None

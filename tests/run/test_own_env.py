@@ -3,25 +3,12 @@
 import subprocess
 import sys
 
-import gymnasium as gym
-import numpy as np
 import pytest
 from conftest import ROOT
 
-from lab.spaces import TASKS
-
-ENVS = [
-    "MountainCar-v0",
-    "MountainCarContinuous-v0",
-    "Taxi-v4",
-    "FrozenLake-v1",
-    "Blackjack-v1",
-    "CliffWalking-v1",
-    "LunarLanderContinuous-v3",
-    "BipedalWalker-v3",
-    "lab.spaces:TwoJoints-v0",  # MultiDiscrete actions, a Dict of observations
-    "lab.spaces:FrozenLakeNotSlippery-v1",
-]
+ENVS = ["MountainCarContinuous-v0", "Taxi-v4", "Blackjack-v1", "CliffWalking-v1"]
+ENVS += ["LunarLanderContinuous-v3", "BipedalWalker-v3", "lab.spaces:FrozenLakeNotSlippery-v1"]
+ENVS += ["lab.spaces:TwoJoints-v0"]  # MultiDiscrete actions, a Dict of observations
 TINY = "--steps 3e2 --prefill 100 --train-ratio 2 --deter 16 --hidden 16 --max-episode-steps 50"
 
 
@@ -38,22 +25,6 @@ def dreamer(*words: object) -> str:
 def test_check_train_and_evaluate(env, tmp_path):
     assert dreamer("check", "--env", env, *TINY.split()).startswith("environment")
     said = dreamer("train", "--env", env, *TINY.split(), "--run-dir", tmp_path)
-    assert f"python -m dreamer evaluate {tmp_path / 'agent.pt'}" in said
-    said = dreamer("evaluate", tmp_path / "agent.pt", "--episodes", 2)
-    assert f"{env}: return " in said and " over 2 episodes" in said
-
-
-def test_two_joints_count_as_learned_at_nine_tenths_of_the_best():
-    """The best turn of each joint, step by step, as lab/spaces.py says."""
-    best = []
-    for seed in range(300):
-        env, total, done = gym.make("TwoJoints-v0"), 0.0, False
-        env.reset(seed=seed)
-        while not done:
-            arm = env.unwrapped
-            after = arm.angles[:, None] + 0.3 * np.arange(-1, 2) - np.pi * arm.flag
-            _, reward, _, done, _ = env.step(np.cos(after).argmax(1))
-            total += reward
-        best.append(total)
-    assert np.mean(best) == pytest.approx(17.3, abs=0.2)
-    assert TASKS["two_joints"][1] == pytest.approx(0.9 * np.mean(best), abs=0.2)
+    judge = said.partition("Judge it:  python -m dreamer ")[2].splitlines()[0].split()
+    said = dreamer(*judge, "--episodes", 2)
+    assert said.startswith(env.rpartition(":")[2] + ": return ") and " over 2 episodes" in said

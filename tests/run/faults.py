@@ -1,8 +1,7 @@
 """Tools of the fault tests: a child that can be killed, full disks, exact comparisons, figures.
 
 As a program, `python tests/run/faults.py RUN_DIR STEPS [ENVS MODE]` is that child: it trains on
-CartPole, or goes on with it, prints its step before every checkpoint, and writes `figure.json` at
-the end.
+CartPole, or goes on with it, and prints its step before every checkpoint.
 """
 
 from __future__ import annotations
@@ -22,28 +21,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny_config
+from conftest import ROOT, quiet_train, tiny_config
 
-from dreamer import evaluate, run, train
+from dreamer import run
 from dreamer.checkpoint import CheckpointError, load_checkpoint, write_json
 from dreamer.run import Run
 
-ENV = "CartPole-v1"
 FIGURES = ROOT / "assets" / "results" / "faults.json"
 
 
-# ---------------------------------------------------------------- a run that is killed
-
-
 def train_child(run_dir: Path, steps: int, envs: int = 1, mode: str = "sync") -> None:
-    """Train, or go on, with an update for each step, evaluations and reports in between; keep what
-    a training figure is drawn from."""
+    """Train, or go on, with an update for each step, evaluations and reports in between."""
     several = {"envs": envs, "vectorization_mode": mode, "prefill": 30, "capacity": 2_000}
     config = tiny_config(steps=steps, train_ratio=18, evals=4, **several)
-    run = train(ENV, config, run_dir, True, "cpu", progress=False)
-    returns = evaluate(run.agent, ENV, 3, seed=1).tolist()
-    rows = {"episodes": run.episodes, "reports": run.reports, "evals": run.evals}
-    write_json(run_dir / "figure.json", {**rows, "returns": returns, "minutes": run.minutes})
+    quiet_train("CartPole-v1", config, run_dir, resume=True)
 
 
 def checkpoint_every_few_steps(steps: int = 7) -> None:
@@ -72,10 +63,9 @@ def kill_often(
 ) -> int:
     """Start the child again and again, ending it with SIGKILL `kills` times, then let it finish.
 
-    Life i ends about where the i-th of `kills` + 1 equal parts of the run does: at a random
-    moment around a checkpoint or, every second one, while the checkpoint is being written; every
-    fifth at any moment from its start on. Returns how often a half-written file proves that it was
-    killed in mid-checkpoint.
+    Life i ends in the i-th of `kills` + 1 equal parts of the run: at a random moment around a
+    checkpoint or, every second one, while it is being written; every fifth at any moment from its
+    start on. Returns how often a half-written file proves that it was in mid-checkpoint.
     """
     half, command = run_dir / ".checkpoint.pt.tmp", (__file__, run_dir, steps, *words)
     in_writing = 0
@@ -97,9 +87,6 @@ def kill_often(
         in_writing += half.exists()
     assert start(*command, stdout=subprocess.DEVNULL).wait() == 0
     return in_writing
-
-
-# ---------------------------------------------------------------- exact comparisons
 
 
 def same(a: Any, b: Any) -> bool:
@@ -134,10 +121,6 @@ def assert_same_runs(a: Path, b: Path, except_for: Sequence[str] = ()) -> None:
     different = [k for k in first if not same(first[k], second[k]) and k not in except_for]
     assert not different, different
     assert timeless(log_rows(a)) == timeless(log_rows(b))
-    figures = [d / "figure.json" for d in (a, b) if (d / "figure.json").exists()]
-    if figures:
-        one, other = (timeless(json.loads(path.read_text())) for path in figures)
-        assert one == other
 
 
 def refusal(path: Path, call: Callable[[], Any]) -> str:
@@ -147,9 +130,6 @@ def refusal(path: Path, call: Callable[[], Any]) -> str:
     text = str(error.value)
     assert text.startswith(str(path)) and "\n" not in text and len(text) < 500
     return text
-
-
-# ---------------------------------------------------------------- disks
 
 
 @contextlib.contextmanager
@@ -187,9 +167,6 @@ def small_disk(folder: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", str(folder)], check=True)
-
-
-# ---------------------------------------------------------------- figures
 
 
 def record(name: str, fault: str, found: str) -> None:

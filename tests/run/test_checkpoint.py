@@ -28,8 +28,6 @@ from dreamer.checkpoint import (
     write_json,
 )
 
-# ---------------------------------------------------------------- writing
-
 
 def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
     path = tmp_path / "new" / "folder" / "value.json"
@@ -60,9 +58,6 @@ def test_a_disk_that_cannot_sync_folders_is_no_reason_to_stop(tmp_path, monkeypa
     monkeypatch.setattr(os, "fsync", fsync)
     write_atomic(tmp_path / "file", lambda path: path.write_text("x"))
     assert (tmp_path / "file").read_text() == "x"
-
-
-# ---------------------------------------------------------------- checkpoints
 
 
 def test_a_checkpoint_gives_back_what_went_in(tmp_path):
@@ -118,8 +113,6 @@ def test_loading_executes_nothing(tmp_path):
     assert trace.exists()  # it is hostile indeed
 
 
-# ---------------------------------------------------------------- one run in one folder
-
 HOLDER = """
 import os, sys, time
 from pathlib import Path
@@ -159,9 +152,6 @@ def test_a_disk_without_locks_is_no_other_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr("fcntl.flock", flock)
     Lock(tmp_path).release()
-
-
-# ---------------------------------------------------------------- the log
 
 
 def test_the_log_is_read_by_kind_and_goes_on_where_it_was_cut(tmp_path):

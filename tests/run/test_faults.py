@@ -41,9 +41,6 @@ def test_killed_three_times_and_equal_to_an_uninterrupted_run(envs, mode, tmp_pa
     assert {p.name for p in killed.iterdir()} == {p.name for p in whole.iterdir()}
 
 
-# ---------------------------------------------------------------- full disks
-
-
 class Hook(Walk):
     """A walk that calls functions at some of the run's steps."""
 
@@ -82,9 +79,6 @@ def test_a_full_disk_costs_a_warning_or_at_the_end_an_error(fault, stays, tmp_pa
             quiet_train(lambda: Hook({}), config, run_dir, resume=True)
         quiet_train(lambda: Hook({}), config, tmp_path / "whole")
         assert_same_runs(tmp_path / "whole", run_dir)
-
-
-# ---------------------------------------------------------------- environments that fail
 
 
 def no_gravity(*values):

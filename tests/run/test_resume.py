@@ -101,9 +101,6 @@ def test_a_finished_run_can_be_given_more_steps(finished, copied):
     assert rates == pytest.approx(expected)
 
 
-# ---------------------------------------------------------------- what is refused
-
-
 def edited(**changes):
     """A function that changes what a folder's checkpoint says."""
 
@@ -165,9 +162,6 @@ def test_a_second_run_is_refused_and_touches_nothing(copied):
     resume(copied)
 
 
-# ---------------------------------------------------------------- agents
-
-
 def test_an_agents_file_holds_what_acting_needs_and_no_more(tmp_path):
     agent = quiet_train("CartPole-v1", run_dir=tmp_path).agent
     save_agent(load_agent(tmp_path / "checkpoint.pt", "cpu"), tmp_path / "new" / "agent.pt")
@@ -187,9 +181,6 @@ def test_an_agent_that_cannot_be_built_is_refused(copied, change):
     edited(**change)(copied)
     path = copied / "checkpoint.pt"
     assert "does not fit this program" in refusal(path, lambda: load_agent(path))
-
-
-# ---------------------------------------------------------------- folders
 
 
 class Wanderer(Walk):

@@ -18,8 +18,6 @@ from dreamer.machine import tune_cpu
 from dreamer.networks import Decoder
 from dreamer.run import PREFILL_HOLD, REPORTS, RandomHolds, Run
 
-# ---------------------------------------------------------------- act
-
 
 @pytest.mark.parametrize(
     ("kind", "repeat"), [("discrete from 5", 1), ("box", 1), ("discrete", 4), ("box float64", 4)]
@@ -118,9 +116,6 @@ def test_the_policy_acts_where_nothing_is_held_and_within_bounds(monkeypatch):
         one.explore(found)
     assert calls[3:] == [True] * 6 + [False] * 3 and one.stride == 6
     one.opened.close()
-
-
-# ---------------------------------------------------------------- learn
 
 
 def act(run: Run) -> None:
@@ -231,9 +226,6 @@ def test_a_replay_that_the_machine_cannot_hold_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="^Walk: 80 replay rows .* lower Config.capacity"):
         quiet_train(walk(), tiny_config(capacity=80))
     assert quiet_train(walk(), tiny_config(capacity=79, train_ratio=0)).step == 60
-
-
-# ---------------------------------------------------------------- report
 
 
 def test_reports_and_evaluations_are_spread_evenly(begun):

@@ -63,9 +63,6 @@ def streams(run) -> list[dict[str, np.ndarray]]:
     return [{name: rows[i] for name, rows in parts.items()} for i in range(len(bounds) + 1)]
 
 
-# ---------------------------------------------------------------- three of them
-
-
 def test_each_environment_has_its_own_history():
     """Rows of a stream are those of one environment, in order; no window leaves it; random actions
     are held in each by itself; no two episodes have the same seed."""
@@ -124,9 +121,6 @@ def test_an_episode_that_does_not_repeat_itself_is_dropped_alone(tmp_path):
     for number, rows in enumerate(streams(run)):
         assert (rows["is_first"][1:] == rows["is_last"][:-1]).all()
         assert (rows["is_last"] & ~rows["is_terminal"]).sum() == (number == 1)  # cut
-
-
-# ---------------------------------------------------------------- processes
 
 
 def test_in_processes_of_their_own_they_do_the_same(tmp_path):
@@ -218,9 +212,6 @@ def test_a_signal_saves_the_run_and_leaves_no_process(number, tmp_path):
         time.sleep(0.02)
 
 
-# ---------------------------------------------------------------- made and closed
-
-
 class Counted(Walk):
     """Counts those that were made and that are open; `fails` at a step of all."""
 
@@ -245,9 +236,6 @@ def test_all_are_closed_in_the_end_and_after_a_fault(fails):
     with pytest.raises(EnvFault, match="hot") if fails else contextlib.nullcontext():
         quiet_train(Counted, three(evals=2, eval_episodes=4))
     assert (Counted.made, Counted.opened) == (3 + 4, 0)
-
-
-# ---------------------------------------------------------------- only one
 
 
 def once():

@@ -66,9 +66,6 @@ def test_script_02_spells_out_the_loop_of_train(tmp_path, monkeypatch):
     assert {row["kind"] for row in rows} == {"episode", "report", "eval"} and len(rows) > 25
 
 
-# ---------------------------------------------------------------- clocks and the bar
-
-
 def test_a_checkpoint_is_made_every_minute_and_not_more_often(tmp_path, monkeypatch):
     """By a clock that goes on by 7 seconds at every look, two of which `pause` takes."""
     ticks, steps = iter(range(0, 10**6, 7)), []
@@ -91,9 +88,6 @@ def test_the_bar_says_how_good_the_agent_is_and_what_takes_long(monkeypatch):
     assert f"{ret}loss {last['loss']:.2f}, entropy {last['entropy']:.2f}" in right
     assert right[-1] == f"return {found.evals[-1]['return']:.1f}, evaluated"
     assert left == 2 * [*(f"evaluating {n}/3" for n in range(4)), ""]
-
-
-# ---------------------------------------------------------------- signals
 
 
 class Signalled(Walk):

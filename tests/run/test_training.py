@@ -19,17 +19,17 @@ from dreamer.checkpoint import load_checkpoint
 
 
 @pytest.mark.parametrize(
-    ("changes", "evals"),
+    "changes",
     [
-        (dict(batch_size=1, seq_len=2, imag_horizon=1, categoricals=1, classes=2, capacity=7), 1),
-        (dict(prefill=0, actor_grad="pathwise", imag_horizon=1), 1),
-        (dict(train_ratio=0.0, evals=60), 0),  # nothing was learned that could be evaluated
+        dict(batch_size=1, seq_len=2, imag_horizon=1, categoricals=1, classes=2, capacity=7),
+        dict(prefill=0, actor_grad="pathwise", imag_horizon=1),
+        dict(train_ratio=0.0, evals=60),  # nothing is learned that could be evaluated
     ],
 )
-def test_sensible_extremes_train(changes, evals):
+def test_sensible_extremes_train(changes):
     run = quiet_train(walk("box"), tiny_config(**{"steps": 30, "evals": 1, **changes}))
     assert all(p.isfinite().all() for p in run.agent.parameters())
-    assert (run.step, len(run.evals)) == (30, evals)
+    assert (run.step, len(run.evals)) == (30, "train_ratio" not in changes)
 
 
 def test_the_same_seed_gives_the_same_numbers_in_a_thread_too(tmp_path):
@@ -93,11 +93,9 @@ def test_the_bar_says_how_good_the_agent_is_and_what_takes_long(monkeypatch):
 class Signalled(Walk):
     """Signals arrive while the 30th step is taken, each a while after the one before."""
 
-    count = 0
-
     def __init__(self, signals: list[int], seconds: float = 0):
         super().__init__(ACTION_SPACES["discrete"]())
-        self.signals, self.seconds = signals, seconds
+        self.signals, self.seconds, self.count = signals, seconds, 0
 
     def step(self, action):
         self.count += 1
@@ -114,17 +112,13 @@ HUP = getattr(signal, "SIGHUP", TERM)
 @pytest.mark.parametrize(
     ("signals", "seconds", "raised"),
     [
-        ([INT], 0, KeyboardInterrupt()),
         ([INT, INT], 0, KeyboardInterrupt()),
         ([INT, INT], 1.1, KeyboardInterrupt()),
-        ([TERM], 0, SystemExit(128 + TERM)),
         ([TERM, INT], 0, SystemExit(128 + TERM)),
         ([HUP], 0, SystemExit(128 + HUP)),
     ],
 )
-def test_a_signal_saves_first_and_one_a_second_later_does_not_wait(
-    signals, seconds, raised, tmp_path
-):
+def test_a_signal_saves_first_and_a_later_one_does_not_wait(signals, seconds, raised, tmp_path):
     before = [signal.getsignal(number) for number in (INT, TERM, HUP)]
     with pytest.raises(type(raised)) as error:
         quiet_train(lambda: Signalled(signals, seconds), run_dir=tmp_path)

@@ -4,13 +4,9 @@ As a program, `python tests/run/faults.py RUN_DIR STEPS [ENVS MODE]` is that chi
 CartPole, or goes on with it, and prints its step before every checkpoint.
 """
 
-from __future__ import annotations
-
 import contextlib
-import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -35,19 +31,6 @@ def train_child(run_dir: Path, steps: int, envs: int = 1, mode: str = "sync") ->
     several = {"envs": envs, "vectorization_mode": mode, "prefill": 30, "capacity": 2_000}
     config = tiny_config(steps=steps, train_ratio=18, evals=4, **several)
     quiet_train("CartPole-v1", config, run_dir, resume=True)
-
-
-def checkpoint_every_few_steps(steps: int = 7) -> None:
-    """By steps, not by the clock: so a test means the same on a slow machine as on a fast one."""
-    save = run.try_save
-
-    def try_save(run: Run) -> None:
-        if run.step % steps == 0:
-            print(run.step, flush=True)
-            save(run)
-
-    run.try_save = try_save
-    run.CHECKPOINT_SECONDS = -1
 
 
 def start(*command: Any, **options: Any) -> subprocess.Popen:
@@ -133,8 +116,8 @@ def refusal(path: Path, call: Callable[[], Any]) -> str:
 
 
 @contextlib.contextmanager
-def quota(run_dir: Path) -> Iterator[None]:
-    """No file grows beyond 2,000 bytes, as with `ulimit -f`."""
+def full_disk() -> Iterator[None]:
+    """The system writes a part and then no more: no file grows beyond 2,000 bytes."""
     resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
@@ -142,31 +125,6 @@ def quota(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@contextlib.contextmanager
-def full_disk(run_dir: Path) -> Iterator[None]:
-    """The `small_disk` that the run's folder is on is full to the last byte."""
-    path = run_dir.parent / "filler"
-    with open(path, "wb", buffering=0) as file, pytest.raises(OSError) as error:
-        while True:
-            file.write(bytes(4096))
-    assert error.value.errno == errno.ENOSPC
-    yield
-    path.unlink()
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of 2 MB in memory."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root on Linux")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def record(name: str, fault: str, found: str) -> None:
@@ -178,6 +136,14 @@ def record(name: str, fault: str, found: str) -> None:
 
 
 if __name__ == "__main__":
-    checkpoint_every_few_steps()
+    save = run.try_save
+
+    def try_save(run: Run) -> None:
+        """By steps, not by the clock: a test means the same on a slow machine as on a fast one."""
+        if run.step % 7 == 0:
+            print(run.step, flush=True)
+            save(run)
+
+    run.try_save, run.CHECKPOINT_SECONDS = try_save, -1
     folder, *words = sys.argv[1:]
     train_child(Path(folder), *(int(word) if word.isdigit() else word for word in words))

@@ -3,8 +3,6 @@
 Each writes its figures to assets/results/faults.json, from which docs/faults.md has its table.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 from pathlib import Path

@@ -1,8 +1,7 @@
 """Several environments in one run: whose rows are whose, processes; and only one."""
 
-from __future__ import annotations
-
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -19,16 +18,14 @@ from dreamer import evaluate
 from dreamer.checkpoint import load_checkpoint
 from dreamer.envs import EnvFault, make_envs
 
-
-def three(**changes):
-    return tiny_config(**{"envs": 3, "prefill": 21, "capacity": 1500, **changes})
+three = functools.partial(tiny_config, envs=3, prefill=21)
 
 
 class Telling(Walk):
     """Observations tell the number of the environment, of its episode, and the time; `seeds` are
     those with which it was reset."""
 
-    made: list[Telling] = []
+    made: list["Telling"] = []
 
     def __init__(self, length: int | None = None):
         super().__init__(ACTION_SPACES["discrete"]())
@@ -60,8 +57,8 @@ def streams(run) -> list[dict[str, np.ndarray]]:
     """The rows of each environment's stream, oldest first."""
     saved = {name: value.numpy() for name, value in run.replay.state_dict().items()}
     bounds = np.cumsum(saved.pop("size"))[:-1]
-    parts = {name: np.split(rows, bounds) for name, rows in saved.items()}
-    return [{name: rows[i] for name, rows in parts.items()} for i in range(len(bounds) + 1)]
+    parts = [np.split(rows, bounds) for rows in saved.values()]
+    return [dict(zip(saved, rows, strict=True)) for rows in zip(*parts, strict=True)]
 
 
 def test_each_environment_has_its_own_history():
@@ -100,6 +97,8 @@ def test_steps_updates_reports_and_evaluations_count_the_steps_of_all():
     assert [row["step"] for row in run.evals] == [24, 30, 45, 60]
     assert all(row["step"] % 3 == 0 for row in run.episodes)
     assert {row["length"] for row in run.episodes} == {4, 5, 6}
+    says = {"return", "returns", "minutes", "value_pred", "value_real", "value_corr"}
+    assert run.evals[-1].keys() >= says | {"dream_obs_error", "naive_obs_error"}
     assert quiet_train(Telling, three(steps=58)).step == 60  # the last turn is whole
 
 
@@ -145,9 +144,8 @@ def test_a_process_that_fails_is_a_fault_and_the_run_is_saved(fails, message, tm
     assert load_checkpoint(tmp_path / "checkpoint.pt")["numbers"]["step"] == 9
     endless = lambda obs, reward, *_: (obs, reward, False, False)  # noqa: E731
     run = quiet_train(lambda: Odd(endless), config, tmp_path, resume=True)
-    assert run.step == 60
-    for rows in streams(run):  # goes on where it was
-        assert rows["is_first"].nonzero()[0].tolist() == [0] and len(rows["obs"]) == 20
+    for rows in streams(run):  # no episode was cut
+        assert (rows["is_last"] == rows["is_terminal"]).all() and len(rows["obs"]) >= 20
 
 
 CHILD = """

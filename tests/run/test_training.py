@@ -1,7 +1,5 @@
 """`train`: what it trains, the same numbers again, the bar, the minute, Ctrl-C."""
 
-from __future__ import annotations
-
 import importlib.util
 import signal
 import threading
@@ -18,26 +16,11 @@ from dreamer import run, train
 from dreamer.checkpoint import load_checkpoint
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        dict(batch_size=1, seq_len=2, imag_horizon=1, categoricals=1, classes=2, capacity=7),
-        dict(prefill=0, actor_grad="pathwise", imag_horizon=1),
-        dict(train_ratio=0.0, evals=60),  # nothing is learned that could be evaluated
-    ],
-)
-def test_sensible_extremes_train(changes):
-    run = quiet_train(walk("box"), tiny_config(**{"steps": 30, "evals": 1, **changes}))
-    assert all(p.isfinite().all() for p in run.agent.parameters())
-    assert (run.step, len(run.evals)) == (30, "train_ratio" not in changes)
-
-
 def test_the_same_seed_gives_the_same_numbers_in_a_thread_too(tmp_path):
     """Signals can be handled in the main thread only."""
 
     def trained(name: str, seed: int) -> None:
-        config = tiny_config(steps=40, train_ratio=6, seed=seed)
-        quiet_train("Pendulum-v1", config, tmp_path / name)
+        quiet_train("Pendulum-v1", tiny_config(steps=40, seed=seed), tmp_path / name)
 
     trained("first", 3)
     trained("other", 4)
@@ -82,8 +65,7 @@ def test_the_bar_says_how_good_the_agent_is_and_what_takes_long(monkeypatch):
     monkeypatch.setattr(tqdm, "set_postfix_str", lambda self, text, refresh: right.append(text))
     monkeypatch.setattr(tqdm, "set_description_str", lambda self, text: left.append(text))
     found = train(walk(), tiny_config(evals=2), device="cpu")
-    first, last = found.reports[0], found.reports[-1]
-    assert right[0] == f"loss {first['loss']:.2f}, entropy {first['entropy']:.2f}"
+    last = found.reports[-1]
     ret = f"return {found.evals[0]['return']:.1f}, "
     assert f"{ret}loss {last['loss']:.2f}, entropy {last['entropy']:.2f}" in right
     assert right[-1] == f"return {found.evals[-1]['return']:.1f}, evaluated"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, quiet_train, tiny_config
+from conftest import ACTION_SPACES, ROOT, Walk, quiet_train, tiny_config
 
 from dreamer import run
 from dreamer.checkpoint import CheckpointError, load_checkpoint, write_json
@@ -70,6 +70,19 @@ def kill_often(
         in_writing += half.exists()
     assert start(*command, stdout=subprocess.DEVNULL).wait() == 0
     return in_writing
+
+
+class Hook(Walk):
+    """A walk that calls functions at some of its steps."""
+
+    def __init__(self, at_step: dict[int, Callable], kind: str = "discrete"):
+        super().__init__(ACTION_SPACES[kind]())
+        self.at_step, self.count = at_step, 0
+
+    def step(self, action: Any):
+        self.count += 1
+        self.at_step.get(self.count, int)()
+        return super().step(action)
 
 
 def same(a: Any, b: Any) -> bool:

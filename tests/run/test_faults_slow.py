@@ -27,12 +27,9 @@ def test_killed_25_times(tmp_path):
     in_writing = kill_often(killed, steps, kills, np.random.default_rng(7))
     assert in_writing >= 5
     assert_same_runs(whole, killed)
-    record(
-        "killed",
-        "SIGKILL at random moments, resumed after each",
-        f"{kills} kills, {in_writing} of them while a checkpoint was half written: weights, "
-        f"replay and {len(log_rows(killed))} log rows equal an uninterrupted run's",
-    )
+    found = f"{kills} kills, {in_writing} of them while a checkpoint was half written: weights, "
+    found += f"replay and {len(log_rows(killed))} log rows equal an uninterrupted run's"
+    record("killed", "SIGKILL at random moments, resumed after each", found)
 
 
 def test_damaged_checkpoints(tmp_path):
@@ -71,11 +68,9 @@ def test_adversarial_numbers():
             adversarial_update(agent, rng)
         assert all(value.isfinite().all() for value in agent.state_dict().values())
         largest = max(largest, *(p.abs().max().item() for p in agent.parameters()))
-    record(
-        "adversarial",
-        "Constant observations, rewards over ten orders of magnitude",
-        f"{len(kinds)} agents x {updates:,} updates: all weights finite, the largest {largest:.1f}",
-    )
+    fault = "Constant observations, rewards over ten orders of magnitude"
+    found = f"{len(kinds)} agents x {updates:,} updates: all weights finite, the largest"
+    record("adversarial", fault, f"{found} {largest:.1f}")
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
@@ -98,11 +93,8 @@ def test_memory_is_flat(tmp_path, monkeypatch):
     quiet_train(lambda: Watched(gym.make("CartPole-v1")), config, tmp_path)
     start, end = resident[10_000], resident[50_000]
     assert end < start + 8
-    record(
-        "memory",
-        "50,000 environment steps, the replay full from step 5,000 on",
-        f"resident memory {start:.0f} MB at step 10,000, {end:.0f} MB at step 50,000",
-    )
+    found = f"resident memory {start:.0f} MB at step 10,000, {end:.0f} MB at step 50,000"
+    record("memory", "50,000 environment steps, the replay full from step 5,000 on", found)
 
 
 def test_determinism(tmp_path):

@@ -12,7 +12,6 @@ from conftest import ACTION_SPACES, lived, quiet_train, tiny_config, walk
 from dreamer import Config, Layout, load_agent, run
 from dreamer.checkpoint import read_log
 from dreamer.envs import native_action
-from dreamer.machine import tune_cpu
 from dreamer.networks import Decoder
 from dreamer.run import PREFILL_HOLD, REPORTS, RandomHolds, Run
 
@@ -25,42 +24,38 @@ def test_replay_and_log_hold_what_happened(kind, repeat):
     the final observation; a time limit is last, but not terminal. With repeats, rows hold what the
     last step gave and the sum of the rewards, and 60 steps are as many updates as without."""
     seen: list[dict] = []
-    config = tiny_config(action_repeat=repeat, train_ratio=6)
-    result = quiet_train(walk(kind, seen), config)
+    result = quiet_train(walk(kind, seen), tiny_config(action_repeat=repeat, train_ratio=6))
     assert (result.step, result.updates) == (60, 40 * 6 // 18)
 
     rows, held, episodes = [], [], []  # by hand; a row: obs, reward, is_first, is_last, is_terminal
-    actions, choices, ret, length = [], 0, 0.0, 0
+    actions, choices = [], 0
     for event in lived(seen):
         if event["event"] == "reset":
             rows.append((event["obs"], 0.0, True, False, False))
-            ret, length = 0.0, 0
+            ret = length = 0
             continue
         held.append(event)
         ret, length = ret + event["reward"], length + 1
         last = event["terminated"] or event["truncated"]
         if last or len(held) == repeat:
-            reward = sum(e["reward"] for e in held)
-            rows.append((event["obs"], reward, False, last, event["terminated"]))
-            actions += [[e["action"] for e in held], *([None] if last else [])]
+            total = sum(e["reward"] for e in held)
+            rows.append((event["obs"], total, False, last, event["terminated"]))
+            actions += [[e["action"] for e in held], *([[]] if last else [])]
             held, choices = [], choices + 1
         if last:
             episodes.append((choices * repeat, length, pytest.approx(ret, rel=1e-5)))
     assert choices == 60 // repeat
 
-    replay = {name: value[: len(result.replay)] for name, value in result.replay.rows.items()}
-    count = len(replay["reward"])
+    replay, count = result.replay.rows, len(result.replay)
     assert 0 <= len(rows) - count <= 1  # the last one is not yet acted upon
-    flags = ("is_first", "is_last", "is_terminal")
     for t, (obs, reward, *expected) in enumerate(rows[:count]):
         np.testing.assert_array_equal(replay["obs"][t], obs)
         assert replay["reward"][t] == pytest.approx(reward, rel=1e-6)
-        assert [replay[name][t] for name in flags] == expected
-        if actions[t] is None:
-            assert not replay["action"][t].any()
-        else:
+        assert [replay[name][t] for name in ("is_first", "is_last", "is_terminal")] == expected
+        for action in actions[t]:
             taken = native_action(ACTION_SPACES[kind](), replay["action"][t])
-            np.testing.assert_allclose(actions[t], [taken] * len(actions[t]), rtol=1e-6)
+            np.testing.assert_allclose(action, taken, rtol=1e-6)
+        assert actions[t] or not replay["action"][t].any()
     assert any(row[-1] for row in rows) and any(row[-2] > row[-1] for row in rows)
     assert [(e["step"], e["length"], e["return"]) for e in result.episodes] == episodes
 
@@ -97,7 +92,7 @@ def test_random_actions_are_held_and_have_the_asked_share(longest, share, settin
 
 def test_the_policy_acts_where_nothing_is_held_and_within_bounds(monkeypatch):
     """Two of three environments act by themselves; the prefill is counted in all steps."""
-    calls: list[bool] = []
+    calls = []
 
     def draw(self, warm_up):
         calls.append(warm_up)
@@ -107,16 +102,16 @@ def test_the_policy_acts_where_nothing_is_held_and_within_bounds(monkeypatch):
     one = Run(walk("box"), tiny_config(envs=3, action_repeat=2, steps=60, prefill=20))
     found = one.explore(np.float32([[7, -7], [0.1, 0.2], [0, 0]]))
     np.testing.assert_array_equal(found, np.float32([[1, -1], [0.1, 0.2], [0.5, 0.5]]))
-    for one.step in (0, 18, 24):
+    for one.step in (18, 24):
         one.explore(found)
-    assert calls[3:] == [True] * 6 + [False] * 3 and one.stride == 6
+    assert calls == [True] * 6 + [False] * 3 and one.stride == 6
     one.opened.close()
 
 
 @pytest.fixture
 def begun(tmp_path):
     """A run that has taken 30 steps of the loop in `train`, without updates."""
-    with Run(walk("box"), tiny_config(), tmp_path, device="cpu") as run:
+    with Run(walk("box"), tiny_config(train_ratio=0), tmp_path, device="cpu") as run:
         while run.step < 30:
             action, state = run.agent.act(run.obs, run.is_first, run.state)
             action = run.explore(action)
@@ -199,7 +194,7 @@ def test_a_replay_that_the_machine_cannot_hold_is_refused(monkeypatch):
 
 @pytest.mark.parametrize(("times", "steps"), [(REPORTS, range(5, 1001, 5)), (3, [334, 667, 1000])])
 def test_what_is_due_so_many_times_is_spread_evenly(times, steps, begun):
-    begun.config, due = tiny_config(steps=1_000), [0]
+    begun.config, due = tiny_config(steps=1_000, train_ratio=0), [0]
     for begun.step in range(1_001):
         due += [begun.step] if begun.is_due(due[-1], times) else []
     assert due == [0, *steps]
@@ -219,15 +214,12 @@ def test_a_report_averages_over_the_updates_since_the_last_one(begun, tmp_path):
 
 
 def test_a_run_leaves_threads_and_denormal_numbers_as_they_were(monkeypatch):
-    """And has one thread itself, or as many as asked for."""
-    found = []
-    monkeypatch.setattr(Run, "report", lambda self: found.append(torch.get_num_threads()))
+    """And has one thread itself, or as many as asked for; it flushes denormal numbers to zero."""
+    found, tiny = [], torch.tensor(1e-40)
+    look = lambda _: found.append((torch.get_num_threads(), (tiny * 1).item() == 0))  # noqa: E731
+    monkeypatch.setattr(Run, "report", look)
     torch.set_num_threads(2)
     for options in ({}, {"threads": 3}):
         quiet_train(walk(), tiny_config(steps=1, train_ratio=0), **options)
-    assert found == [1, 1, 3, 3] and torch.get_num_threads() == 2
-    tiny = torch.tensor(1e-40)
-    assert tiny * 1 != 0
-    tune_cpu()
-    assert torch.get_num_threads() == 1
-    assert tiny * 1 == 0 or not torch.set_flush_denormal(True)  # where the processor can
+    assert found == 2 * [(1, True)] + 2 * [(3, True)]
+    assert torch.get_num_threads() == 2 and tiny * 1 != 0

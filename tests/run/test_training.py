@@ -1,6 +1,6 @@
 """`train`: what it trains, the same numbers again, the bar, the minute, Ctrl-C."""
 
-import importlib.util
+import importlib
 import signal
 import threading
 import time
@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ACTION_SPACES, ROOT, Walk, quiet_train, tiny_config, walk
-from faults import assert_same_runs, log_rows
+from conftest import ROOT, quiet_train, tiny_config, walk
+from faults import Hook, assert_same_runs, log_rows
 from tqdm import tqdm
 
 from dreamer import run, train
@@ -36,9 +36,7 @@ def test_script_02_spells_out_the_loop_of_train(tmp_path, monkeypatch):
     from lab import cli
 
     path = ROOT / "02_dreamer_cartpole.py"
-    spec = importlib.util.spec_from_file_location("script_02", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = importlib.import_module(path.stem)
     monkeypatch.setattr("lab.results.finish", lambda *args, **kwargs: None)
     words = ["--smoke", "--steps", "160", "--device", "cpu", "--out", str(tmp_path)]
     args = cli.parse(path, None, script.CONFIG, words)
@@ -72,23 +70,19 @@ def test_the_bar_says_how_good_the_agent_is_and_what_takes_long(monkeypatch):
     assert left == 2 * [*(f"evaluating {n}/3" for n in range(4)), ""]
 
 
-class Signalled(Walk):
-    """Signals arrive while the 30th step is taken, each a while after the one before."""
-
-    def __init__(self, signals: list[int], seconds: float = 0):
-        super().__init__(ACTION_SPACES["discrete"]())
-        self.signals, self.seconds, self.count = signals, seconds, 0
-
-    def step(self, action):
-        self.count += 1
-        for number in self.signals if self.count == 30 else []:
-            signal.raise_signal(number)
-            time.sleep(self.seconds)
-        return super().step(action)
-
-
 INT, TERM = signal.SIGINT, signal.SIGTERM
 HUP = getattr(signal, "SIGHUP", TERM)
+
+
+def signalled(*signals: int, seconds: float = 0):
+    """A walk at whose 30th step signals arrive, each a while after the one before."""
+
+    def send():
+        for number in signals:
+            signal.raise_signal(number)
+            time.sleep(seconds)
+
+    return lambda: Hook({30: send})
 
 
 @pytest.mark.parametrize(
@@ -103,7 +97,7 @@ HUP = getattr(signal, "SIGHUP", TERM)
 def test_a_signal_saves_first_and_a_later_one_does_not_wait(signals, seconds, raised, tmp_path):
     before = [signal.getsignal(number) for number in (INT, TERM, HUP)]
     with pytest.raises(type(raised)) as error:
-        quiet_train(lambda: Signalled(signals, seconds), run_dir=tmp_path)
+        quiet_train(signalled(*signals, seconds=seconds), run_dir=tmp_path)
     assert error.value.args == raised.args
     assert [signal.getsignal(number) for number in (INT, TERM, HUP)] == before
     path = tmp_path / "checkpoint.pt"
@@ -114,7 +108,7 @@ def test_a_signal_saves_first_and_a_later_one_does_not_wait(signals, seconds, ra
 def test_under_nohup_a_hangup_stays_ignored():
     before = signal.signal(HUP, signal.SIG_IGN)
     try:
-        assert quiet_train(lambda: Signalled([HUP])).step == 60
+        assert quiet_train(signalled(HUP)).step == 60
     finally:
         signal.signal(HUP, before)
 
@@ -122,6 +116,6 @@ def test_under_nohup_a_hangup_stays_ignored():
 def test_without_a_folder_a_run_leaves_none_and_ctrl_c_returns_it_so_far(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match="^interrupted at step 30: this is the run so far"):
-        run = quiet_train(lambda: Signalled([INT]), tiny_config(evals=5))
+        run = quiet_train(signalled(INT), tiny_config(evals=5))
     assert not run.run_dir.exists() and not list(tmp_path.iterdir())
     assert run.evals and run.reports and run.episodes  # read before it went

@@ -107,8 +107,7 @@ class Walk(gym.Env):
         self.position = (self.position + push).astype(np.float32)
         reward = 1.0 - float(np.abs(self.position).sum())
         terminated, truncated = bool(np.linalg.norm(self.position) > 1.5), self.time >= 9
-        ends = {"terminated": terminated, "truncated": truncated}
-        self.tell("step", action=action, reward=reward, **ends)
+        self.tell("step", action=action, reward=reward, terminated=terminated, truncated=truncated)
         return self.position.copy(), reward, terminated, truncated, {}
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import ACTION_SPACES, ROOT, Walk, quiet_train, tiny_config
@@ -35,15 +34,11 @@ def train_child(run_dir: Path, steps: int, envs: int = 1, mode: str = "sync") ->
 
 def start(*command: Any, **options: Any) -> subprocess.Popen:
     """A Python process that finds the package and the tests' tools."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)], env=environment, text=True, **options
-    )
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    return subprocess.Popen([sys.executable, *map(str, command)], env=env, text=True, **options)
 
 
-def kill_often(
-    run_dir: Path, steps: int, kills: int, rng: np.random.Generator, *words: int | str
-) -> int:
+def kill_often(run_dir: Path, steps: int, kills: int, rng: Any, *words: int | str) -> int:
     """Start the child again and again, ending it with SIGKILL `kills` times, then let it finish.
 
     Life i ends in the i-th of `kills` + 1 equal parts of the run: at a random moment around a

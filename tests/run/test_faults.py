@@ -63,9 +63,8 @@ def test_a_faulty_environment_stops_the_run_at_its_last_good_state(tmp_path, sin
     assert step == since - 1 if repeat == 1 else 32 <= step <= 44
     assert f"step {step} is in {tmp_path}: resume it when the environment" in str(error.value)
     run = quiet_train(lambda: Odd(lambda *values: values), config, tmp_path, resume=True)
-    rows, before = run.replay.rows, kept["replay"]["obs"].numpy()
+    rows, before, number = run.replay.rows, kept["replay"]["obs"].numpy(), len(run.replay)
     np.testing.assert_array_equal(rows["obs"][: len(before)], before)
-    number = len(run.replay)
     assert run.step == 60 and (rows["is_first"][1:number] == rows["is_last"][: number - 1]).all()
 
 
@@ -83,9 +82,8 @@ def test_a_fault_in_reset_or_in_an_evaluation_loses_nothing_either(tmp_path):
 
     make = lambda: Moody(ACTION_SPACES["discrete"]())  # noqa: E731
     quiet_train(make, config, tmp_path / "whole")
-    everything = Moody.resets
-    assert everything > 15
-    for fails_at in range(5, everything, 5):  # before: those of a look at each environment
+    assert Moody.resets > 15
+    for fails_at in range(5, Moody.resets, 5):  # before: those of a look at each environment
         run_dir = tmp_path / f"run{fails_at}"
         Moody.resets, Moody.fails_at = 0, fails_at
         with pytest.raises(EnvFault, match="Moody: reset at step .*OSError: the robot is"):

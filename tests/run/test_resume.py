@@ -84,19 +84,10 @@ def test_a_finished_run_can_be_given_more_steps(finished, copied):
     assert rates == pytest.approx(expected)
 
 
-def edited(**changes):
-    """A function that changes what a folder's checkpoint says."""
-
-    def edit(run_dir: Path) -> None:
-        path = run_dir / "checkpoint.pt"
-        save_checkpoint(path, {**load_checkpoint(path), **changes})
-
-    return edit
-
-
-def cut_log(run_dir: Path) -> None:
-    path = run_dir / "log.jsonl"
-    path.write_bytes(path.read_bytes()[:-1])
+def edit(run_dir: Path, **changes) -> None:
+    """Change what a folder's checkpoint says."""
+    path = run_dir / "checkpoint.pt"
+    save_checkpoint(path, {**load_checkpoint(path), **changes})
 
 
 @pytest.mark.parametrize(
@@ -107,11 +98,11 @@ def cut_log(run_dir: Path) -> None:
         (None, dict(hidden=8), "is of hidden=16, not 8: resume what it is of, or choose another"),
         (None, dict(envs=2), "is of envs=1, not 2"),
         (None, dict(steps=59), "is of step 60, beyond 59"),
-        (edited(device="cuda"), {}, "is of device=cuda, not cpu"),
-        (edited(agent={}), {}, "does not fit this program"),
+        (lambda d: edit(d, device="cuda"), {}, "is of device=cuda, not cpu"),
+        (lambda d: edit(d, agent={}), {}, "does not fit this program"),
         (lambda d: (d / "agent.pt").replace(d / "checkpoint.pt"), {}, "holds no training state"),
         (lambda d: (d / "checkpoint.pt").write_text(""), {}, "is damaged or is no checkpoint"),
-        (cut_log, {}, r"log.jsonl has \d+ bytes, but \d+ when its checkpoint was made"),
+        (lambda d: os.truncate(d / "log.jsonl", 9), {}, r"log.jsonl has 9 bytes, but \d+ when its"),
         (lambda d: (d / "log.jsonl").unlink(), {}, "log.jsonl has 0 bytes"),
     ],
 )
@@ -160,7 +151,7 @@ def test_an_agents_file_holds_what_acting_needs_and_no_more(tmp_path):
 def test_an_agent_that_cannot_be_built_is_refused(copied):
     path = copied / "checkpoint.pt"
     for change in ({"config": {"hiden": 3}}, {"layout": {"number": 2}}, {"config": None}):
-        edited(**change)(copied)
+        edit(copied, **change)
         assert "does not fit this program" in refusal(path, lambda: load_agent(path))
 
 

@@ -62,8 +62,7 @@ def test_replay_and_log_hold_what_happened(kind, repeat):
 
 def random_pushes(count: int, warm_up: int = 0, **settings) -> list[int]:
     """Lengths of the random actions among so many choices of action, as they are held."""
-    hold = RandomHolds(Layout(numbers=2, action_numbers=2), Config(**settings), 0)
-    lengths = []
+    hold, lengths = RandomHolds(Layout(numbers=2, action_numbers=2), Config(**settings), 0), []
     for t in range(count):
         left, before = hold.left, hold.action
         action = hold.draw(warm_up=t < warm_up)

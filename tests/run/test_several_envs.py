@@ -65,7 +65,7 @@ def test_each_environment_has_its_own_history():
     """Rows of a stream are those of one environment, in order; no window leaves it; random actions
     are held in each by itself; no two episodes have the same seed."""
     run = quiet_train(Telling, three(steps=180, prefill=120, train_ratio=1))
-    chosen = []
+    chosen: list[np.ndarray] = []
     for number, rows in enumerate(streams(run)):
         told, length = rows["obs"], 4 + number
         assert (told[:, 0] == number).all() and len(told) > 60
@@ -171,8 +171,7 @@ def test_a_signal_saves_the_run_and_leaves_no_process(number, tmp_path):
             time.sleep(0.02)
         workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
         assert len(workers) >= 3
-        send = os.killpg if number == "SIGINT" else os.kill
-        send(child.pid, signal.Signals[number])
+        (os.killpg if number == "SIGINT" else os.kill)(child.pid, signal.Signals[number])
         child.wait(20)
         said = child.stderr.read()
     if number != "SIGKILL":

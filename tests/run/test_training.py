@@ -63,9 +63,7 @@ def test_the_bar_says_how_good_the_agent_is_and_what_takes_long(monkeypatch):
     monkeypatch.setattr(tqdm, "set_postfix_str", lambda self, text, refresh: right.append(text))
     monkeypatch.setattr(tqdm, "set_description_str", lambda self, text: left.append(text))
     found = train(walk(), tiny_config(evals=2), device="cpu")
-    last = found.reports[-1]
-    ret = f"return {found.evals[0]['return']:.1f}, "
-    assert f"{ret}loss {last['loss']:.2f}, entropy {last['entropy']:.2f}" in right
+    assert right[0] == "loss {loss:.2f}, entropy {entropy:.2f}".format(**found.reports[0])
     assert right[-1] == f"return {found.evals[-1]['return']:.1f}, evaluated"
     assert left == 2 * [*(f"evaluating {n}/3" for n in range(4)), ""]
 

@@ -1,7 +1,5 @@
 """What the tests share: a small `Config`, tiny environments, and pytest and hypothesis settings."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -82,16 +80,10 @@ def resume(run_dir: Path, env: Any = None, **changes: Any) -> Run:
     return quiet_train(env or walk(), tiny_config(**{"evals": 2, **changes}), run_dir, resume=True)
 
 
-# ---------------------------------------------------------------- environments
-
-
 class Walk(gym.Env):
     """A noisy walk in the plane; leaving the circle of radius 1.5 terminates the episode, a time
-    limit of 9 steps truncates it. Refuses actions that its space does not contain.
-
-    `seen` is a list that all environments of one test share: it receives every reset and step,
-    as dictionaries, with the environment itself.
-    """
+    limit of 9 steps truncates it. Refuses actions that its space does not contain. `seen`, a list
+    that all environments of one test share, receives every reset and step, with the environment."""
 
     def __init__(self, action_space: gym.Space, seen: list[dict] | None = None, drift: float = 0.4):
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -115,8 +107,7 @@ class Walk(gym.Env):
         self.position = (self.position + push).astype(np.float32)
         reward = 1.0 - float(np.abs(self.position).sum())
         terminated, truncated = bool(np.linalg.norm(self.position) > 1.5), self.time >= 9
-        ends = {"terminated": terminated, "truncated": truncated}
-        self.tell("step", action=action, reward=reward, **ends)
+        self.tell("step", action=action, reward=reward, terminated=terminated, truncated=truncated)
         return self.position.copy(), reward, terminated, truncated, {}
 
 
@@ -157,8 +148,6 @@ class Odd(Walk):
         values = super().step(action)[:4]
         return (*(self.change(*values) if self.count >= self.since else values), {})
 
-
-# ---------------------------------------------------------------- numbers
 
 # Differences of two numbers must be float32 numbers themselves, hence half of the largest.
 LARGEST = float(np.finfo(np.float32).max) / 2

@@ -1,17 +1,12 @@
 """Tools of the fault tests: a child that can be killed, full disks, exact comparisons, figures.
 
 As a program, `python tests/run/faults.py RUN_DIR STEPS [ENVS MODE]` is that child: it trains on
-CartPole, or goes on with it, prints its step before every checkpoint, and writes `figure.json` at
-the end.
+CartPole, or goes on with it, and prints its step before every checkpoint.
 """
 
-from __future__ import annotations
-
 import contextlib
-import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -19,63 +14,36 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny_config
+from conftest import ACTION_SPACES, ROOT, Walk, quiet_train, tiny_config
 
-from dreamer import evaluate, run, train
+from dreamer import run
 from dreamer.checkpoint import CheckpointError, load_checkpoint, write_json
 from dreamer.run import Run
 
-ENV = "CartPole-v1"
 FIGURES = ROOT / "assets" / "results" / "faults.json"
 
 
-# ---------------------------------------------------------------- a run that is killed
-
-
 def train_child(run_dir: Path, steps: int, envs: int = 1, mode: str = "sync") -> None:
-    """Train, or go on, with an update for each step, evaluations and reports in between; keep what
-    a training figure is drawn from."""
+    """Train, or go on, with an update for each step, evaluations and reports in between."""
     several = {"envs": envs, "vectorization_mode": mode, "prefill": 30, "capacity": 2_000}
     config = tiny_config(steps=steps, train_ratio=18, evals=4, **several)
-    run = train(ENV, config, run_dir, True, "cpu", progress=False)
-    returns = evaluate(run.agent, ENV, 3, seed=1).tolist()
-    rows = {"episodes": run.episodes, "reports": run.reports, "evals": run.evals}
-    write_json(run_dir / "figure.json", {**rows, "returns": returns, "minutes": run.minutes})
-
-
-def checkpoint_every_few_steps(steps: int = 7) -> None:
-    """By steps, not by the clock: so a test means the same on a slow machine as on a fast one."""
-    save = run.try_save
-
-    def try_save(run: Run) -> None:
-        if run.step % steps == 0:
-            print(run.step, flush=True)
-            save(run)
-
-    run.try_save = try_save
-    run.CHECKPOINT_SECONDS = -1
+    quiet_train("CartPole-v1", config, run_dir, resume=True)
 
 
 def start(*command: Any, **options: Any) -> subprocess.Popen:
     """A Python process that finds the package and the tests' tools."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)], env=environment, text=True, **options
-    )
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    return subprocess.Popen([sys.executable, *map(str, command)], env=env, text=True, **options)
 
 
-def kill_often(
-    run_dir: Path, steps: int, kills: int, rng: np.random.Generator, *words: int | str
-) -> int:
+def kill_often(run_dir: Path, steps: int, kills: int, rng: Any, *words: int | str) -> int:
     """Start the child again and again, ending it with SIGKILL `kills` times, then let it finish.
 
-    Life i ends about where the i-th of `kills` + 1 equal parts of the run does: at a random
-    moment around a checkpoint or, every second one, while the checkpoint is being written; every
-    fifth at any moment from its start on. Returns how often a half-written file proves that it was
-    killed in mid-checkpoint.
+    Life i ends in the i-th of `kills` + 1 equal parts of the run: at a random moment around a
+    checkpoint or, every second one, while it is being written; every fifth at any moment from its
+    start on. Returns how often a half-written file proves that it was in mid-checkpoint.
     """
     half, command = run_dir / ".checkpoint.pt.tmp", (__file__, run_dir, steps, *words)
     in_writing = 0
@@ -99,7 +67,17 @@ def kill_often(
     return in_writing
 
 
-# ---------------------------------------------------------------- exact comparisons
+class Hook(Walk):
+    """A walk that calls functions at some of its steps."""
+
+    def __init__(self, at_step: dict[int, Callable], kind: str = "discrete"):
+        super().__init__(ACTION_SPACES[kind]())
+        self.at_step, self.count = at_step, 0
+
+    def step(self, action: Any):
+        self.count += 1
+        self.at_step.get(self.count, int)()
+        return super().step(action)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -134,10 +112,6 @@ def assert_same_runs(a: Path, b: Path, except_for: Sequence[str] = ()) -> None:
     different = [k for k in first if not same(first[k], second[k]) and k not in except_for]
     assert not different, different
     assert timeless(log_rows(a)) == timeless(log_rows(b))
-    figures = [d / "figure.json" for d in (a, b) if (d / "figure.json").exists()]
-    if figures:
-        one, other = (timeless(json.loads(path.read_text())) for path in figures)
-        assert one == other
 
 
 def refusal(path: Path, call: Callable[[], Any]) -> str:
@@ -149,12 +123,9 @@ def refusal(path: Path, call: Callable[[], Any]) -> str:
     return text
 
 
-# ---------------------------------------------------------------- disks
-
-
 @contextlib.contextmanager
-def quota(run_dir: Path) -> Iterator[None]:
-    """No file grows beyond 2,000 bytes, as with `ulimit -f`."""
+def full_disk() -> Iterator[None]:
+    """The system writes a part and then no more: no file grows beyond 2,000 bytes."""
     resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
@@ -162,34 +133,6 @@ def quota(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@contextlib.contextmanager
-def full_disk(run_dir: Path) -> Iterator[None]:
-    """The `small_disk` that the run's folder is on is full to the last byte."""
-    path = run_dir.parent / "filler"
-    with open(path, "wb", buffering=0) as file, pytest.raises(OSError) as error:
-        while True:
-            file.write(bytes(4096))
-    assert error.value.errno == errno.ENOSPC
-    yield
-    path.unlink()
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of 2 MB in memory."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root on Linux")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-# ---------------------------------------------------------------- figures
 
 
 def record(name: str, fault: str, found: str) -> None:
@@ -201,6 +144,14 @@ def record(name: str, fault: str, found: str) -> None:
 
 
 if __name__ == "__main__":
-    checkpoint_every_few_steps()
+    save = run.try_save
+
+    def try_save(run: Run) -> None:
+        """By steps, not by the clock: a test means the same on a slow machine as on a fast one."""
+        if run.step % 7 == 0:
+            print(run.step, flush=True)
+            save(run)
+
+    run.try_save, run.CHECKPOINT_SECONDS = try_save, -1
     folder, *words = sys.argv[1:]
     train_child(Path(folder), *(int(word) if word.isdigit() else word for word in words))

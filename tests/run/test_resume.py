@@ -1,7 +1,5 @@
 """A stopped run goes on as if it had never been stopped, or is refused with a reason."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -10,8 +8,8 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
-from conftest import ACTION_SPACES, Walk, quiet_train, resume, tiny_config, walk
-from faults import assert_same_runs, log_rows, refusal, same
+from conftest import quiet_train, resume, tiny_config, walk
+from faults import Hook, assert_same_runs, log_rows, refusal, same
 
 from dreamer import evaluate, load_agent, save_agent
 from dreamer.agent import rate_factor
@@ -19,29 +17,13 @@ from dreamer.checkpoint import load_checkpoint, save_checkpoint
 from dreamer.run import Run
 
 
-def stopping(kind: str, at: int):
-    """`walk(kind)` with a Ctrl-C in the `at`-th step of all that this function makes."""
-
-    class Stopping(Walk):
-        taken = 0
-
-        def step(self, action):
-            Stopping.taken += 1
-            if Stopping.taken == at:
-                signal.raise_signal(signal.SIGINT)
-            return super().step(action)
-
-    Stopping.__name__ = "Walk"
-    return lambda: Stopping(ACTION_SPACES[kind]())
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("kind", "changes", "stops"),
     [
-        ("discrete", {}, (13, 27, 3, 9)),
-        ("box", {"action_repeat": 3}, (13, 27, 14, 3)),
-        ("discrete", {"envs": 3, "steps": 120}, (5, 40, 43, 30)),
+        ("discrete", {}, (13, 27, 10, 12)),
+        ("box", {"action_repeat": 3}, (13, 20, 14, 12)),
+        ("discrete", {"envs": 3, "steps": 120}, (2, 13, 14, 10)),
         ("discrete", {"eval_envs": 0}, (13, 25, 45, 20)),
     ],
     ids=str,
@@ -51,16 +33,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(kind, changes, stops, tmp_pat
     optimiser, replay, generators and log are those of a run that was never stopped."""
     config = tiny_config(**{"evals": 3, "explore": 0.3, "explore_hold": 6, **changes})
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    quiet_train(walk(kind), config, whole)
+    quiet_train(lambda: Hook({}, kind), config, whole)
     steps, begun = [], 0
     for at in stops:
+        stop = {at: lambda: signal.raise_signal(signal.SIGINT)}  # of each environment
         with pytest.raises(KeyboardInterrupt):
-            quiet_train(stopping(kind, at), config, parts, resume=True)
+            quiet_train(lambda stop=stop: Hook(stop, kind), config, parts, resume=True)
         saved = load_checkpoint(parts / "checkpoint.pt")
         steps.append(saved["numbers"]["step"])
         begun += any(map(len, saved["actions"]))
     assert steps[0] < config.warm_up < steps[-1] and begun >= 2
-    run = quiet_train(walk(kind), config, parts, resume=True)
+    run = quiet_train(lambda: Hook({}, kind), config, parts, resume=True)
 
     assert_same_runs(whole, parts)
     assert {row["kind"] for row in log_rows(parts)} == {"episode", "report", "eval"}
@@ -101,22 +84,10 @@ def test_a_finished_run_can_be_given_more_steps(finished, copied):
     assert rates == pytest.approx(expected)
 
 
-# ---------------------------------------------------------------- what is refused
-
-
-def edited(**changes):
-    """A function that changes what a folder's checkpoint says."""
-
-    def edit(run_dir: Path) -> None:
-        path = run_dir / "checkpoint.pt"
-        save_checkpoint(path, {**load_checkpoint(path), **changes})
-
-    return edit
-
-
-def cut_log(run_dir: Path) -> None:
-    path = run_dir / "log.jsonl"
-    path.write_bytes(path.read_bytes()[:-1])
+def edit(run_dir: Path, **changes) -> None:
+    """Change what a folder's checkpoint says."""
+    path = run_dir / "checkpoint.pt"
+    save_checkpoint(path, {**load_checkpoint(path), **changes})
 
 
 @pytest.mark.parametrize(
@@ -127,11 +98,11 @@ def cut_log(run_dir: Path) -> None:
         (None, dict(hidden=8), "is of hidden=16, not 8: resume what it is of, or choose another"),
         (None, dict(envs=2), "is of envs=1, not 2"),
         (None, dict(steps=59), "is of step 60, beyond 59"),
-        (edited(device="cuda"), {}, "is of device=cuda, not cpu"),
-        (edited(agent={}), {}, "does not fit this program"),
+        (lambda d: edit(d, device="cuda"), {}, "is of device=cuda, not cpu"),
+        (lambda d: edit(d, agent={}), {}, "does not fit this program"),
         (lambda d: (d / "agent.pt").replace(d / "checkpoint.pt"), {}, "holds no training state"),
         (lambda d: (d / "checkpoint.pt").write_text(""), {}, "is damaged or is no checkpoint"),
-        (cut_log, {}, r"log.jsonl has \d+ bytes, but \d+ when its checkpoint was made"),
+        (lambda d: os.truncate(d / "log.jsonl", 9), {}, r"log.jsonl has 9 bytes, but \d+ when its"),
         (lambda d: (d / "log.jsonl").unlink(), {}, "log.jsonl has 0 bytes"),
     ],
 )
@@ -165,9 +136,6 @@ def test_a_second_run_is_refused_and_touches_nothing(copied):
     resume(copied)
 
 
-# ---------------------------------------------------------------- agents
-
-
 def test_an_agents_file_holds_what_acting_needs_and_no_more(tmp_path):
     agent = quiet_train("CartPole-v1", run_dir=tmp_path).agent
     save_agent(load_agent(tmp_path / "checkpoint.pt", "cpu"), tmp_path / "new" / "agent.pt")
@@ -180,38 +148,17 @@ def test_an_agents_file_holds_what_acting_needs_and_no_more(tmp_path):
     assert evaluate(loaded, episodes=3).tolist() == evaluate(agent, "CartPole-v1", 3).tolist()
 
 
-@pytest.mark.parametrize(
-    "change", [{"config": {"hiden": 3}}, {"layout": {"number": 2}}, {"agent": {}}, {"config": None}]
-)
-def test_an_agent_that_cannot_be_built_is_refused(copied, change):
-    edited(**change)(copied)
+def test_an_agent_that_cannot_be_built_is_refused(copied):
     path = copied / "checkpoint.pt"
-    assert "does not fit this program" in refusal(path, lambda: load_agent(path))
-
-
-# ---------------------------------------------------------------- folders
-
-
-class Wanderer(Walk):
-    """Changes the working directory at every reset."""
-
-    def reset(self, *, seed=None, options=None):
-        os.makedirs("away", exist_ok=True)
-        os.chdir("away")
-        return super().reset(seed=seed)
+    for change in ({"config": {"hiden": 3}}, {"layout": {"number": 2}}, {"config": None}):
+        edit(copied, **change)
+        assert "does not fit this program" in refusal(path, lambda: load_agent(path))
 
 
 def test_an_environment_that_changes_the_working_directory_moves_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    quiet_train(lambda: Wanderer(ACTION_SPACES["discrete"]()), tiny_config(evals=2), "runs/mine")
+    (tmp_path / "away").mkdir()
+    make = lambda: Hook({5: lambda: os.chdir(tmp_path / "away")})  # noqa: E731
+    quiet_train(make, tiny_config(evals=2), "runs/mine")
     assert {p.parent for p in tmp_path.rglob("*") if p.is_file()} == {tmp_path / "runs" / "mine"}
     assert (tmp_path / "runs" / "mine" / "agent.pt").exists()
-
-
-def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    run = quiet_train(walk(), tiny_config(train_ratio=0), "~/run")
-    save_agent(run.agent, "~/new/agent.pt")
-    assert run.run_dir == tmp_path / "run" and (tmp_path / "run" / "agent.pt").exists()
-    assert (tmp_path / "new" / "agent.pt").exists() and load_agent("~/new/agent.pt", "cpu")

@@ -1,33 +1,31 @@
 """Several environments in one run: whose rows are whose, processes; and only one."""
 
-from __future__ import annotations
-
 import contextlib
+import functools
 import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import ACTION_SPACES, Walk, quiet_train, tiny_config, walk
+from conftest import ACTION_SPACES, Odd, Walk, quiet_train, tiny_config, walk
 from faults import assert_same_runs, start
 
 from dreamer import evaluate
 from dreamer.checkpoint import load_checkpoint
 from dreamer.envs import EnvFault, make_envs
 
-
-def three(**changes):
-    return tiny_config(**{"envs": 3, "prefill": 21, "capacity": 1500, **changes})
+three = functools.partial(tiny_config, envs=3, prefill=21)
 
 
 class Telling(Walk):
-    """A walk whose observations tell the number of its environment, of its episode, and the time.
-    The seeds with which it was reset stand in `seeds`."""
+    """Observations tell the number of the environment, of its episode, and the time; `seeds` are
+    those with which it was reset."""
 
-    made: list[Telling] = []
+    made: list["Telling"] = []
 
     def __init__(self, length: int | None = None):
         super().__init__(ACTION_SPACES["discrete"]())
@@ -59,18 +57,15 @@ def streams(run) -> list[dict[str, np.ndarray]]:
     """The rows of each environment's stream, oldest first."""
     saved = {name: value.numpy() for name, value in run.replay.state_dict().items()}
     bounds = np.cumsum(saved.pop("size"))[:-1]
-    parts = {name: np.split(rows, bounds) for name, rows in saved.items()}
-    return [{name: rows[i] for name, rows in parts.items()} for i in range(len(bounds) + 1)]
-
-
-# ---------------------------------------------------------------- three of them
+    parts = [np.split(rows, bounds) for rows in saved.values()]
+    return [dict(zip(saved, rows, strict=True)) for rows in zip(*parts, strict=True)]
 
 
 def test_each_environment_has_its_own_history():
     """Rows of a stream are those of one environment, in order; no window leaves it; random actions
     are held in each by itself; no two episodes have the same seed."""
     run = quiet_train(Telling, three(steps=180, prefill=120, train_ratio=1))
-    chosen = []
+    chosen: list[np.ndarray] = []
     for number, rows in enumerate(streams(run)):
         told, length = rows["obs"], 4 + number
         assert (told[:, 0] == number).all() and len(told) > 60
@@ -102,6 +97,8 @@ def test_steps_updates_reports_and_evaluations_count_the_steps_of_all():
     assert [row["step"] for row in run.evals] == [24, 30, 45, 60]
     assert all(row["step"] % 3 == 0 for row in run.episodes)
     assert {row["length"] for row in run.episodes} == {4, 5, 6}
+    says = {"return", "returns", "minutes", "value_pred", "value_real", "value_corr"}
+    assert run.evals[-1].keys() >= says | {"dream_obs_error", "naive_obs_error"}
     assert quiet_train(Telling, three(steps=58)).step == 60  # the last turn is whole
 
 
@@ -126,71 +123,40 @@ def test_an_episode_that_does_not_repeat_itself_is_dropped_alone(tmp_path):
         assert (rows["is_last"] & ~rows["is_terminal"]).sum() == (number == 1)  # cut
 
 
-# ---------------------------------------------------------------- processes
-
-
 def test_in_processes_of_their_own_they_do_the_same(tmp_path):
     for mode in ("sync", "async"):
         quiet_train(walk(), three(evals=2, vectorization_mode=mode), tmp_path / mode)
     assert_same_runs(tmp_path / "sync", tmp_path / "async", except_for=["config"])
 
 
-def die():
-    os._exit(1)
-
-
-def overheat():
-    raise RuntimeError("the motor is hot")
-
-
-class Failing(Walk):
-    """Fails in the fourth step of an episode."""
-
-    def __init__(self, fails=lambda: None):
-        super().__init__(ACTION_SPACES["discrete"](), drift=0.01)
-        self.fails = fails
-
-    def step(self, action):
-        if self.time == 3:
-            self.fails()
-        return super().step(action)
-
-
 @pytest.mark.filterwarnings("ignore")  # Gymnasium tells of the workers' errors
 @pytest.mark.parametrize(
     ("fails", "message"),
-    [(die, "an environment's process died"), (overheat, "step at step 4 .*the motor is hot")],
+    [
+        (lambda *_: os._exit(1), "an environment's process died"),
+        (lambda *_: 1 / 0, "step at step 4 must return .*ZeroDivisionError: division by zero"),
+    ],
 )
 def test_a_process_that_fails_is_a_fault_and_the_run_is_saved(fails, message, tmp_path):
     config = three(vectorization_mode="async")
-    with pytest.raises(EnvFault, match=f"^Failing: {message}. The run up to step 9 is"):
-        quiet_train(lambda: Failing(fails), config, tmp_path)
+    with pytest.raises(EnvFault, match=f"^Odd: {message}. The run up to step 9 is"):
+        quiet_train(lambda: Odd(fails, 4), config, tmp_path)
     assert load_checkpoint(tmp_path / "checkpoint.pt")["numbers"]["step"] == 9
-    run = quiet_train(Failing, config, tmp_path, resume=True)
-    assert run.step == 60
-    for rows in streams(run):  # episodes of nine steps: one goes on where it was
-        assert rows["is_first"].nonzero()[0].tolist() == [0, 10, 20]
+    endless = lambda obs, reward, *_: (obs, reward, False, False)  # noqa: E731
+    run = quiet_train(lambda: Odd(endless), config, tmp_path, resume=True)
+    for rows in streams(run):  # no episode was cut
+        assert (rows["is_last"] == rows["is_terminal"]).all() and len(rows["obs"]) >= 20
 
 
 CHILD = """
 import sys, time
-import gymnasium as gym
+from gymnasium.wrappers import TransformReward
 from conftest import quiet_train, tiny_config, walk
 
-class Slow(gym.Wrapper):
-    def step(self, action):
-        time.sleep(0.005)
-        return super().step(action)
-
 config = tiny_config(steps=10**6, capacity=2000, envs=3, vectorization_mode="async", train_ratio=0)
-quiet_train(lambda: Slow(walk()()), config, sys.argv[1])
+slow = lambda: TransformReward(walk()(), lambda reward: time.sleep(0.005) or reward)
+quiet_train(slow, config, sys.argv[1])
 """
-
-
-def children(pid: int) -> list[int]:
-    """The processes below one, by Linux's /proc."""
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(word) for word in file.read().split()]
 
 
 @pytest.mark.faults
@@ -203,10 +169,9 @@ def test_a_signal_saves_the_run_and_leaves_no_process(number, tmp_path):
         while not log.exists() or log.stat().st_size == 0:
             assert child.poll() is None, child.stderr.read()
             time.sleep(0.02)
-        workers = children(child.pid)
+        workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
         assert len(workers) >= 3
-        send = os.killpg if number == "SIGINT" else os.kill
-        send(child.pid, signal.Signals[number])
+        (os.killpg if number == "SIGINT" else os.kill)(child.pid, signal.Signals[number])
         child.wait(20)
         said = child.stderr.read()
     if number != "SIGKILL":
@@ -218,64 +183,32 @@ def test_a_signal_saves_the_run_and_leaves_no_process(number, tmp_path):
         time.sleep(0.02)
 
 
-# ---------------------------------------------------------------- made and closed
+@pytest.mark.parametrize("hot", [False, True])
+def test_all_are_closed_in_the_end_and_after_a_fault(hot):
+    class Hot(Telling):
+        def step(self, action):
+            return (1 / 0 if hot and self.time == 3 else super().step)(action)
 
+        def close(self):
+            self.number = None
 
-class Counted(Walk):
-    """Counts those that were made and that are open; `fails` at a step of all."""
-
-    made = opened = taken = fails = 0
-
-    def __init__(self):
-        super().__init__(ACTION_SPACES["discrete"]())
-        Counted.made, Counted.opened = Counted.made + 1, Counted.opened + 1
-
-    def step(self, action):
-        Counted.taken += 1
-        return overheat() if Counted.taken == Counted.fails else super().step(action)
-
-    def close(self):
-        Counted.opened -= 1
-
-
-@pytest.mark.parametrize("fails", [30, 75, None])
-def test_all_are_closed_in_the_end_and_after_a_fault(fails):
-    Counted.made = Counted.opened = Counted.taken = 0
-    Counted.fails = fails
-    with pytest.raises(EnvFault, match="hot") if fails else contextlib.nullcontext():
-        quiet_train(Counted, three(evals=2, eval_episodes=4))
-    assert (Counted.made, Counted.opened) == (3 + 4, 0)
-
-
-# ---------------------------------------------------------------- only one
-
-
-def once():
-    """A function that makes one environment, and fails when it is called again."""
-    made = [Telling(5)]
-
-    def robot():
-        if not made:
-            raise ConnectionError("the port is taken")
-        return made.pop()
-
-    return robot
-
-
-def the_same():
-    """A function that gives the same environment again and again."""
-    made = Telling(5)
-    return lambda: made
+    with pytest.raises(EnvFault) if hot else contextlib.nullcontext():
+        quiet_train(Hot, three(evals=2, eval_episodes=4))
+    assert [env.number for env in Telling.made] == (3 + 4) * [None]
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"), [(once, "the port is taken"), (the_same, "same environment twice")]
+    ("one", "reason"),
+    [
+        (lambda env: [env].pop, "pop from empty list"),  # a function that can be called once
+        (lambda env: lambda: env, "the function gave the same environment twice"),
+    ],
 )
-def test_one_environment_serves_training_and_evaluation(kind, reason):
+def test_one_environment_serves_training_and_evaluation(one, reason):
     """Its training episodes are cut by evaluations, as by a time limit. It cannot serve as two."""
     config = tiny_config(steps=61, evals=4, eval_episodes=3)
     with pytest.warns(UserWarning, match=f"{reason}.* So evaluations take place in training's"):
-        run = quiet_train(kind(), config)
+        run = quiet_train(one(Telling(5)), config)
     assert len(run.evals) >= 3
     assert all(row["length"] == 5 and len(row["returns"]) == 3 for row in run.evals)
     (rows,) = streams(run)
@@ -283,8 +216,7 @@ def test_one_environment_serves_training_and_evaluation(kind, reason):
     assert rows["is_first"][0] and (rows["is_first"][1:] == rows["is_last"][:-1]).all()
     assert (rows["is_terminal"] == (time == 5)).all()
     assert (time[inside] == time[np.flatnonzero(inside) - 1] + 1).all()
-    cut = rows["is_last"] & ~rows["is_terminal"]
-    assert 0 < cut.sum() <= len(run.evals)
-    assert len(evaluate(run.agent, kind(), 4, envs=1)) == 4
+    assert 0 < (rows["is_last"] & ~rows["is_terminal"]).sum() <= len(run.evals)
+    assert len(evaluate(run.agent, one(Telling(5)), 4, envs=1)) == 4
     with pytest.raises(EnvFault, match=reason):
-        make_envs(kind(), 2, config)
+        make_envs(one(Telling(5)), 2, config)

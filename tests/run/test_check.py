@@ -6,7 +6,7 @@ import time
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Odd, tiny_config, walk
+from conftest import tiny_config, walk
 
 import dreamer.check
 from dreamer.check import check
@@ -79,13 +79,6 @@ def test_what_is_odd_is_said(monkeypatch):
     assert found["time limit"] == "700 steps"
     assert found["evaluations"].startswith("5 of 2 episodes: at most 7,000 steps, ")
     assert 120 < float(found["time"].split()[1]) < 180  # 144,000 steps of 0.05 s: two hours
-
-
-def test_how_far_one_action_moves():
-    assert "try a larger action_repeat" in page("LunarLander-v3")["one action moves"]
-    assert "action_repeat" not in page("CartPole-v1")["one action moves"]
-    shaking = lambda: Odd(lambda obs, *r: (np.random.default_rng().random(2), *r))  # noqa: E731
-    assert page(shaking)["one action moves"].startswith("1")  # two random numbers: 115% apart
 
 
 def test_a_mask_and_an_unseeded_environment():

@@ -9,7 +9,7 @@ import torch
 from conftest import CPU, lived, quiet_train, tiny_config, walk
 
 from dreamer import AgentEnv, DreamerAgent, Layout, evaluate, evaluation
-from dreamer.envs import EnvFault, make_envs
+from dreamer.envs import make_envs
 from dreamer.evaluation import (
     as_picture,
     evaluate_in,
@@ -134,36 +134,6 @@ def test_evaluation_keeps_observations_actions_and_states_of_episodes_together(n
     assert details["value_real"] == pytest.approx(np.mean(achieved))
     everything = evaluate(Echo(), lambda: Named(names), 12, seed=3, envs=number)
     assert everything.tolist() == returns.tolist()
-
-
-class Counted(gym.Wrapper):
-    """CartPole; counts those that were made and that are open."""
-
-    made = open = 0
-
-    def __init__(self, **options):
-        super().__init__(gym.make("CartPole-v1", **options))
-        Counted.made, Counted.open = Counted.made + 1, Counted.open + 1
-
-    def step(self, action):
-        if Counted.made < 0:
-            raise RuntimeError("the motor is hot")
-        return super().step(action)
-
-    def close(self):
-        Counted.open -= 1
-
-
-@pytest.mark.parametrize(("episodes", "envs", "made"), [(5, 1, 1), (5, 3, 3), (2, 20, 2)])
-def test_as_many_environments_as_asked_are_made_and_closed(episodes, envs, made, agent):
-    Counted.made = Counted.open = 0
-    evaluate(agent, Counted, episodes, envs=envs)
-    assert (Counted.made, Counted.open) == (made, 0)
-    Counted.made = -9
-    for call in (lambda: evaluate(agent, Counted, 3), lambda: random_returns(Counted, 1)):
-        with pytest.raises(EnvFault, match="the motor is hot"):
-            call()
-    assert Counted.open == 0
 
 
 def test_success_is_the_share_of_all_episodes():

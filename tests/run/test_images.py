@@ -130,15 +130,6 @@ def test_every_kind_of_image_trains_and_is_loaded(make, tmp_path):
     assert pixels.shape[:2] == (1, 6) and pixels.min() >= 0 and pixels.max() <= 255
 
 
-@pytest.mark.learning
-def test_an_agent_learns_to_draw():
-    """What it sees: the block moves, all else stays."""
-    config = tiny_config(steps=600, train_ratio=48, depth=4, batch_size=8, prefill=60)
-    run = quiet_train(TASKS["greyscale"], config)
-    images = run.replay.rows["pixels"][: len(run.replay)] / 255
-    assert run.reports[-1]["image_loss"] < 0.5 * images.var(0).sum()  # that of the mean image
-
-
 def test_a_resumed_run_of_images_equals_an_uninterrupted_one(tmp_path):
     make, config = TASKS["camera and joint angles"], tiny_config(steps=60, depth=2)
     quiet_train(make, config, tmp_path / "whole")
@@ -167,14 +158,3 @@ def test_faint_pixels_are_named():
     with pytest.warns(UserWarning, match="^Faint: pixels are at most 1 of 255: give them in"):
         quiet_train(lambda: Faint(box(8, 8)), tiny_config(depth=2))
     quiet_train(lambda: Slide(box(8, 8)), tiny_config(depth=2))
-
-
-def test_rendered_pixels_by_gymnasiums_own_wrappers():
-    pytest.importorskip("pygame")
-    pytest.importorskip("cv2")
-
-    def make():
-        env = wrappers.AddRenderObservation(gym.make("CartPole-v1", render_mode="rgb_array"))
-        return wrappers.ResizeObservation(env, (32, 32))
-
-    assert quiet_train(make, tiny_config(depth=2)).layout.images == ((32, 32, 3),)

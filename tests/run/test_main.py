@@ -103,6 +103,9 @@ def test_words_that_are_wrong_are_named(main, words, sentence, capsys, tmp_path,
 
 def test_what_is_wrong_is_one_sentence(refused, agent, tmp_path):
     (tmp_path / "damaged.pt").write_bytes(agent.read_bytes()[:-1])
+    unknown = load_agent(agent, "cpu")
+    unknown.env_spec = None
+    save_agent(unknown, tmp_path / "unknown.pt")
     for words, sentence in [
         (["evaluate", "missing.pt"], r"missing\.pt"),
         (["evaluate", "damaged.pt"], r"damaged\.pt is damaged or is no checkpoint: put a good"),
@@ -111,29 +114,13 @@ def test_what_is_wrong_is_one_sentence(refused, agent, tmp_path):
         (["train", "--env", "Mine-v0"], "`Mine` doesn't exist.*--env my_env:Name-v0"),
         (["train", "--env", "my_env:Mine-v0"], "my_env"),
         (["train", "--env", "CartPole-v1", "--steps", "0"], "Config.steps must be a whole number"),
+        (["watch", "unknown.pt"], "does not say how to make .* a function.* --env"),
         (["train"], "--env is needed, or --resume with --run-dir"),
         (["train", "--resume"], "--env is needed, or --resume with --run-dir"),
     ]:
         text = refused(*words)
         assert re.search(sentence, text) and "\n" not in text, text
-    assert {path.name for path in tmp_path.iterdir()} == {"agent.pt", "damaged.pt"}
-
-
-def test_an_agent_of_a_functions_environment_must_be_told(refused, main, agent, capsys):
-    other = load_agent(agent, "cpu")
-    other.env_spec = None
-    save_agent(other, agent)
-    for word in ("evaluate", "watch"):
-        assert re.search("does not say how to make .* a function.* --env", refused(word, agent))
-    main("evaluate", agent, "--env", "CartPole-v1", "--episodes", 2)
-    assert capsys.readouterr().out.startswith("CartPole-v1: return ")
-
-
-def test_check_prints_a_page(main, capsys):
-    main("check", "--env", "CartPole-v1", *TINY)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "environment      CartPole-v1" and len(lines) > 15
-    assert lines[-2].startswith("time             about ")
+    assert {path.name for path in tmp_path.iterdir()} == {"agent.pt", "damaged.pt", "unknown.pt"}
 
 
 def test_evaluate_shows_how_far_it_is(main, agent, capsys):

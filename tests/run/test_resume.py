@@ -1,17 +1,14 @@
 """A stopped run goes on as if it had never been stopped, or is refused with a reason."""
 
 import contextlib
-import copy
 import json
 import os
-import pickle
 import re
 import signal
 import sys
 from pathlib import Path
 
 import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 from conftest import ACTION_SPACES, Walk, quiet_train, resume, tiny_config, walk
@@ -160,12 +157,6 @@ def test_the_same_sizes_are_not_the_same_environment(tmp_path):
         train("CartPole-v0", resume=True)
 
 
-def test_weights_alone_are_no_training_state(copied):
-    (copied / "agent.pt").rename(copied / "checkpoint.pt")
-    text = refusal(copied / "checkpoint.pt", lambda: resume(copied))
-    assert "holds no training state" in text
-
-
 @pytest.mark.parametrize(
     "change", [{"config": {"hiden": 3}}, {"layout": {"number": 2}}, {"agent": {}}, {"config": None}]
 )
@@ -250,33 +241,3 @@ def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
     assert run.run_dir == tmp_path / "run" and (tmp_path / "run" / "agent.pt").exists()
     save_agent(run.agent, "~/new/agent.pt")
     assert same(weights(run), dict(load_agent("~/new/agent.pt", "cpu").state_dict()))
-
-
-@pytest.mark.parametrize(
-    "copied_by", [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent))]
-)
-def test_a_copy_of_an_agent_goes_on_learning_alike(copied_by):
-    """And leaves the one that it was copied from alone."""
-    run = quiet_train(walk("box"), tiny_config(steps=40))
-    other = copied_by(run.agent)
-    before = {name: value.clone() for name, value in run.agent.state_dict().items()}
-    rows = run.replay.sample(3, 6, np.random.default_rng(0))
-    lives = [
-        [
-            other.update(rows)[0],
-            dict(other.state_dict()),
-            other.act(rows["obs"][:, 0], np.ones(3, bool)),
-        ]
-    ]
-    assert same(before, dict(run.agent.state_dict()))
-    agent = run.agent
-    lives += [
-        [
-            agent.update(rows)[0],
-            dict(agent.state_dict()),
-            agent.act(rows["obs"][:, 0], np.ones(3, bool)),
-        ]
-    ]
-    for life in lives:
-        life[-1] = life[-1][0].tolist()
-    assert same(*lives)

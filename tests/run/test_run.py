@@ -248,16 +248,6 @@ def test_a_report_averages_over_the_updates_since_the_last_one(begun, tmp_path):
     assert [(row["update"], row["loss"]) for row in rows] == [(3, 4.0), (4, 5.0)]
 
 
-def test_an_evaluation_says_returns_dreams_and_values(tmp_path):
-    one = quiet_train(walk(), tiny_config(evals=3, eval_episodes=2), tmp_path)
-    *_, row = read_log(tmp_path / "log.jsonl", "eval")
-    assert row == one.evals[-1] and row["step"] == 60 and row["episodes"] == 2
-    assert row["return"] == pytest.approx(np.mean(row["returns"])) and len(row["returns"]) == 2
-    wanted = {"value_pred", "value_real", "value_corr", "minutes", "length"}
-    wanted |= {"dream_obs_error", "naive_obs_error", "dream_reward_error"}
-    assert wanted <= row.keys()
-
-
 def test_a_run_leaves_the_number_of_threads_as_it_was(monkeypatch):
     """And has one thread itself, or as many as asked for."""
     found = []

@@ -4,7 +4,6 @@ import sys
 from collections import defaultdict
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from conftest import quiet_train, tiny_config, walk
 
@@ -94,15 +93,3 @@ def test_a_dream_is_drawn_at_each_evaluation_and_changes_nothing(tmp_path, write
             real, dreamed = axes.lines
             assert len(real.get_xdata()) == steps
             assert list(dreamed.get_xdata()) == list(range(CONTEXT, steps))
-
-
-def test_the_dream_is_of_the_longest_episode(tmp_path, writers):
-    """It lies beside what happened: in rows of a whole episode, whose numbers are known."""
-    run = quiet_train(
-        walk(drift=0), tiny_config(steps=120, evals=1, train_ratio=1), tmp_path, tensorboard=True
-    )
-    ((_, figure),) = writers[0].told["dream"].items()
-    rows = run.replay.rows["obs"][: len(run.replay)]
-    real = np.array([axes.lines[0].get_ydata() for axes in figure.axes]).T
-    found = [t for t in range(len(rows) - len(real)) if (rows[t : t + len(real)] == real).all()]
-    assert found and run.replay.rows["is_first"][found[0]]  # ten rows of the twelve

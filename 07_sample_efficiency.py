@@ -1,23 +1,21 @@
 """Sample efficiency: against what a user would pick instead.
 
-PPO and DQN (PPO and SAC on Pendulum) from Stable-Baselines3, with the hyperparameters and
-training lengths of RL Baselines3 Zoo for each task, over five seeds, against our own committed runs
-of one configuration. All are judged alike: greedy episodes on fresh environments and seeds.
-
-You will see runs/07_sample_efficiency/07_sample_efficiency.png, return against environment steps
-on a logarithmic axis, and a table of where we win and where we lose. Steps are what a robot or a
-slow simulator costs; on environments as cheap as these ones, minutes count.
+PPO and DQN (on Pendulum PPO and SAC) of Stable-Baselines3, tuned and trained as in RL Baselines3
+Zoo, against our own committed runs of one configuration. Five seeds each, all judged alike: greedy
+episodes on fresh environments and seeds. You will see, in runs/07_sample_efficiency, return against
+environment steps on a logarithmic axis, and a table of where we win and where we lose. Steps are
+what a robot or a slow simulator costs; on environments as cheap as these ones, minutes count.
 
     python 07_sample_efficiency.py --plot-only                     figure and table, in seconds
     python 07_sample_efficiency.py --jobs 2                        what is missing: hours
     python 07_sample_efficiency.py --tasks cartpole --methods ppo  a part
     python 07_sample_efficiency.py --publish                       bring what is complete to assets/
 
-Each run is a process of its own; what is complete, here or in assets/results, is skipped, so that
-the same command again finishes what a crash or Ctrl-C left. A run that was begun begins anew.
+What is complete, here or in assets/results, is skipped; a run that was begun begins anew.
 """
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,13 +34,12 @@ METHODS = ("ppo", "dqn", "sac")
 THEIRS = results.RESULTS / "sample_efficiency"  # the committed runs of the others
 PLANNED = [(task, method) for task in TASKS for method in baselines.ZOO[TASKS[task]["env_id"]]]
 SMOKE = [pair for pair in PLANNED if pair[0] in ("cartpole", "pendulum")]
-Comparison = dict[str, dict[str, dict[str, Any] | None]]  # task -> method -> its results file
 NOTE = """
-First reached: the threshold, at the first of two evaluations in a row (20 greedy episodes each)
-with a mean at or above it; step and minutes of the median seed, a seed that never reaches it last.
-Below it later: evaluations from there on. Solved: the mean of the 100 final greedy episodes is at
-or above it. The means are of these. Dreamer's minutes include its evaluations, the baselines' do
-not; minutes on different hardware compare roughly."""
+First reached: the threshold, at the first of two evaluations in a row (20 greedy episodes each) at
+or above it; step and minutes of the median seed, a seed that never reaches it last. Below it later:
+evaluations from there on. Solved: the mean of the 100 final greedy episodes is at or above it. The
+means are of these. Dreamer's minutes include its evaluations, the baselines' do not.
+"""
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,11 @@ def make(task: str, method: str, seed: int, smoke: bool, folder: str) -> None:
     write_json(Path(folder) / "result.json", run | {"return": float(np.mean(run["final_returns"]))})
 
 
-def gather(folder: Path, complete: engine.Runs, smoke: bool) -> Comparison:
-    """Our committed runs beside those of the others, committed or complete in this folder, which
-    gets a results file of each; None where there are no runs. A smoke run has its own alone."""
+def gather(folder: Path, complete: engine.Runs, smoke: bool) -> dict[str, dict[str, Any]]:
+    """Task -> method -> its results file, or None: our committed runs beside those of the others,
+    committed or complete, whose files come into the folder. A smoke run has only its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    compared: Comparison = {task: {"dreamer": ours} for task, ours in TASKS.items()}
+    compared = {task: {"dreamer": ours} for task, ours in TASKS.items()}
     for task, method in PLANNED:
         path = folder / f"{task}_{method}.json"
         path.unlink(missing_ok=True)
@@ -81,25 +78,23 @@ def gather(folder: Path, complete: engine.Runs, smoke: bool) -> Comparison:
     return compared
 
 
-def table(compared: Comparison) -> list[list[str]]:
+def table(compared: dict[str, dict[str, Any]]) -> list[list[str]]:
     """Rows, the head first: one for each task and method."""
-    rows = []
-    for methods in compared.values():
-        ours = methods["dreamer"]
-        head = ["Task", "Method", *cells(ours)]
-        for method, data in methods.items():
-            found = cells(data).values() if data else ["not measured yet", *["-"] * (len(head) - 3)]
-            rows.append([ours["env_id"], "Dreamer" if data is ours else method.upper(), *found])
-    return [head, *rows]
+    pairs = [(task, method) for task in compared for method in compared[task]]
+    rows = [row(task, method, compared[task][method]) for task, method in pairs]
+    return [[*rows[0]], *([*row.values()] for row in rows)]
 
 
-def cells(data: dict[str, Any]) -> dict[str, str]:
+def row(task: str, method: str, data: dict[str, Any] | None) -> dict[str, str]:
     """What a results file says of its method, by column."""
+    name = "Dreamer" if method == "dreamer" else method.upper()
+    row = {"Task": TASKS[task]["env_id"], "Method": name}
+    if not data:
+        return row | {"": "not measured yet"}
     runs, of = data["runs"], f" of {len(data['runs'])}"
     step, minutes, count, below, later = results.first_reached(data)
     means = [np.mean(run["final_returns"]) for run in runs]
-    cpu = [run["cpu_minutes"] for run in runs if "cpu_minutes" in run]
-    return {
+    return row | {
         "Environment steps": f"{max(run['env_steps'] for run in runs):,}",
         "Seeds": ", ".join(str(run["seed"]) for run in runs),
         "Seeds that reached it": f"{count}{of}",
@@ -110,23 +105,21 @@ def cells(data: dict[str, Any]) -> dict[str, str]:
         "Mean of seeds": f"{np.mean(means):.1f}",
         "Worst seed": f"{np.min(means):.1f}",
         "Minutes per seed": f"{np.mean([run['minutes'] for run in runs]):.1f}",
-        "CPU minutes per seed": f"{np.mean(cpu):.1f}" if cpu else "-",
+        "CPU minutes per seed": f"{np.mean([run['cpu_minutes'] for run in runs]):.1f}",
         "Hardware": data["cpu"],
     }
 
 
 def main(flags: Flags) -> int:
-    if not (flags.plot_only or flags.publish):
-        baselines.need_library()
+    if not (baselines.INSTALLED or flags.plot_only or flags.publish):
+        sys.exit("error: this takes Stable-Baselines3: pip install 'stable-baselines3>=2.9,<3'")
     files = {pair: results.load(THEIRS / "{}_{}.json".format(*pair)) for pair in PLANNED}
     known = {(*p, run["seed"]): run for p, data in files.items() if data for run in data["runs"]}
-    planned = SMOKE if flags.smoke else PLANNED
+    planned, folder = SMOKE if flags.smoke else PLANNED, flags.base / NAME
     _, complete, good = engine.make_runs(NAME, flags, flags.methods, settings, planned, known)
-    folder = flags.base / NAME
     compared = gather(folder, complete, flags.smoke)
     figures.sample_efficiency_figure(compared, folder / f"{NAME}.png")
-    print(f"{results.markdown(table(compared))}\n{NOTE}\n")
-    print(f"Figure: {cli.short(folder / f'{NAME}.png')}")
+    print(f"{results.markdown(table(compared))}\n{NOTE}\nFigure: {cli.short(folder)}/{NAME}.png")
     if flags.publish:
         results.publish(folder, THEIRS)
     return 0 if good else 1

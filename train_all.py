@@ -8,17 +8,15 @@
 What is complete is skipped and what was begun goes on from its checkpoint, so the same command
 again finishes what a crash or Ctrl-C left; --fresh begins anew. Each job is a process of its own
 that writes to runs/<script>/seed<k>/, what it prints to output.txt there. When one fails the others
-go on; the exit status is then 1. Several at a time, here or on other machines, take Dask
+go on; the exit status is then 1. Several at a time, on one or more machines, take Dask
 (docs/distributed.md).
 
---publish is the one thing that writes assets/: the runs' numbers, the agent of each task's median
-seed, the figures, and 04's pictures of these agents. The comparisons, 07 and 08, take hours and are
-run by themselves.
+--publish writes to assets/: the runs' numbers, the agent of each task's median seed, the figures,
+and 04's pictures of these agents. The comparisons, 07 and 08, take hours: run them by themselves.
 """
 
 import dataclasses
 import importlib
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,35 +66,28 @@ def make_job(stem: str, name: str, seed: int, flags: Flags) -> Job:
 
 def publish_task(task: str, job: Job) -> None:
     """Numbers, agent and figure of a task: of all its seeds that ran with the job's config."""
-    paths = sorted(job.path.parent.glob("seed*/result.json"))
-    found = {path.parent: json.loads(path.read_text()) for path in paths}
-    alike = {k: v for k, v in found.items() if results.same_but_seed(v["config"], job.config)}
+    found = map(results.load, sorted(job.path.parent.glob("seed*/result.json")))
+    alike = [result for result in found if results.same_but_seed(result["config"], job.config)]
     if not alike:
         return
-    env_id, threshold = (next(iter(alike.values()))[name] for name in ("env_id", "threshold"))
-    entries = [result["entry"] for result in alike.values()]
-    data = results.merge(cli.ASSETS / "results" / f"{task}.json", env_id, threshold, entries)
-    number = job.name[:2]
-    figure = cli.ASSETS / f"{number}_{task}_training.png"
-    results.draw(env_id, data["runs"], threshold, data["random_return"], figure)
+    env_id, threshold = alike[0]["env_id"], alike[0]["threshold"]
+    path, entries = cli.ASSETS / "results" / f"{task}.json", [result["entry"] for result in alike]
+    data = results.merge(path, env_id, threshold, entries)
     order = sorted((sum(run["final_returns"]), run["seed"]) for run in data["runs"])
     seed = order[(len(order) - 1) // 2][1]  # the median; of an even number, the lower one
-    folder = job.path.parent / f"seed{seed}"
-    if folder in alike:
-        copy(folder / "agent.pt", cli.ASSETS / "agents" / f"{task}.pt")
-        for path in folder.glob(f"{number}_*"):
-            if path.stem != figure.stem:
-                copy(path, cli.ASSETS / path.name)
-    came = "copied" if folder in alike else "kept, as it did not run here"
+    came = "kept, as it did not run here"
+    if seed in [entry["seed"] for entry in entries]:
+        copy_pictures(job.path.parent / f"seed{seed}")
+        copy(job.path.parent / f"seed{seed}" / "agent.pt", cli.ASSETS / "agents" / f"{task}.pt")
+        came = "copied"
+    figure = cli.ASSETS / f"{job.name[:2]}_{task}_training.png"  # of all seeds
+    results.draw(env_id, data["runs"], threshold, data["random_return"], figure)
     print(f"{task}: {len(data['runs'])} seeds; agent of the median seed, {seed}, {came}")
 
 
-def publish_pictures(job: Job) -> None:
-    """Pictures and numbers of a script that makes no learning curve."""
-    number = job.name[:2]
-    for path in sorted(job.path.glob(f"{number}_*")):
+def copy_pictures(folder: Path) -> None:
+    for path in folder.glob("0?_*"):
         copy(path, cli.ASSETS / path.name)
-    copy(job.path / "result.json", cli.ASSETS / "results" / NUMBERS[number])
 
 
 def copy(source: Path, target: Path) -> None:
@@ -117,7 +108,8 @@ def main(flags: Flags) -> int:
     failed += run_jobs(drawing)
     for job in jobs.get(STEMS["01"], []) + drawing if flags.publish else []:
         if job not in failed:
-            publish_pictures(job)
+            copy_pictures(job.path)
+            copy(job.path / "result.json", cli.ASSETS / "results" / NUMBERS[job.name[:2]])
     return 1 if failed else 0
 
 

@@ -218,7 +218,8 @@ class Log:
         """Add a row, and hand it to `listen`. Where the system refuses it, it is kept and tried
         again later."""
         row = {"kind": kind, "step": step, **values}
-        self.listen(row)
+        with contextlib.suppress(OSError):  # curves are not worth a run
+            self.listen(row)
         self.unwritten += json.dumps(row).encode() + b"\n"
         with contextlib.suppress(OSError):  # `flush`, called before every checkpoint, reports it
             self._write_rows()

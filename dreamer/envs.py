@@ -225,10 +225,10 @@ def native_action(space: Any, action: np.ndarray) -> Any:
 class ActionMask(gym.Wrapper):
     """Shows `info["action_mask"]` in the observation and takes no invalid action.
 
-    In the place of an invalid action the next valid one is taken, so that the world model learns
-    what really happens. A mask holds 1 for each valid action and 0 for each invalid one
-    (Gymnasium's convention), of a `MultiDiscrete` a tuple of such masks. Raises ValueError for
-    other values.
+    In the place of an invalid action a valid one is drawn, so that the world model learns what
+    really happens, and random actions explore. A mask holds 1 for each valid action and 0 for each
+    invalid one (Gymnasium's convention), of a `MultiDiscrete` a tuple of such masks. Raises
+    ValueError for other values.
     """
 
     def __init__(self, env: gym.Env):
@@ -248,17 +248,17 @@ class ActionMask(gym.Wrapper):
             )
         return {"obs": obs, "action_mask": valid.astype(np.int8)}
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        obs, info = self.env.reset(**kwargs)
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.rng = np.random.default_rng(seed)
+        obs, info = self.env.reset(seed=seed, options=options)
         return self.with_mask(obs, info), info
 
     def step(self, action: Any) -> Any:
         space: Any = self.action_space
         chosen = np.array(action - space.start).reshape(-1)
         for i, mask in enumerate(self.masks):
-            valid = mask.nonzero()[0]
-            if len(valid):
-                chosen[i] = valid[np.searchsorted(valid, chosen[i]) % len(valid)]
+            if mask.any() and not mask[chosen[i]]:
+                chosen[i] = self.rng.choice(mask.nonzero()[0])
         taken = (chosen.reshape(space.shape) + space.start).astype(space.dtype)
         obs, *rest, info = self.env.step(taken if space.shape else taken.item())
         return self.with_mask(obs, info), *rest, info
@@ -291,10 +291,11 @@ class AgentEnv(gym.Wrapper):
         limit = made.spec and made.spec.max_episode_steps
         self.time_limit = min(limit or max_episode_steps, max_episode_steps)
         self.action_repeat, self.taken = action_repeat, 0
-        with blaming(self.name):
-            if isinstance(made.action_space, spaces.Discrete | spaces.MultiDiscrete):
+        if isinstance(made.action_space, spaces.Discrete | spaces.MultiDiscrete):
+            with blaming(f"{self.name}: reset at step 0"):
                 if "action_mask" in made.reset(seed=0)[1]:
                     made = ActionMask(made)
+        with blaming(self.name):
             self.layout = layout_of(made.observation_space, made.action_space)
         super().__init__(gym.wrappers.TimeLimit(made, max_episode_steps))
         self.observation_space = spaces.Box(-np.inf, np.inf, (self.layout.obs_size,))
@@ -418,9 +419,9 @@ def make_envs(
 class Workers(AsyncVectorEnv):
     """Environments in processes of their own, which all end, even where one has died already."""
 
-    def close_extras(self, **options: Any) -> None:
+    def close_extras(self, *args: Any, **options: Any) -> None:
         try:
-            super().close_extras(**options)
+            super().close_extras(*args, **options)
         except (EOFError, ConnectionError):
             for process in self.processes:
                 process.terminate()

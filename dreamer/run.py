@@ -133,8 +133,10 @@ class Run:
             opened.callback(self.log.close)
             if tensorboard:
                 self.log.listen = opened.enter_context(Board(self)).row
-            shown: Any = tqdm(total=config.steps, disable=not progress, unit="step")
-            self.bar = opened.enter_context(shown)
+            bar: Any = tqdm(
+                total=config.steps, initial=self.step, disable=not progress, unit="step"
+            )
+            self.bar = opened.enter_context(bar)
             self.opened = opened.pop_all()  # what leaving closes
 
     def make_eval_envs(self, env: MakeEnv) -> VectorEnv:

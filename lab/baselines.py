@@ -5,35 +5,23 @@ environment steps that suit a logarithmic axis. `run(settings("CartPole-v1", "pp
 one run, in the format of assets/results. Only then is Stable-Baselines3 needed.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from dreamer.envs import MakeEnv
 from dreamer.evaluation import EVALUATION
 from dreamer.machine import tune_cpu
 from dreamer.utils import derive_seed
 from lab.results import cpu_name, significant
 
-if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm
-
-    from dreamer.envs import MakeEnv
-
 INSTALLED = importlib.util.find_spec("stable_baselines3") is not None
 BASELINE = 40  # stream of random numbers for `derive_seed`: a baseline's whole training
 ZOO = json.loads(Path(__file__).with_name("zoo.json").read_text())["tasks"]  # env_id -> method
-
-
-def need_library() -> None:
-    """Raises ValueError where Stable-Baselines3 is missing."""
-    if not INSTALLED:
-        raise ValueError("this takes Stable-Baselines3: pip install 'stable-baselines3>=2.9,<3'")
 
 
 def settings(env_id: str, method: str, seed: int, smoke: bool = False) -> dict[str, Any]:
@@ -52,17 +40,17 @@ def settings(env_id: str, method: str, seed: int, smoke: bool = False) -> dict[s
 
 
 def run(config: dict[str, Any], env: MakeEnv | None = None) -> dict[str, Any]:
-    """Train and judge; the run's entry in a results file (`results.py`).
+    """Train and judge, on one thread; the run's entry in a results file (`results.py`).
 
-    config: from `settings`. env: a function that makes the environment, where that is not just
-    `config["env_id"]`. One thread. Minutes, of the clock on the wall and of the processor, are
-    those of training: while a policy is judged the clock stands still. PPO trains whole rollouts,
-    a little beyond its steps; the last evaluation is when training has ended.
+    config: from `settings`. env: makes the environment where that is not just `config["env_id"]`.
+    Minutes, by the wall and the processor, are those of training: the clock stands still while a
+    policy is judged. The last evaluation is when training has ended: PPO trains whole rollouts, a
+    little beyond its steps.
     """
     import stable_baselines3
 
     tune_cpu()
-    env = env or config["env_id"]
+    env, seed = env or config["env_id"], config["seed"]
     model = make_model(config, env)
     steps = config["hyperparameters"]["n_timesteps"]
     due = np.geomspace(config["first_eval"], steps, config["evals"]).round().tolist()[:-1]
@@ -72,8 +60,8 @@ def run(config: dict[str, Any], env: MakeEnv | None = None) -> dict[str, Any]:
     def judge() -> None:
         nonlocal started
         paused, step = now(), model.num_timesteps
-        returns = evaluate(model, env, config["eval_episodes"], config["seed"], step)
-        mean, minutes = significant(returns.mean()), significant((paused - started)[0] / 60)
+        mean = significant(evaluate(model, env, config["eval_episodes"], seed, step).mean())
+        minutes = significant((paused - started)[0] / 60)
         rows.append({"kind": "eval", "step": step, "return": mean, "minutes": minutes})
         started = started + now() - paused
 
@@ -84,60 +72,55 @@ def run(config: dict[str, Any], env: MakeEnv | None = None) -> dict[str, Any]:
         return True  # go on
 
     model.learn(steps, callback=after_step)
-    minutes, cpu_minutes = (now() - started) / 60
+    minutes, cpu_minutes = map(significant, (now() - started) / 60)
     judge()
-    curve = {"env_steps": [r["step"] for r in rows], "return": [r["return"] for r in rows]}
-    final_returns = evaluate(model, env, config["final_episodes"], config["seed"])
+    final_returns = evaluate(model, env, config["final_episodes"], seed)
     return {
-        "seed": config["seed"],
+        "seed": seed,
         "config": config,
         "stable_baselines3": stable_baselines3.__version__,
         "env_steps": model.num_timesteps,
-        "minutes": significant(minutes),
-        "cpu_minutes": significant(cpu_minutes),
+        "minutes": minutes,
+        "cpu_minutes": cpu_minutes,
         "cpu": cpu_name(),
-        "curve": curve,
+        "curve": {"env_steps": [r["step"] for r in rows], "return": [r["return"] for r in rows]},
         "final_returns": [significant(value) for value in final_returns],
         "diagnostics": rows,
     }
 
 
-def make_model(config: dict[str, Any], env: MakeEnv) -> BaseAlgorithm:
+def make_model(config: dict[str, Any], env: MakeEnv) -> Any:
     """The algorithm with its training environments, normalised where the Zoo does so."""
     import stable_baselines3
-    from stable_baselines3.common.env_util import make_vec_env
-    from stable_baselines3.common.utils import LinearSchedule
-    from stable_baselines3.common.vec_env import VecNormalize
+    from stable_baselines3.common import env_util, utils, vec_env
 
     arguments = dict(config["hyperparameters"])
     arguments.pop("n_timesteps")
-    envs = make_vec_env(env, arguments.pop("n_envs", 1))
+    envs = env_util.make_vec_env(env, arguments.pop("n_envs", 1))
     if arguments.pop("normalize", False):
-        envs = VecNormalize(envs, gamma=arguments["gamma"])
+        envs = vec_env.VecNormalize(envs, gamma=arguments["gamma"])
     for name, value in arguments.items():
         if isinstance(value, str) and value.startswith("lin_"):
-            arguments[name] = LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
+            arguments[name] = utils.LinearSchedule(float(value.removeprefix("lin_")), 0.0, 1.0)
     seed = derive_seed(config["seed"], BASELINE)  # environment i starts from seed + i
     algorithm = getattr(stable_baselines3, config["method"].upper())
     return algorithm("MlpPolicy", envs, seed=seed, device="cpu", **arguments)
 
 
-def evaluate(model: BaseAlgorithm, env: MakeEnv, episodes: int, *seed: int) -> np.ndarray:
+def evaluate(model: Any, env: MakeEnv, episodes: int, *seed: int) -> np.ndarray:
     """Undiscounted returns (episodes,) of greedy episodes, each in a fresh environment.
 
     The environments' seeds are derived from `seed`, on a stream that training never uses.
     Observations are normalised by the statistics of training, which stay as they are.
     """
-    from stable_baselines3.common.env_util import make_vec_env
-    from stable_baselines3.common.evaluation import evaluate_policy
-    from stable_baselines3.common.vec_env import VecNormalize, sync_envs_normalization
+    from stable_baselines3.common import env_util, evaluation, vec_env
 
-    envs = make_vec_env(env, episodes, seed=derive_seed(*seed, EVALUATION))
+    envs = env_util.make_vec_env(env, episodes, seed=derive_seed(*seed, EVALUATION))
     training = model.get_vec_normalize_env()
     if training is not None:
-        envs = VecNormalize(envs, training=False, norm_reward=False)
-        sync_envs_normalization(training, envs)
-    returns, _ = evaluate_policy(model, envs, episodes, return_episode_rewards=True)
+        envs = vec_env.VecNormalize(envs, training=False, norm_reward=False)
+        vec_env.sync_envs_normalization(training, envs)
+    returns, _ = evaluation.evaluate_policy(model, envs, episodes, return_episode_rewards=True)
     envs.close()
     return np.array(returns)
 

@@ -33,7 +33,7 @@ SMOKE: dict[str, Any] = dict(
 
 @dataclass(frozen=True)
 class Args(dreamer.cli.ConfigFlags):
-    """The flags of a numbered script: what concerns the script alone, and those of `Config`."""
+    """The flags of a numbered script: its own, and those of `Config`."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU where there is one
     resume: bool = False  # go on from the run's checkpoint, if there is one
@@ -44,7 +44,7 @@ class Args(dreamer.cli.ConfigFlags):
 
     @property
     def run_dir(self) -> Path:
-        """Log, checkpoint, agent, figures and result of this script with this seed."""
+        """The folder of this script's run with this seed."""
         return self.out / self.script.stem / f"seed{self.run.seed}"
 
     @property
@@ -60,17 +60,14 @@ def parse(
     argv: Sequence[str] | None = None,
     kind: type[Args] = Args,
 ) -> Any:
-    """Read the command line of a numbered script, as an object of `kind`.
-
-    script: its `__file__`; description: its `__doc__`; config: its defaults, replaced by a tiny one
-    under --smoke; the user's flags win over both. argv: the words, sys.argv's if None.
-    """
-    words = list(sys.argv[1:] if argv is None else argv)
-    smoke = "--smoke" in words
-    groups = kind.groups(dataclasses.replace(config, **SMOKE) if smoke else config)
-    default = kind(**groups, out=RUNS / "smoke" if smoke else RUNS, script=Path(script).resolve())
+    """Read the command line of a numbered script, or these words, into a `kind`. script: its
+    `__file__`; description: its `__doc__`; config: its defaults, which --smoke makes tiny."""
+    argv, out = sys.argv[1:] if argv is None else argv, RUNS
+    if "--smoke" in argv:
+        config, out = dataclasses.replace(config, **SMOKE), RUNS / "smoke"
+    default = kind(**kind.groups(config), out=out, script=Path(script).resolve())
     text = f"{description}\nv1, v2: the versions of arXiv 2301.04104; authors: their code"
-    return dreamer.cli.parse(kind, text, words, default=default)
+    return dreamer.cli.parse(kind, text, argv, default=default)
 
 
 @dataclass(frozen=True)
@@ -96,8 +93,8 @@ class JobFlags:
 
 
 def run(main: Callable[[Any], int | None], args: Any) -> NoReturn:
-    """Call `main(args)` and end the program. Ctrl-C ends with the command that goes on (status
-    130), what the package, the system or Gymnasium refuses with its one sentence (status 1)."""
+    """Call `main(args)` and end the program: after Ctrl-C with the command that goes on (status
+    130); where the package, the system or Gymnasium refuse, with their sentence (status 1)."""
     try:
         sys.exit(main(args))
     except KeyboardInterrupt:

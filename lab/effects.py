@@ -1,9 +1,8 @@
 """What the runs of 08_ablations.py say, in numbers, from their results file.
 
 A run's *score* is the mean of the greedy evaluations while it learned, the area under its learning
-curve, on a scale where the random policy has 0 and a policy at the task's threshold 1. An idea's
-*effect* on a task is the mean over seeds of the difference between the agent without it and the
-full agent, of the same seed: below 0 where the idea is missed.
+curve: 0 is the random policy's, 1 a policy's at the task's threshold. An idea's *effect* on a task
+is the mean over seeds of the score without it minus the full agent's: below 0 where it is missed.
 """
 
 from dataclasses import dataclass
@@ -48,11 +47,10 @@ def compare(without: dict[int, float], full: dict[int, float]) -> Effect:
     seeds = sorted(without.keys() & full.keys())
     if not seeds:
         return Effect()
-    difference, half = np.array([without[seed] - full[seed] for seed in seeds]), 0.0
+    difference = np.array([without[seed] - full[seed] for seed in seeds])
+    t, mean, half = T_975[min(len(seeds) - 1, len(T_975)) - 1], difference.mean(), 0.0
     if len(seeds) > 1:
-        t = T_975[min(len(seeds) - 1, len(T_975)) - 1]
         half = t * difference.std(ddof=1) / np.sqrt(len(seeds))
-    mean = difference.mean()
     return Effect(mean, mean - half, mean + half, len(seeds))
 
 
@@ -67,15 +65,9 @@ def curves(data: Results, task: str, variant: str) -> dict[int, list[float]]:
     return {seed: (found[seed] + [info["random_return"]] * points)[:points] for seed in found}
 
 
-def dream_errors(data: Results, variant: str) -> dict[int, list[float]]:
-    """By seed, the error of its dreams (H,) against their length, in the data's spread."""
-    runs = [run for run in data["runs"] if run["variant"] == variant and run["dream_error"]]
-    return {run["seed"]: run["dream_error"] for run in runs}
-
-
 def measures(data: Results, variant: str) -> dict[str, dict[int, float]]:
     """By seed, the score on each task on which the variant is to be measured, and as `DREAMS` the
-    error of dreams of `LENGTH` steps."""
+    error of dreams of `LENGTH` steps, in the data's spread."""
     found = {}
     for task, info in data["tasks"].items():
         if variant in (FULL, *info["ideas"]):
@@ -83,8 +75,8 @@ def measures(data: Results, variant: str) -> dict[str, dict[int, float]]:
             runs = curves(data, task, variant)
             found[task] = {seed: (np.mean(runs[seed]) - low) / (high - low) for seed in runs}
     if data["dreams"]["task"] in found:
-        errors = dream_errors(data, variant)
-        found[DREAMS] = {seed: errors[seed][LENGTH - 1] for seed in errors}
+        runs = [run for run in data["runs"] if run["variant"] == variant and run["dream_error"]]
+        found[DREAMS] = {run["seed"]: run["dream_error"][LENGTH - 1] for run in runs}
     return found
 
 
@@ -98,9 +90,9 @@ def effects_table(data: Results) -> list[list[str]]:
     """Rows, the head first: the full agent's own numbers, then the effect of each idea. Empty
     where a run is not planned, "?" where there is no result yet."""
     titles = [info["title"] for info in data["tasks"].values()]
-    rows = [["Idea removed", *titles, f"Dream error, {LENGTH} steps"]]
     full = [list(values.values()) for values in measures(data, FULL).values()]
-    own = (f"{np.mean(values):.2f}" if values else "?" for values in full)
+    own = [f"{np.mean(values):.2f}" if values else "?" for values in full]
+    rows = [["Idea removed", *titles, f"Dream error, {LENGTH} steps"]]
     rows.append(["(full agent: its own numbers)", *own])
     for idea in data["ideas"]:
         cells = effects(data, idea)

@@ -2,16 +2,14 @@
 
 A job is a function that at its very end writes `result.json` into its folder, with the `config`
 that it ran with. One whose result has the wanted config is complete and is skipped, so that the
-same command again does only what a crash or Ctrl-C left undone. When one fails the others go on.
+same command again does only what was left undone. When one fails the others go on.
 
-For several at a time Dask is the engine (docs/distributed.md). When one of its workers dies, its
-jobs go on on another one, from the last checkpoint, which the scheduler holds; and their files come
-back through Dask: the machines need no common disk.
+For several at a time Dask is the engine (docs/distributed.md). When a worker dies, another goes on
+with its jobs from their last checkpoints, which the scheduler holds. Files come back through Dask.
 """
 
 import contextlib
 import importlib
-import itertools
 import json
 import logging
 import os
@@ -26,8 +24,6 @@ from typing import Any
 
 from dreamer.checkpoint import write_atomic
 from lab.cli import ROOT
-
-INSTALL = "several jobs at a time need Dask: pip install 'dask[distributed]>=2025.1,<2027'"
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def portable(folder: Path) -> str:
 def run_jobs(jobs: Sequence[Job], workers: int = 1, scheduler: str | None = None) -> list[Job]:
     """Run the jobs that are not complete, begun in this order: so many at a time on this machine,
     or on the workers of a Dask scheduler. Prints how each ended; returns those that failed."""
-    missing = [job for job in jobs if job.fresh or not job.result()]
+    missing, failed = [job for job in jobs if job.fresh or not job.result()], []
     for job in jobs:
         if job.fresh:
             shutil.rmtree(job.path, ignore_errors=True)
@@ -79,11 +75,9 @@ def run_jobs(jobs: Sequence[Job], workers: int = 1, scheduler: str | None = None
             print(f"{job.name}: complete")
     if missing:
         print(f"{len(missing)} of {len(jobs)} jobs to run; each writes output.txt into its folder")
+    ends = ((job, run_job(job)) for job in missing)
     if scheduler or min(workers, len(missing)) > 1:
         ends = run_on_dask(missing, workers, scheduler)
-    else:
-        ends = ((job, run_job(job)) for job in missing)
-    failed = []
     for job, error in ends:
         result = {} if error else job.result() or {}
         numbers = [f"{x} {result[x]:.1f}" for x in ("return", "minutes") if result.get(x)]
@@ -97,16 +91,14 @@ def run_on_dask(
 ) -> Iterator[tuple[Job, str]]:
     """Each job as it ends, and "" or what went wrong."""
     try:
-        from distributed import Client, LocalCluster, as_completed
+        from distributed import Client, as_completed
     except ImportError:
-        raise ValueError(INSTALL) from None
+        install = "pip install 'dask[distributed]>=2025.1,<2027'"
+        raise ValueError(f"several jobs at a time need Dask: {install}") from None
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    with contextlib.ExitStack() as stack:
-        cluster = scheduler or stack.enter_context(
-            # Jobs are processes: what waits for them here may be threads of this process.
-            LocalCluster(1, workers, processes=False, dashboard_address="localhost:8787")
-        )
-        client = stack.enter_context(Client(cluster))
+    local = dict(n_workers=1, threads_per_worker=workers, dashboard_address="localhost:8787")
+    # Jobs are processes: what waits for them on this machine may be threads of this process.
+    with Client(scheduler, **({} if scheduler else {**local, "processes": False})) as client:
         known = client.list_datasets()
         for job in jobs:
             if job.fresh and job.folder in known:
@@ -118,8 +110,7 @@ def run_on_dask(
             job, error = futures.pop(future), future.exception()
             if not error:
                 error, files = future.result()
-                if not job.result():  # it ran on another disk
-                    job.write(files)
+                job.write(files)
             if not error:
                 client.unpublish_dataset(job.folder)
             yield job, str(error or "")
@@ -155,18 +146,12 @@ def run_job(job: Job, goes_on: Callable[[], bool] = lambda: True) -> str:
     went wrong: the last line that the job has written to its output.txt."""
     path = job.path / "output.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lab.engine"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TQDM_MININTERVAL": "30"},
-        )
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_MININTERVAL": "30"}
+    command = [sys.executable, "-m", "lab.engine", job.function, json.dumps(job.arguments)]
+    with open(path, "ab") as out:
+        pipes = dict(stdin=subprocess.PIPE, stdout=out, stderr=out)
+        process = subprocess.Popen(command, cwd=ROOT, env=env, **pipes)
     try:
-        process.stdin.write(json.dumps([job.function, job.arguments]).encode() + b"\n")
-        process.stdin.flush()
         while process.poll() is None and goes_on():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)
@@ -200,12 +185,12 @@ def make_runs(
     runs with the settings of today, the complete ones of `flags.base`, and whether all went well.
     """
     jobs: dict[Key, Job] = {}
-    seeds = flags.seeds[:1] if flags.smoke else flags.seeds
-    for seed, (task, variant) in itertools.product(seeds, planned):
-        name, key = f"{task}/{variant.replace(' ', '-')}/seed{seed}", (task, variant, seed)
-        folder, config = portable(flags.base / script / name), settings(*key, flags.smoke)
-        arguments = [*key, flags.smoke, folder]
-        jobs[key] = Job(name, f"{script}:make", arguments, folder, config, flags.fresh)
+    for seed in flags.seeds[:1] if flags.smoke else flags.seeds:
+        for key in [(*pair, seed) for pair in planned]:
+            name = "{}/{}/seed{}".format(*key).replace(" ", "-")
+            folder, config = portable(flags.base / script / name), settings(*key, flags.smoke)
+            arguments = [*key, flags.smoke, folder]
+            jobs[key] = Job(name, f"{script}:make", arguments, folder, config, flags.fresh)
     known = {
         key: run
         for key, run in committed.items()
@@ -223,17 +208,8 @@ def make_runs(
     return known, new, not failed
 
 
-# ---------------------------------------------------------------- what a job's process does
-
-
-def end_with_parent() -> None:
-    """End this process when the one that began it is gone: another may go on in its folder."""
-    os.read(0, 1)  # nothing comes, but at last the end of the pipe
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    call, arguments = json.loads(sys.stdin.readline())
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    module, _, function = call.partition(":")
-    getattr(importlib.import_module(module), function)(*arguments)
+if __name__ == "__main__":  # a job's process
+    # It ends with the one that began it, when their pipe does: another job may go on in its folder.
+    threading.Thread(target=lambda: os.read(0, 1) or os._exit(1), daemon=True).start()
+    module, _, function = sys.argv[1].partition(":")
+    getattr(importlib.import_module(module), function)(*json.loads(sys.argv[2]))

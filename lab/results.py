@@ -2,18 +2,15 @@
 
     python -m lab.results      draws the training figures of assets/ anew from assets/results
 
-A run's `result.json` marks it as complete: `env_id`, `return`, `worst_episode`, `threshold`,
-`minutes`, `config`, and `entry`, what a results file keeps of it.
+A run's `result.json` marks it as complete; its `entry` is what a results file keeps of it.
 
 A file of assets/results holds `env_id`, `threshold`, `random_return` (mean of 100 episodes),
-`versions`, `cpu`, and `runs`, one entry per seed: `seed`, `config`, `env_steps`, `minutes`,
-`cpu_minutes`, `cpu`, `curve` (mean return of each greedy evaluation during training),
-`train_returns` (step and return of each training episode), `final_returns` (greedy episodes after
-training) and `diagnostics` (evaluation rows and every few report rows of the log, enough to draw
-the training figure). 09's have `probe` too, what lab.pixels.linear_probe found.
+`versions`, `cpu`, and `runs`, one entry per seed: among others `curve` (mean return of each greedy
+evaluation during training), `train_returns` (step and return of each training episode),
+`final_returns` (greedy episodes after training) and `diagnostics` (evaluations and some reports
+of the log, enough to draw the training figure). 09's have `probe` too, by lab.pixels.linear_probe.
 """
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -23,6 +20,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +43,6 @@ SCRIPTS = {  # the file in assets/results -> the script that makes it, its folde
     "pixel_pendulum": "09_dreamer_pixels_pendulum",  # stem_task: one script, two tasks
     "pixel_cartpole": "09_dreamer_pixels_cartpole",
 }
-REPORT_ROWS = 50  # of a run's report rows, kept in its entry
-
-# ---------------------------------------------------------------- one run
 
 
 def finish(
@@ -65,16 +60,9 @@ def finish(
     returns: of the greedy evaluation after training; after: the script to run next, or ""; more:
     what its entry holds besides. All files go to the run's folder.
     """
-    entry, mean, worst = run_entry(run, returns) | more, returns.mean(), returns.min()
-    result = {
-        "env_id": env_id,
-        "return": float(mean),
-        "worst_episode": float(worst),
-        "threshold": threshold,
-        "minutes": run.minutes,
-        "config": entry["config"],
-        "entry": entry,
-    }
+    entry, mean, worst = run_entry(run, returns) | more, float(returns.mean()), float(returns.min())
+    result = {"env_id": env_id, "return": mean, "worst_episode": worst, "threshold": threshold}
+    result |= {"minutes": run.minutes, "config": entry["config"], "entry": entry}
     write_json(args.run_dir / "result.json", result)
     ours = load(RESULTS / f"{task}.json")
     chance = ours["random_return"] if ours else random_returns(env_id).mean()
@@ -83,16 +71,16 @@ def finish(
     agent = short(args.run_dir / "agent.pt")
     verdict = "reached" if mean >= threshold else "NOT reached"
     grey = ", the committed seeds in grey" if ours else ""
-    lines = [
+    print(
         f"{env_id}, seed {run.config.seed}: mean return {mean:.1f} over {len(returns)} greedy "
         f"episodes (worst {worst:.1f}) after {run.step} steps in {run.minutes:.1f} minutes; "
-        f"threshold {threshold:g} {verdict}",
-        f"Figure:    {short(figure)} (this run in blue{grey})",
-        f"Agent:     {agent}",
-        f"Watch it:  python -m dreamer watch {shlex.quote(str(agent))}",
-        f"Dreams:    python -m lab.visualize {shlex.quote(str(agent))}",
-    ]
-    print("\n".join(lines + ([f"Next:      python {after}"] if after else [])))
+        f"threshold {threshold:g} {verdict}\n"
+        f"Figure:    {short(figure)} (this run in blue{grey})\n"
+        f"Agent:     {agent}\n"
+        f"Watch it:  python -m dreamer watch {shlex.quote(str(agent))}\n"
+        f"Dreams:    python -m lab.visualize {shlex.quote(str(agent))}"
+        + (f"\nNext:      python {after}" if after else "")
+    )
 
 
 def draw(
@@ -107,7 +95,7 @@ def draw(
 
 def run_entry(run: Run, returns: np.ndarray) -> dict[str, Any]:
     """What the results file keeps of one run."""
-    reports = run.reports[:: -(-len(run.reports) // REPORT_ROWS) or 1]
+    reports = run.reports[:: max(1, math.ceil(len(run.reports) / 50))]
     evals = [{k: v for k, v in row.items() if k != "returns"} for row in run.evals]
     return {
         "seed": run.config.seed,
@@ -142,12 +130,10 @@ def versions() -> dict[str, str]:
 
 def cpu_name() -> str:
     """Model and number of cores that this process may use."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-        model = found[1].strip() if found else model
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count()
+    about = Path("/proc/cpuinfo")  # on Linux
+    found = re.search(r"model name\s*:\s*(.+)", about.read_text()) if about.exists() else None
+    model = found[1].strip() if found else platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{model}, {cores} core{'s' if cores != 1 else ''}"
 
 
@@ -159,10 +145,9 @@ def load(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def load_tasks(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+def load_tasks() -> dict[str, dict[str, Any]]:
     """The tasks' results files that are there, by task."""
-    found = {task: load(folder / f"{task}.json") for task in SCRIPTS}
-    return {task: data for task, data in found.items() if data}
+    return {task: data for task in SCRIPTS if (data := load(RESULTS / f"{task}.json"))}
 
 
 def merge(
@@ -170,16 +155,14 @@ def merge(
 ) -> dict[str, Any]:
     """Bring runs of one config into a results file, and return its content.
 
-    The entry of the same seed is replaced; entries of another config go, as means over them would
-    mean nothing, and with the last of them the random policy's return, which is measured anew over
-    as many episodes.
+    They replace entries of the same seed, and those of another config. Where no entry stays, the
+    random policy's return is measured anew, over as many episodes as in `final_returns`.
     """
-    old = load(path) or {"runs": []}
-    alike = [run for run in old["runs"] if same_but_seed(run["config"], entries[0]["config"])]
-    if alike:
-        chance = old["random_return"]
-    else:
-        chance = significant(random_returns(env_id, len(entries[0]["final_returns"])).mean())
+    old, first = load(path) or {"runs": []}, entries[0]
+    alike = [run for run in old["runs"] if same_but_seed(run["config"], first["config"])]
+    chance = old["random_return"] if alike else None
+    if chance is None:
+        chance = significant(random_returns(env_id, len(first["final_returns"])).mean())
     runs = {run["seed"]: run for run in alike + entries}
     data = {
         "env_id": env_id,
@@ -208,16 +191,11 @@ def same_but_seed(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 def dump(data: dict[str, Any]) -> str:
     """JSON with one line for each field of a run, so that a change reads well in a diff."""
-    line = {key: json.dumps(value, allow_nan=False) for key, value in data.items()}
-    runs = [
-        ",\n".join(f'   "{key}": {json.dumps(value, allow_nan=False)}' for key, value in r.items())
-        for r in data["runs"]
-    ]
-    line["runs"] = "[\n" + ",\n".join(f"  {{\n{text}\n  }}" for text in runs) + "\n ]"
-    return "{\n" + ",\n".join(f' "{key}": {text}' for key, text in line.items()) + "\n}\n"
-
-
-# ---------------------------------------------------------------- solved, and first reached
+    write = partial(json.dumps, allow_nan=False)
+    runs = [",\n".join(f'   "{key}": {write(run[key])}' for key in run) for run in data["runs"]]
+    text = {key: write(data[key]) for key in data}
+    text["runs"] = "[\n" + ",\n".join(f"  {{\n{run}\n  }}" for run in runs) + "\n ]"
+    return "{\n" + ",\n".join(f' "{key}": {text[key]}' for key in text) + "\n}\n"
 
 
 def solved(data: dict[str, Any]) -> int:
@@ -230,9 +208,9 @@ def first_reached(data: dict[str, Any]) -> tuple[float, float, int, int, int]:
     """When the runs of a results file first reached the threshold: at the first of two evaluations
     in a row with a mean at or above it. They may lose it again.
 
-    Returns step and minutes of the median seed (one that never reached it ranks last, and of an
-    even number the later one in the middle is taken), how many seeds did, and of all evaluations
-    since then how many were below the threshold again, and how many there were.
+    Returns step and minutes of the median seed (of an even number the later one in the middle; one
+    that never reached it ranks last), how many seeds did, and of the evaluations since then how
+    many were below the threshold, and how many there were.
     """
     firsts, since = [], []
     for run in data["runs"]:

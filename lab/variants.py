@@ -24,9 +24,9 @@ from lab.effects import FULL
 class SquaredErrorHead(TwoHotHead):
     """One number, zero at first, in the place of a distribution over bins."""
 
-    def __init__(self, feat_size: int, hidden: int, layers: int):
-        super().__init__(feat_size, hidden, layers)
-        self.mlp = MLP(feat_size, hidden, layers, 1, out_scale=0.0)
+    def __init__(self, *sizes: int):
+        super().__init__(*sizes)
+        self.mlp = MLP(*sizes, 1, out_scale=0.0)
 
     def mean(self, logits: Tensor) -> Tensor:
         """(..., 1) -> (...)."""
@@ -34,8 +34,7 @@ class SquaredErrorHead(TwoHotHead):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """logits (..., 1); target (...), or (..., M) for M losses of each prediction."""
-        value = logits if target.ndim == logits.ndim else self.mean(logits)
-        return (value - target).square()
+        return ((logits if target.ndim == logits.ndim else logits[..., 0]) - target).square()
 
 
 class ForgetfulReplay(ReplayBuffer):
@@ -53,7 +52,7 @@ class NoScale(PercentileScale):
 
 
 def sample_without_gradient(log_probs: Tensor, uniform: Tensor) -> Tensor:
-    """The same samples; backwards they are constants."""
+    """The same samples, constant for gradients."""
     return sample_onehot(log_probs.detach(), uniform)
 
 
@@ -65,8 +64,7 @@ def likeliest_onehot(log_probs: Tensor, uniform: Tensor) -> Tensor:
 
 class MemorylessRSSM(RSSM):
     """A posterior of the present observation alone, q(z | x), and heads that read zeros for the
-    GRU's state. That is still computed, from the last latent and action, but only for the prior:
-    this is how a dream goes on."""
+    GRU's state. The GRU still runs, from the last latent and action, but only for the prior."""
 
     def sequence_step(self, deter: Tensor, stoch: Tensor, action_part: Tensor) -> Tensor:
         return super().sequence_step(torch.zeros_like(deter), stoch, action_part)

@@ -1,5 +1,6 @@
 """What the tests share: a small `Config`, tiny environments, and pytest and hypothesis settings."""
 
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -24,7 +25,10 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and one under nohup this
-settings.register_profile("suite", deadline=None, derandomize=True, max_examples=100)
+phases = [phase for phase in Phase if phase is not Phase.shrink or "CI" not in os.environ]
+settings.register_profile(  # a state machine that fails is soon found, and shrunk for minutes
+    "suite", deadline=None, derandomize=True, max_examples=100, phases=phases
+)
 settings.load_profile("suite")
 
 
@@ -45,23 +49,9 @@ def one_scale(monkeypatch):
 
 def tiny_config(**changes: Any) -> Config:
     """A `Config` whose updates take milliseconds, with `changes` on top."""
-    small = dict(
-        steps=60,
-        train_ratio=4,
-        capacity=500,
-        prefill=20,
-        batch_size=3,
-        seq_len=6,
-        deter=12,
-        hidden=16,
-        layers=1,
-        categoricals=3,
-        classes=4,
-        imag_starts=7,
-        imag_horizon=4,
-        evals=0,
-        eval_episodes=3,
-    )
+    small = dict(steps=60, train_ratio=4, capacity=500, prefill=20, batch_size=3, seq_len=6)
+    small |= dict(deter=12, hidden=16, layers=1, categoricals=3, classes=4)
+    small |= dict(imag_starts=7, imag_horizon=4, evals=0, eval_episodes=3)
     return Config(**{**small, **changes})
 
 
@@ -85,18 +75,15 @@ def copied(finished, tmp_path) -> Path:
     return tmp_path / "run"
 
 
-def resume(run_dir: Path, env=None, **changes) -> Run:
+def resume(run_dir: Path, env: Any = None, **changes: Any) -> Run:
     """Go on with a run like the one in `finished`."""
     return quiet_train(env or walk(), tiny_config(**{"evals": 2, **changes}), run_dir, resume=True)
 
 
 class Walk(gym.Env):
     """A noisy walk in the plane; leaving the circle of radius 1.5 terminates the episode, a time
-    limit of 9 steps truncates it. Refuses actions that its space does not contain.
-
-    `seen` is a list that all environments of one test share: it receives every reset and step,
-    as dictionaries, with the environment itself.
-    """
+    limit of 9 steps truncates it. Refuses actions that its space does not contain. `seen`, a list
+    that all environments of one test share, receives every reset and step, with the environment."""
 
     def __init__(self, action_space: gym.Space, seen: list[dict] | None = None, drift: float = 0.4):
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -104,10 +91,13 @@ class Walk(gym.Env):
         self.seen = [] if seen is None else seen
         self.drift = drift
 
+    def tell(self, event: str, **what: Any) -> None:
+        self.seen.append({"event": event, "env": self, "obs": self.position.copy(), **what})
+
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
         self.position, self.time = np.zeros(2, np.float32), 0
-        self.seen.append({"event": "reset", "env": self, "seed": seed, "obs": self.position.copy()})
+        self.tell("reset", seed=seed)
         return self.position.copy(), {}
 
     def step(self, action: Any):
@@ -116,31 +106,20 @@ class Walk(gym.Env):
         push = self.np_random.normal(0, self.drift, 2) + 0.01 * float(np.sum(action))
         self.position = (self.position + push).astype(np.float32)
         reward = 1.0 - float(np.abs(self.position).sum())
-        terminated = bool(np.linalg.norm(self.position) > 1.5)
-        truncated = self.time >= 9
-        self.seen.append(
-            {
-                "event": "step",
-                "env": self,
-                "action": action,
-                "obs": self.position.copy(),
-                "reward": reward,
-                "terminated": terminated,
-                "truncated": truncated,
-            }
-        )
+        terminated, truncated = bool(np.linalg.norm(self.position) > 1.5), self.time >= 9
+        self.tell("step", action=action, reward=reward, terminated=terminated, truncated=truncated)
         return self.position.copy(), reward, terminated, truncated, {}
 
 
 def lived(seen: list[dict]) -> list[dict]:
     """The events without resets that were followed by another one at once, as of a look at what a
     new environment says."""
-    then = [
-        next((later["event"] for later in seen[i + 1 :] if later["env"] is event["env"]), None)
-        for i, event in enumerate(seen)
-    ]
-    pairs = zip(seen, then, strict=True)
-    return [event for event, after in pairs if not event["event"] == after == "reset"]
+
+    def undone(i: int) -> bool:
+        later = (e["event"] for e in seen[i + 1 :] if e["env"] is seen[i]["env"])
+        return seen[i]["event"] == next(later, None) == "reset"
+
+    return [event for i, event in enumerate(seen) if not undone(i)]
 
 
 ACTION_SPACES: dict[str, Callable[[], gym.Space]] = {
@@ -160,13 +139,7 @@ class Odd(Walk):
     """A walk that from step `since` of its life on returns what `change` makes of its own
     (obs, reward, terminated, truncated)."""
 
-    def __init__(
-        self,
-        change: Callable[..., tuple],
-        since: int = 1,
-        kind: str = "discrete",
-        seen: list[dict] | None = None,
-    ):
+    def __init__(self, change: Callable, since: int = 1, kind: str = "discrete", seen: Any = None):
         super().__init__(ACTION_SPACES[kind](), seen)
         self.change, self.since, self.count = change, since, 0
 

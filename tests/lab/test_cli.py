@@ -1,6 +1,5 @@
 """The command lines of the numbered scripts: flags, folders, and how a run ends."""
 
-import os
 import shlex
 import subprocess
 import sys
@@ -16,26 +15,17 @@ SCRIPT = str(ROOT / "02_dreamer_cartpole.py")
 NAME = Path(SCRIPT).stem
 
 
-def parse(*words, config=None, **kwargs):
-    return cli.parse(SCRIPT, "What it teaches.", config or Config(), list(words), **kwargs)
-
-
-# ---------------------------------------------------------------- flags and folders
+def parse(*words, config=None):
+    return cli.parse(SCRIPT, "What it teaches.", config or Config(), list(words))
 
 
 def test_a_script_s_own_config_holds_unless_a_flag_is_given():
-    own = Config(steps=77, train_ratio=3.5, gamma=0.5)
-    assert parse(config=own).config == own
-    args = parse("--steps", "1e4", "--seed", "3", config=own)
-    assert args.config == Config(steps=10_000, train_ratio=3.5, gamma=0.5, seed=3)
-    assert (args.device, args.resume, args.smoke, args.tensorboard) == ("auto", *[False] * 3)
-
-
-def test_smoke_makes_all_tiny_and_the_user_s_flags_win():
     own = Config(steps=60_000, hidden=512, gamma=0.5)
-    args = parse("--hidden", "24", "--smoke", config=own)
-    assert args.config == Config(**{**cli.SMOKE, "hidden": 24, "gamma": 0.5})
-    assert args.final_episodes < parse(config=own).final_episodes == 100
+    args = parse("--steps", "1e4", "--seed", "3", config=own)
+    assert args.config == Config(steps=10_000, hidden=512, gamma=0.5, seed=3)
+    small = parse("--hidden", "24", "--smoke", config=own)
+    assert small.config == Config(**{**cli.SMOKE, "hidden": 24, "gamma": 0.5})
+    assert small.final_episodes < args.final_episodes == 100
 
 
 def test_where_things_go(tmp_path, monkeypatch):
@@ -47,18 +37,9 @@ def test_where_things_go(tmp_path, monkeypatch):
         assert parse(*words).run_dir == tmp_path / "here" / NAME / "seed0"
     assert cli.short(tmp_path / "a" / "b.png") == Path("a/b.png")
     assert cli.short(tmp_path.parent / "b.png") == tmp_path.parent / "b.png"
-    assert list(tmp_path.iterdir()) == []  # nothing is made yet
-
-
-def test_flags_of_many_jobs(tmp_path):
     assert cli.JobFlags().base == ROOT / "runs"
     assert cli.JobFlags(smoke=True).base == ROOT / "runs" / "smoke"
     assert cli.JobFlags(smoke=True, out=tmp_path).base == tmp_path
-    with pytest.raises(ValueError, match="whole runs"):  # they would stand in assets/ as results
-        cli.JobFlags(smoke=True, publish=True)
-
-
-# ---------------------------------------------------------------- how a run ends
 
 
 def end(main, args, monkeypatch, *words):
@@ -87,35 +68,8 @@ def test_a_refusal_is_a_sentence_and_a_defect_a_traceback(monkeypatch):
     assert code.startswith("error: Config.steps must be")
     code = end(lambda args: open("/none/such"), parse(), monkeypatch)
     assert code.startswith("error: ") and "/none/such" in code
-    assert end(lambda args: 3, parse(), monkeypatch) == 3
     with pytest.raises(ValueError, match="invalid literal"):
         cli.run(lambda args: int("x"), parse())
-
-
-# ---------------------------------------------------------------- as processes
-
-LAB = """
-import sys
-out, error = sys.stdout, sys.stderr
-import lab
-assert (sys.stdout, sys.stderr) == (out, error) and "torch" not in sys.modules
-"""
-
-
-def python(source, *words, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", source, *words],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-def test_importing_lab_has_no_effects():
-    process = python(LAB)
-    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
 WITHOUT = """
@@ -124,21 +78,12 @@ sys.modules["stable_baselines3"] = sys.modules["distributed"] = None
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-HELP = {"07_sample_efficiency": "--methods", "08_ablations": "--ideas", "train_all": "--only"}
 
 
-@pytest.mark.parametrize("stem", HELP)
+@pytest.mark.parametrize("stem", ["07_sample_efficiency", "08_ablations", "train_all"])
 def test_help_needs_neither_stable_baselines_nor_dask(stem):
-    process = python(WITHOUT, f"{stem}.py", "--help")
+    command = [sys.executable, "-c", WITHOUT, f"{stem}.py", "--help"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (process.returncode, process.stderr) == (0, "")
-    for flag in (HELP[stem], "--scheduler", "--jobs", "--publish"):
+    for flag in ("--seeds", "--scheduler", "--jobs", "--publish"):
         assert flag in process.stdout
-
-
-@pytest.mark.scripts
-@pytest.mark.parametrize("path", sorted(ROOT.glob("0[1-69]_*.py")), ids=lambda path: path.stem)
-def test_help_of_a_script_says_what_it_teaches(path):
-    process = python(WITHOUT, str(path), "--help")
-    first = path.read_text().removeprefix('"""').splitlines()[0]
-    assert process.returncode == 0 and first in process.stdout
-    assert "--train-ratio" in process.stdout and "replayed rows per" in process.stdout

@@ -11,10 +11,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
-import torch
 from conftest import ROOT
+from faults import assert_same_runs
 
-from dreamer import load_agent
 from lab import engine
 from lab.engine import Job, make_runs, run_jobs
 
@@ -45,9 +44,6 @@ def finish(job, **fields):
     """Leave the result of a complete run."""
     job.path.mkdir(parents=True, exist_ok=True)
     (job.path / "result.json").write_text(json.dumps({"config": job.config, **fields}))
-
-
-# ---------------------------------------------------------------- on this machine
 
 
 def test_one_that_fails_stops_no_other_and_what_is_complete_is_skipped(make_job, capsys):
@@ -99,13 +95,6 @@ def test_files_are_read_and_written_in_an_order_that_a_crash_may_cut(make_job):
     assert job.files()["log.jsonl"] == b"log.jsonl"
 
 
-def test_folders_lie_in_the_repository_of_each_machine(tmp_path):
-    assert engine.portable(ROOT / "runs" / "a") == os.path.join("runs", "a")
-    assert engine.portable(tmp_path) == str(tmp_path)
-
-
-# ---------------------------------------------------------------- the runs of a comparison
-
 PLANNED = [("walk", "full"), ("walk", "no memory"), ("run.1", "full")]
 
 
@@ -115,73 +104,57 @@ def settings(task, variant, seed, smoke):
 
 @pytest.fixture
 def call(tmp_path, monkeypatch):
-    """call(committed, **flags) -> what `make_runs` returns; its jobs, in `call.jobs`, do not run
-    but are complete afterwards."""
+    """call(committed, **flags) -> the jobs, and what `make_runs` returns. They do not run but are
+    complete afterwards; those of "run.1" fail."""
 
-    def call(committed=(), variants=("full", "no memory"), planned=PLANNED, **changes):
+    def call(committed=(), variants=("full", "no memory"), **changes):
         flags = dict(seeds=(0,), tasks=("walk", "run.1"), jobs=1, scheduler=None, base=tmp_path)
         more = dict.fromkeys(["smoke", "fresh", "plot_only", "publish"], False)
-        flags, call.jobs = SimpleNamespace(**{**flags, **more, **changes}), []
-        return make_runs("script", flags, variants, settings, planned, dict(committed))
+        flags, jobs = SimpleNamespace(**{**flags, **more, **changes}), []
+        monkeypatch.setattr(engine, "run_jobs", lambda *args: run(jobs, *args))
+        return jobs, *make_runs("script", flags, variants, settings, PLANNED, dict(committed))
 
-    def run(jobs, *_):
-        call.jobs += jobs
+    def run(begun, jobs, *_):
+        begun += jobs
         for job in jobs:
             finish(job, **{"return": 7.0, "minutes": 1.0})
         return [job for job in jobs if "run.1" in job.name]
 
-    monkeypatch.setattr(engine, "run_jobs", run)
     return call
 
 
-def test_all_runs_of_a_seed_come_before_those_of_the_next(call, tmp_path):
-    _, new, good = call(seeds=(3, 1))
-    names = ["walk/full", "walk/no-memory", "run.1/full"]
-    assert [job.name for job in call.jobs] == [f"{x}/seed{k}" for k in (3, 1) for x in names]
+def names(jobs):
+    return [job.name for job in jobs]
+
+
+def test_flags_choose_the_runs_seed_by_seed(call, tmp_path):
+    jobs, _, new, good = call(seeds=(3, 1))
+    runs = ["walk/full", "walk/no-memory", "run.1/full"]
+    assert names(jobs) == [f"{run}/seed{k}" for k in (3, 1) for run in runs]
     assert not good and len(new) == 6
     config = settings("walk", "no memory", 1, False)
     assert new["walk", "no memory", 1] == {"config": config, "minutes": 1.0}
-    job, folder = call.jobs[1], str(tmp_path / "script" / "walk" / "no-memory" / "seed3")
-    assert (job.function, job.folder) == ("script:make", folder)
-    assert job.arguments == ["walk", "no memory", 3, False, folder]
+    folder = str(tmp_path / "script" / "walk" / "no-memory" / "seed3")
+    assert (jobs[1].function, jobs[1].folder) == ("script:make", folder)
+    assert jobs[1].arguments == ["walk", "no memory", 3, False, folder]
 
-
-def test_flags_choose_and_smoke_is_one_seed(call):
-    assert call(tasks=("walk",), variants=("no memory",))[2]
-    assert [job.name for job in call.jobs] == ["walk/no-memory/seed0"]
-    call(smoke=True, seeds=(5, 6), planned=PLANNED[:1])
-    assert [job.config for job in call.jobs] == [settings("walk", "full", 5, True)]
+    jobs, _, _, good = call(tasks=("walk",), variants=("no memory",))
+    assert good and names(jobs) == ["walk/no-memory/seed0"]
+    assert [job.config["seed"] for job in call(smoke=True, seeds=(5, 6))[0]] == [5] * 3
     for flag in ("plot_only", "publish"):
-        _, new, good = call(**{flag: True})
-        assert good and not call.jobs and list(new) == [("walk", "no memory", 0)]
+        jobs, _, new, good = call(**{flag: True})
+        assert good and not jobs and list(new) == [("walk", "no memory", 0)]
 
 
 def test_what_is_committed_is_not_made_again_until_its_settings_change(call):
     keys = [*((*pair, 0) for pair in PLANNED[:2]), ("walk", "full", 9), ("walk", "unplanned", 0)]
     committed = {key: {"config": settings(*key, False)} for key in keys}
     committed[keys[1]]["config"]["size"] = 8
-    known, _, _ = call(committed)
+    jobs, known, *_ = call(committed)
     assert list(known) == [keys[0], keys[2]]
-    assert [job.name for job in call.jobs] == ["walk/no-memory/seed0", "run.1/full/seed0"]
-    call(committed, fresh=True)
-    assert [job.fresh for job in call.jobs] == [True] * 3
-    assert call(committed, smoke=True)[0] == {}
-
-
-# ---------------------------------------------------------------- on several machines
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def wait_for(condition, process, seconds=300):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    assert names(jobs) == ["walk/no-memory/seed0", "run.1/full/seed0"]
+    assert [job.fresh for job in call(committed, fresh=True)[0]] == [True] * 3
+    assert call(committed, smoke=True)[1] == {}
 
 
 @pytest.fixture
@@ -200,12 +173,11 @@ def start(tmp_path):
             for path in (folder / "dreamer").glob("*.py"):
                 seconds = r"(?<=^CHECKPOINT_SECONDS = )[\d.]+"
                 path.write_text(re.sub(seconds, "0.5", path.read_text(), flags=re.MULTILINE))
-        command = [sys.executable, *map(str, words)]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
         log = open(tmp_path / f"{machine}.txt", "a+")
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
-        started.append(process)
-        return process
+        command = [sys.executable, *words]
+        started.append(subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log))
+        return started[-1]
 
     yield start
     for process in started:
@@ -217,34 +189,28 @@ def start(tmp_path):
 def test_a_worker_killed_with_its_job_costs_nothing_but_time(start, tmp_path):
     """Two workers without a common disk train one seed each. One is killed in the middle, and the
     other goes on with its run, which ends as if nothing had been."""
-    address = f"tcp://127.0.0.1:{free_port()}"
-    start("client", "-m", "dask", "scheduler", "--port", address.split(":")[2], "--no-dashboard")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    address = f"tcp://127.0.0.1:{port}"
+    start("client", "-m", "dask", "scheduler", "--port", port, "--no-dashboard")
     words = ["-m", "dask", "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
     doomed, _ = (start(machine, *words) for machine in "ab")
-    words = ["train_all.py", "--only", "03", "--smoke", "--steps", "600", "--seeds", "0", "1"]
-    client = start("client", *words, "--scheduler", address)
-    below = "runs/smoke/03_dreamer_pendulum/seed"
-
-    def begun():
-        return [k for k in (0, 1) if (tmp_path / "a" / f"{below}{k}" / "checkpoint.pt").exists()]
-
-    wait_for(begun, client)
-    time.sleep(2)  # one checkpoint or another has left the machine
+    words = ["train_all.py", "--only", "03", "--smoke", "--steps", "600", "--seeds"]
+    client = start("client", *words, "0", "1", "--scheduler", address)
+    below, deadline = "runs/smoke/03_dreamer_pendulum", time.monotonic() + 300
+    while not (begun := [p for p in (tmp_path / "a" / below).glob("*/log.jsonl") if p.read_text()]):
+        assert client.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(3)  # it is learning, and a checkpoint of this has left the machine
     doomed.kill()
     assert client.wait(600) == 0
-    (seed,) = begun()
-    assert not (tmp_path / "a" / f"{below}{seed}" / "result.json").exists()
+    folder = begun[0].parent
+    assert not (folder / "result.json").exists()
 
-    whole = start("whole", *words[:-2], str(seed))
-    assert whole.wait(600) == 0
-    runs = [tmp_path / machine / f"{below}{seed}" for machine in ("client", "whole")]
-    resumed, alone = ([json.loads(x) for x in (run / "log.jsonl").open()] for run in runs)
-    for row in resumed + alone:
-        row.pop("minutes", None)
-    assert resumed == alone and len(alone) > 5
-    weights = [load_agent(run / "agent.pt", "cpu").state_dict() for run in runs]
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    positions = re.findall(r"(\d+)/600 ", (runs[0] / "output.txt").read_text())
-    assert positions.count("0") == 1  # it did not begin twice
-    other = tmp_path / "client" / f"{below}{1 - seed}"
-    assert json.loads((other / "result.json").read_text())["entry"]["seed"] == 1 - seed
+    assert start("whole", *words, folder.name[-1]).wait(600) == 0
+    runs = [tmp_path / machine / below / folder.name for machine in ("client", "whole")]
+    assert_same_runs(*runs)
+    printed = (runs[0] / "output.txt").read_text()
+    assert printed.count(" 0/600 ") == 1  # the second worker went on from the files of the first
+    assert len(list((tmp_path / "client" / below).glob("seed?/result.json"))) == 2

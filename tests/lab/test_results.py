@@ -13,61 +13,48 @@ import pytest
 from dreamer import Config
 from lab import cli, results
 
-RETURNS = np.array([1.0, 2.0, 6.0])
-ROW = {"return": 1.23456, "returns": [1.0] * 20, "value_pred": 3.14159}
 
-
-def make_run(seed=0, reports=0, evals=2, episodes=1, **config):
+def make_run(seed=0, reports=1, **config):
     """A run as `train` returns it, with made-up rows."""
-    rng, config = np.random.default_rng(seed), Config(seed=seed, **config)
-    names = [f"metric_number_{i}" for i in range(24)]
 
     def rows(kind, steps, **fields):
         return [{"kind": kind, "step": step, **fields} for step in steps]
 
+    value = {"return": 1.23456, "returns": [1.0] * 20}
     return SimpleNamespace(
-        config=config,
-        step=config.steps,
-        episodes=rows("episode", range(episodes), **{"return": 200.123, "length": 9}),
-        reports=rows("report", range(reports), **{x: float(rng.normal()) for x in names}),
-        evals=rows("eval", range(10, 10 * evals + 1, 10), **ROW),
+        config=Config(seed=seed, **config),
+        step=10_000,
+        episodes=rows("episode", [5], **{"return": 200.123, "length": 9}),
+        reports=rows("report", range(reports), loss=-0.00012345),
+        evals=rows("eval", (10, 20), **value),
         minutes=1.56789,
         cpu_minutes=1.25,
     )
 
 
-def make_entry(seed=0, returns=RETURNS, **fields):
+def make_entry(seed=0, returns=(1.0, 2.0, 6.0), **fields):
     return results.run_entry(make_run(seed, **fields), np.array(returns))
 
 
-# ---------------------------------------------------------------- one run
-
-
 def test_what_is_kept_of_a_run():
-    entry = make_entry(3, reports=1, steps=500)
+    entry = make_entry(3, [123456.0, 2.0], steps=500)
     assert (entry["seed"], entry["env_steps"]) == (3, 500)
     assert (entry["minutes"], entry["cpu_minutes"]) == (1.568, 1.25)
     assert Config(**entry["config"]) == Config(seed=3, steps=500)
     assert entry["curve"] == {"env_steps": [10, 20], "return": [1.235, 1.235]}
-    assert entry["train_returns"] == [[0, 200.1]]
-    assert entry["final_returns"] == [1.0, 2.0, 6.0]
-    first, *rows = entry["diagnostics"]
-    assert (first["kind"], first["step"]) == ("report", 0)
-    kept = {"kind": "eval", "return": 1.235, "value_pred": 3.142}
-    assert rows == [kept | {"step": 10}, kept | {"step": 20}]
+    assert entry["train_returns"] == [[5, 200.1]]
+    assert entry["final_returns"] == [123500.0, 2.0]
+    evals = [{"kind": "eval", "step": step, "return": 1.235} for step in (10, 20)]
+    assert entry["diagnostics"] == [{"kind": "report", "step": 0, "loss": -0.0001234}, *evals]
     model, _, cores = entry["cpu"].rpartition(", ")
     assert model and int(cores.split()[0]) >= 1
 
 
 @pytest.mark.parametrize(("reports", "kept"), [(0, 0), (1, 1), (50, 50), (51, 26), (200, 50)])
 def test_report_rows_are_thinned_evenly(reports, kept):
-    steps = [row["step"] for row in make_entry(reports=reports, evals=0)["diagnostics"]]
+    rows = make_entry(reports=reports)["diagnostics"]
+    steps = [row["step"] for row in rows if row["kind"] == "report"]
     assert len(steps) == kept and len(set(np.diff(steps))) <= 1
-
-
-@pytest.mark.parametrize(("value", "rounded"), [(123456.0, 123500.0), (-0.00012345, -0.0001234)])
-def test_four_digits_are_significant(value, rounded):
-    assert results.significant(value) == pytest.approx(rounded, abs=1e-7)
 
 
 @pytest.fixture
@@ -120,8 +107,6 @@ def test_finish_tells_the_truth(tmp_path, monkeypatch, capsys, drawn, mean, verd
     assert result["config"] == result["entry"]["config"] == dataclasses.asdict(Config(seed=7))
     assert result["entry"]["final_returns"] == [mean - 1, mean + 1]
     assert result["entry"]["probe"] == "found"
-    finish(tmp_path, [1], after="")
-    assert "Next:" not in capsys.readouterr().out
 
 
 def test_a_run_is_drawn_over_the_committed_seeds(tmp_path, drawn, measured):
@@ -137,61 +122,24 @@ def test_a_run_is_drawn_over_the_committed_seeds(tmp_path, drawn, measured):
     assert drawn[2][-1] is None  # no entropy of a uniform policy
 
 
-# ---------------------------------------------------------------- results files
-
-
-def merge(path, *entries):
-    return results.merge(path, "CartPole-v1", 475, list(entries))
-
-
-def test_what_a_results_file_holds(tmp_path, measured):
-    path, entry = tmp_path / "deep" / "cartpole.json", make_entry(3)
-    data = merge(path, entry)
+def test_runs_of_one_config_gather_in_a_file_by_seed(tmp_path, measured):
+    path = tmp_path / "deep" / "a.json"
+    results.merge(path, "CartPole-v1", 475, [make_entry(2), make_entry(0)])
+    again = {**make_entry(2, (9.0,)), "cpu": "Another, 8 cores"}
+    data = results.merge(path, "CartPole-v1", 475, [again, make_entry(1)])
     assert results.load(path) == data and results.load(tmp_path / "none.json") is None
-    assert results.load_tasks(path.parent) == {"cartpole": data}
+    assert data["runs"] == [make_entry(0), make_entry(1), again]
     assert list(data) == ["env_id", "threshold", "random_return", "versions", "cpu", "runs"]
     assert (data["env_id"], data["threshold"], data["random_return"]) == ("CartPole-v1", 475, 1.0)
-    assert data["runs"] == [entry] and data["cpu"] == entry["cpu"]
+    assert data["cpu"] == "; ".join(sorted([results.cpu_name(), "Another, 8 cores"]))
     assert set(data["versions"]) == {"python", "torch", "gymnasium", "numpy"}
     lines = path.read_text().splitlines()
-    assert f'   "curve": {json.dumps(entry["curve"])},' in lines  # a field, a line of a diff
+    assert f'   "curve": {json.dumps(again["curve"])},' in lines  # a field, a line of a diff
 
-
-def test_same_seed_is_replaced_and_others_stay(tmp_path, measured):
-    path = tmp_path / "a.json"
-    merge(path, make_entry(2), make_entry(0))
-    data = merge(path, {**make_entry(2, 2 * RETURNS), "cpu": "Another, 8 cores"}, make_entry(1))
-    assert [run["seed"] for run in data["runs"]] == [0, 1, 2]
-    assert data["runs"][2]["final_returns"] == [2.0, 4.0, 12.0]
-    assert data["cpu"] == "; ".join(sorted([results.cpu_name(), "Another, 8 cores"]))
-    assert measured == [("CartPole-v1", 3)]  # once for the file
-
-
-def test_another_config_drops_what_cannot_be_averaged_with_it(tmp_path, measured):
-    path = tmp_path / "a.json"
-    merge(path, make_entry(0, gamma=0.9), make_entry(1, gamma=0.9))
-    data = merge(path, make_entry(1, gamma=0.99))
-    assert [run["seed"] for run in data["runs"]] == [1]
-    assert data["random_return"] == 2.0  # measured anew
-    before = path.read_bytes()
-    with pytest.raises(ValueError):
-        merge(path, make_entry(0, [np.nan], gamma=0.99))
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-
-
-def test_published_are_results_and_figures(tmp_path, monkeypatch):
-    folder, assets = tmp_path / "runs", tmp_path / "assets"
-    (folder / "walk").mkdir(parents=True)
-    assets.mkdir()
-    (folder / "a.json").write_text("{}")
-    (folder / "09_a.png").write_text("drawn")
-    monkeypatch.setattr(results, "ASSETS", assets)
-    results.publish(folder, assets / "results" / "a")
-    written = sorted(path.relative_to(assets).as_posix() for path in assets.rglob("*.*"))
-    assert written == ["09_a.png", "results/a/a.json"]
-
-
-# ---------------------------------------------------------------- solved, and first reached
+    other = make_entry(1, gamma=0.5)  # cannot be averaged with them
+    data = results.merge(path, "CartPole-v1", 475, [other])
+    assert data["runs"] == [other] and data["random_return"] == 2.0  # measured anew
+    assert measured == [("CartPole-v1", 3)] * 2
 
 
 def evaluated(*pairs, final=(0,)):

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT
+from faults import assert_same_runs
 
 from dreamer import evaluate, load_agent
-from dreamer.checkpoint import load_checkpoint, read_log
+from dreamer.checkpoint import read_log
 from lab import results
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy"}
@@ -32,9 +32,6 @@ def call(cwd, *words):
     process = subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr[-2000:]
     return process.stdout
-
-
-# ---------------------------------------------------------------- what is committed
 
 
 @pytest.mark.parametrize("task", results.SCRIPTS)
@@ -59,9 +56,6 @@ def test_the_shipped_agents_do_their_task(task):
     agent = load_agent(ROOT / "assets" / "agents" / f"{task}.pt", "cpu")
     final = np.mean([np.mean(run["final_returns"]) for run in data["runs"]])
     assert evaluate(agent, episodes=10, seed=1).mean() > (final + data["random_return"]) / 2
-
-
-# ---------------------------------------------------------------- as a user runs them
 
 
 @pytest.fixture(scope="module")
@@ -98,15 +92,11 @@ def test_a_smoke_run_keeps_all_in_its_folder_and_says_what_to_do_next(task, tree
     figure = f"{stem[:2]}_{task}_training.png"
     names = {"agent.pt", "checkpoint.pt", "config.json", "log.jsonl", "result.json", figure}
     assert {path.name for path in run_dir.iterdir()} == {".lock", *names}
-
     result = json.loads((run_dir / "result.json").read_text())
     assert result["config"]["steps"] == 300 and result["entry"]["seed"] == 0
-    assert result["return"] == pytest.approx(np.mean(result["entry"]["final_returns"]), rel=1e-3)
 
     first = f"{result['env_id']}, seed 0: mean return {result['return']:.1f} over 2 greedy"
-    verdict, *last = printed[printed.index(first) :].splitlines()
-    assert verdict.endswith(f"threshold {result['threshold']} NOT reached")
-    said = dict(line.split(":", 1) for line in last)
+    said = dict(line.split(":", 1) for line in printed[printed.index(first) :].splitlines()[1:])
     assert (tree / said["Figure"].split(" (")[0].strip()) == run_dir / figure
     assert (tree / said["Agent"].strip()) == run_dir / "agent.pt"
     assert (tree / re.findall(r"\S+\.py", said["Next"])[0]).exists()
@@ -116,37 +106,29 @@ def test_a_smoke_run_keeps_all_in_its_folder_and_says_what_to_do_next(task, tree
 
 
 @pytest.mark.scripts
-def test_a_smoke_run_of_a_world_model_alone(tree):
-    _, run_dir = smoke(tree, "01_world_model_demo", "01_world_model_demo.py")
-    names = {path.name for path in run_dir.iterdir()}
-    assert names >= {"01_world_model.png", "01_open_loop.png"}
-    result = json.loads((run_dir / "result.json").read_text())
-    assert set(result) >= {"error_by_dream_length", "minutes"} and result["config"]["hidden"] == 16
-
-
-@pytest.mark.scripts
-@pytest.mark.parametrize("task", ["pendulum", "cartpole"])
-def test_a_smoke_run_from_pixels(task, tree):
-    words = ["09_dreamer_pixels.py", "--task", task]
-    printed, run_dir = smoke(tree, f"09_dreamer_pixels_{task}", *words)
-    ends = "training.png", "filmstrip.png", "dream.gif"
-    pictures = {f"09_pixel_{task}_{end}" for end in ends}
-    assert {path.name for path in run_dir.iterdir()} >= {"agent.pt", "result.json", *pictures}
-    assert "NOT reached" in printed
-
-
-@pytest.mark.scripts
-def test_a_smoke_run_that_looks_into_agents(tree):
-    """Into that of the user's own run where there is one, and into the committed others."""
+@pytest.mark.parametrize(
+    ("name", "stem", "pictures"),
+    [
+        ("01_world_model_demo", "01", "_world_model.png _open_loop.png"),
+        ("04_visualize", "04_cartpole", ".gif _dreams.png _latents.png"),
+        ("09_dreamer_pixels_pendulum", "09_pixel_pendulum", "_filmstrip.png _dream.gif"),
+        ("09_dreamer_pixels_cartpole", "09_pixel_cartpole", "_filmstrip.png _dream.gif"),
+    ],
+)
+def test_a_smoke_run_of_a_script_that_draws(name, stem, pictures, tree):
+    """04 looks into the agent of the user's own run where there is one."""
+    words = ["--task", name.rpartition("_")[2]] if stem[:2] == "09" else []
     own = tree / "runs" / "smoke" / "02_dreamer_cartpole" / "seed0" / "agent.pt"
     own.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(tree / "assets" / "agents" / "cartpole.pt", own)
-    printed, run_dir = smoke(tree, "04_visualize", "04_visualize.py")
-    assert str(own.relative_to(tree)) in printed
-    names = {path.name for path in run_dir.iterdir()}
-    assert names >= {f"04_cartpole{end}" for end in (".gif", "_dreams.png", "_latents.png")}
-    result = json.loads((run_dir / "result.json").read_text())
-    assert set(result) >= {"minutes", "config"} and "cartpole" in result["tasks"]
+    (script,) = tree.glob(f"{name[:2]}_*.py")
+    printed, run_dir = smoke(tree, name, script.name, *words)
+    assert {path.name for path in run_dir.iterdir()} >= {
+        "result.json",
+        *(stem + end for end in pictures.split()),
+    }
+    assert json.loads((run_dir / "result.json").read_text())["config"]["hidden"] == 16
+    assert (str(own.relative_to(tree)) in printed) == (name == "04_visualize")
 
 
 @pytest.mark.scripts
@@ -166,17 +148,10 @@ def test_ctrl_c_tells_how_to_go_on_and_that_ends_as_if_nothing_had_been(tmp_path
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and not (run_dir / "result.json").exists()
-    load_checkpoint(run_dir / "checkpoint.pt")
-
     _, *command = shlex.split(printed.splitlines()[-1])
     assert command == [*words, "my out", "--resume"]
     call(tmp_path, *command)
-    logs = [[json.loads(x) for x in (run / "log.jsonl").open()] for run in (run_dir, whole)]
-    for row in sum(logs, []):
-        row.pop("minutes", None)
-    assert logs[0] == logs[1]
-    weights = [load_agent(run / "agent.pt", "cpu").state_dict() for run in (run_dir, whole)]
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert_same_runs(run_dir, whole)
 
     saved = log.read_bytes()  # once it is finished, the same command trains no more
     assert "mean return" in call(tmp_path, *command) and log.read_bytes() == saved

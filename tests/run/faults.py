@@ -1,88 +1,54 @@
 """Tools of the fault tests: a child that can be killed, full disks, exact comparisons, figures.
 
 As a program, `python tests/run/faults.py RUN_DIR STEPS [ENVS MODE]` is that child: it trains on
-CartPole, or goes on with it, prints its step before every checkpoint, and writes `figure.json` at
-the end.
+CartPole, or goes on with it, and prints its step before every checkpoint.
 """
 
 import contextlib
-import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny_config
+from conftest import ACTION_SPACES, ROOT, Walk, quiet_train, tiny_config
 
-from dreamer import evaluate, run, train
+from dreamer import run
 from dreamer.checkpoint import CheckpointError, load_checkpoint, write_json
 from dreamer.run import Run
 
-ENV = "CartPole-v1"
 FIGURES = ROOT / "assets" / "results" / "faults.json"
 
 
-def child_config(steps: int, envs: int, mode: str):
-    """One update for each step, evaluations and reports in between."""
-    experience = {"prefill": 30, "capacity": 2_000, "envs": envs, "vectorization_mode": mode}
-    return tiny_config(steps=steps, train_ratio=18, evals=4, **experience)
-
-
 def train_child(run_dir: Path, steps: int, envs: int = 1, mode: str = "sync") -> None:
-    """Train, or go on; keep what a training figure is drawn from."""
-    run = train(ENV, child_config(steps, envs, mode), run_dir, True, "cpu", progress=False)
-    returns = evaluate(run.agent, ENV, 3, seed=1).tolist()
-    rows = {"episodes": run.episodes, "reports": run.reports, "evals": run.evals}
-    write_json(run_dir / "figure.json", {**rows, "returns": returns, "minutes": run.minutes})
+    """Train, or go on, with an update for each step, evaluations and reports in between."""
+    several = {"envs": envs, "vectorization_mode": mode, "prefill": 30, "capacity": 2_000}
+    config = tiny_config(steps=steps, train_ratio=18, evals=4, **several)
+    quiet_train("CartPole-v1", config, run_dir, resume=True)
 
 
-def checkpoint_every_few_steps(steps: int = 7) -> None:
-    """By steps, not by the clock: so a test means the same on a slow machine as on a fast one."""
-    save = run.try_save
-
-    def try_save(run: Run) -> None:
-        if run.step % steps == 0:
-            print(run.step, flush=True)
-            save(run)
-
-    run.try_save = try_save
-    run.CHECKPOINT_SECONDS = -1
+def start(*command: Any, **options: Any) -> subprocess.Popen:
+    """A Python process that finds the package and the tests' tools."""
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    return subprocess.Popen([sys.executable, *map(str, command)], env=env, text=True, **options)
 
 
-def start_child(run_dir: Path, *words: int | str) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    command = [sys.executable, __file__, str(run_dir), *map(str, words)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-
-
-def finish_child(run_dir: Path, *words: int | str) -> None:
-    with start_child(run_dir, *words) as child:
-        child.communicate()
-    assert child.returncode == 0
-
-
-def kill_often(
-    run_dir: Path, steps: int, kills: int, rng: np.random.Generator, *words: int | str
-) -> tuple[int, int]:
+def kill_often(run_dir: Path, steps: int, kills: int, rng: Any, *words: int | str) -> int:
     """Start the child again and again, ending it with SIGKILL `kills` times, then let it finish.
 
-    Life i ends about where the i-th of `kills` + 1 equal parts of the run does: at a random
-    moment around a checkpoint or, every second one, while the checkpoint is being written; every
-    fifth at any moment from its start on. Returns how often it was killed, and how often a
-    half-written file proves that it was in mid-checkpoint.
+    Life i ends in the i-th of `kills` + 1 equal parts of the run: at a random moment around a
+    checkpoint or, every second one, while it is being written; every fifth at any moment from its
+    start on. Returns how often a half-written file proves that it was in mid-checkpoint.
     """
-    half = run_dir / ".checkpoint.pt.tmp"
+    half, command = run_dir / ".checkpoint.pt.tmp", (__file__, run_dir, steps, *words)
     in_writing = 0
     for i in range(kills):
-        with start_child(run_dir, steps, *words) as child:
+        with start(*command, stdout=subprocess.PIPE) as child:
             if i % 5 == 4:
                 time.sleep(rng.uniform(0, 3))
             else:
@@ -97,8 +63,21 @@ def kill_often(
             child.kill()
         assert child.returncode == -9, "the run ended before it was killed: give it more steps"
         in_writing += half.exists()
-    finish_child(run_dir, steps, *words)
-    return kills, in_writing
+    assert start(*command, stdout=subprocess.DEVNULL).wait() == 0
+    return in_writing
+
+
+class Hook(Walk):
+    """A walk that calls functions at some of its steps."""
+
+    def __init__(self, at_step: dict[int, Callable], kind: str = "discrete"):
+        super().__init__(ACTION_SPACES[kind]())
+        self.at_step, self.count = at_step, 0
+
+    def step(self, action: Any):
+        self.count += 1
+        self.at_step.get(self.count, int)()
+        return super().step(action)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -120,23 +99,6 @@ def timeless(value: Any) -> Any:
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
-def refusal(path: Path, call: Callable[[], Any]) -> str:
-    """The one sentence with which `call` refuses the file at `path`."""
-    with pytest.raises(CheckpointError) as error:
-        call()
-    text = str(error.value)
-    assert text.startswith(str(path)) and "\n" not in text and len(text) < 500
-    return text
-
-
-def flipped(path: Path, content: bytes, position: int, bit: int) -> None:
-    """The content with one bit flipped, written to `path`, is refused."""
-    changed = bytearray(content)
-    changed[position] ^= 1 << bit
-    path.write_bytes(changed)
-    assert "is damaged or is no checkpoint" in refusal(path, lambda: load_checkpoint(path))
-
-
 def log_rows(run_dir: Path) -> list[dict]:
     """All rows of the log; fails on a torn line."""
     text = (run_dir / "log.jsonl").read_text()
@@ -150,52 +112,27 @@ def assert_same_runs(a: Path, b: Path, except_for: Sequence[str] = ()) -> None:
     different = [k for k in first if not same(first[k], second[k]) and k not in except_for]
     assert not different, different
     assert timeless(log_rows(a)) == timeless(log_rows(b))
-    figures = [d / "figure.json" for d in (a, b) if (d / "figure.json").exists()]
-    if figures:
-        assert len(figures) == 2
-        one, other = (timeless(json.loads(path.read_text())) for path in figures)
-        assert one == other
 
 
-class Quota:
-    """A largest size of files, as `ulimit -f` sets it."""
-
-    def fill(self, run_dir: Path) -> None:
-        resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
-        self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, self.before[1]))
-
-    def free(self) -> None:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
-
-
-class Filler:
-    """A small file system, filled to the last byte."""
-
-    def fill(self, run_dir: Path) -> None:
-        self.path = run_dir.parent / "filler"
-        with open(self.path, "wb", buffering=0) as file, pytest.raises(OSError) as error:
-            while True:
-                file.write(bytes(4096))
-        assert error.value.errno == errno.ENOSPC
-
-    def free(self) -> None:
-        self.path.unlink()
+def refusal(path: Path, call: Callable[[], Any]) -> str:
+    """The one sentence with which `call` refuses the file at `path`."""
+    with pytest.raises(CheckpointError) as error:
+        call()
+    text = str(error.value)
+    assert text.startswith(str(path)) and "\n" not in text and len(text) < 500
+    return text
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, *options: str):
-    """A file system of 2 MB in memory."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", ",".join(["size=2m", *options]), "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root on Linux")
+def full_disk() -> Iterator[None]:
+    """The system writes a part and then no more: no file grows beyond 2,000 bytes."""
+    resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
     try:
-        yield folder
+        yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def record(name: str, fault: str, found: str) -> None:
@@ -207,8 +144,14 @@ def record(name: str, fault: str, found: str) -> None:
 
 
 if __name__ == "__main__":
-    checkpoint_every_few_steps()
-    folder, steps, *words = sys.argv[1:]
-    train_child(
-        Path(folder), int(steps), *(int(word) if word.isdigit() else word for word in words)
-    )
+    save = run.try_save
+
+    def try_save(run: Run) -> None:
+        """By steps, not by the clock: a test means the same on a slow machine as on a fast one."""
+        if run.step % 7 == 0:
+            print(run.step, flush=True)
+            save(run)
+
+    run.try_save, run.CHECKPOINT_SECONDS = try_save, -1
+    folder, *words = sys.argv[1:]
+    train_child(Path(folder), *(int(word) if word.isdigit() else word for word in words))

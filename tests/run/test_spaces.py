@@ -1,57 +1,49 @@
 """Spaces by hand: what observations and actions become, and what is refused."""
 
-import gymnasium as gym
+import re
+
 import numpy as np
 import pytest
-from conftest import ACTION_SPACES
 from gymnasium import spaces as S
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamer import Layout
-from dreamer.envs import MOST_CLASSES, flatten, layout_of, names_of, native_action, random_action
+from dreamer.envs import (
+    MOST_CLASSES,
+    bounds_of,
+    flatten,
+    layout_of,
+    names_of,
+    native_action,
+    random_action,
+)
 
 TWO, VECTOR = S.Discrete(2), S.Box(-1, 1, (3,))
-EYE = S.Box(0, 255, (3, 9, 8), np.uint8)
-
+PIXELS = np.arange(216, dtype=np.uint8).reshape(3, 9, 8)
+MIXED = S.Dict(
+    arm=S.Tuple([S.Discrete(3), S.Box(-9, 9, (2,))]),
+    eye=S.Box(0, 255, (3, 9, 8), np.uint8),
+    lamp=S.MultiBinary(1),
+    well=S.Dict(depth=S.Box(0, 9, ())),
+)
 
 OBSERVED = {  # space, a value, its layout, its vector
     "vector": (VECTOR, np.float64([0.5, -1, 7]), {"numbers": 3}, [0.5, -1, 7]),
-    "scalar": (S.Box(-1, 1, ()), 0.5, {"numbers": 1}, [0.5]),
     "matrix": (S.Box(-1, 1, (2, 2)), [[1, 2], [3, 4]], {"numbers": 4}, [1, 2, 3, 4]),
-    "integers": (S.Box(0, 255, (2,), np.uint8), [7, 255], {"numbers": 2}, [7, 255]),
     "floats up to 1": (S.Box(0, 1, (2,)), [0.5, 1], {"numbers": 2}, [0.5, 1]),
     "0 and 1": (S.Box(0, 1, (2,), np.int8), np.int8([1, 0]), {"flags": 2}, [1, 0]),
-    "bool": (S.Box(0, 1, (2,), bool), [True, False], {"flags": 2}, [1, 0]),
     "MultiBinary": (S.MultiBinary((2, 2)), [[1, 0], [1, 1]], {"flags": 4}, [1, 0, 1, 1]),
     "Discrete": (S.Discrete(3, start=5), 6, {"categories": (3,)}, [0, 1, 0]),
     "MultiDiscrete": (
-        S.MultiDiscrete([2, 3], start=[1, -1]),
-        np.array([2, -1]),
-        {"categories": (2, 3)},
-        [0, 1, 1, 0, 0],
-    ),
-    "MultiDiscrete matrix": (
-        S.MultiDiscrete([[2, 1], [2, 3]]),
-        np.array([[1, 0], [0, 2]]),
+        S.MultiDiscrete([[2, 1], [2, 3]], start=[[1, 0], [0, -1]]),
+        np.array([[2, 0], [0, 1]]),
         {"categories": (2, 1, 2, 3)},
         [0, 1, 1, 1, 0, 0, 0, 1],
     ),
-    "numbers, flags, categories, pixels": (
-        S.Dict(
-            {
-                "arm": S.Tuple([S.Discrete(3), S.Box(-9, 9, (2,))]),
-                "eye": EYE,
-                "lamp": S.MultiBinary(1),
-                "well": S.Dict({"depth": S.Box(0, 9, ())}),
-            }
-        ),
-        {
-            "arm": (2, [3, -4]),
-            "eye": np.arange(216, dtype=np.uint8).reshape(3, 9, 8),
-            "lamp": [1],
-            "well": {"depth": 8},
-        },
+    "all of them": (
+        MIXED,
+        {"arm": (2, [3, -4]), "eye": PIXELS, "lamp": [1], "well": {"depth": 8}},
         {"numbers": 3, "flags": 1, "categories": (3,), "images": ((9, 8, 3),)},
         [3, -4, 8, 1, 0, 0, 1, *np.arange(216).reshape(3, 72).T.ravel()],
     ),
@@ -66,52 +58,42 @@ def test_observations_by_hand(space, value, layout, vector):
     assert len(names_of(space)) == layout_of(space, TWO).vector_size
 
 
-def test_each_entry_of_an_observation_has_a_name():
-    space, *_ = OBSERVED["numbers, flags, categories, pixels"]
+def test_each_entry_of_an_observation_has_a_name_and_numbers_have_bounds():
     names = ["arm[1][0]", "arm[1][1]", "well.depth[0]", "lamp[0]", "arm[0]=0", "arm[0]=1"]
-    assert names_of(space) == [*names, "arm[0]=2"]
+    assert names_of(MIXED) == [*names, "arm[0]=2"]
     assert names_of(VECTOR) == ["0", "1", "2"] and names_of(TWO) == ["0", "1"]
     assert names_of(S.MultiDiscrete([1, 2])) == ["[0]=0", "[1]=0", "[1]=1"]
+    assert [bound.tolist() for bound in bounds_of(MIXED)] == [[-9, -9, 0], [9, 9, 9]]
 
 
 def test_a_flat_observation_is_a_copy():
     """As environments may fill the same array again at the next step."""
     value = np.zeros(3, np.float32)
-    found = flatten(VECTOR, value)
-    value[:] = 1
-    assert found.tolist() == [0, 0, 0]
+    assert not np.shares_memory(flatten(VECTOR, value), value)
 
 
-@pytest.mark.parametrize(
-    ("space", "value"),
-    [
-        (VECTOR, [0, np.nan, 0]),
-        (VECTOR, [0, -np.inf, 0]),
-        (VECTOR, np.float64([0, 1e300, 0])),  # float32 has no such number
-        (VECTOR, [0, 0]),
-        (VECTOR, None),
-        (S.Box(-1, 1, (2, 3)), np.zeros((3, 2))),
-        (TWO, -1),
-        (TWO, 2),
-        (S.MultiDiscrete([3, 4]), np.array([3, 0])),
-        (S.MultiBinary(2), [7, -1]),
-        (S.Dict({"x": VECTOR, "on": TWO}), {"x": np.zeros(3)}),
-        (S.Tuple([TWO, TWO]), (1, 2)),
-    ],
-    ids=str,
-)
+NOT_IN = [
+    (VECTOR, [0, np.nan, 0]),
+    (VECTOR, np.float64([0, 1e300, 0])),  # float32 has no such number
+    (VECTOR, [0, 0]),
+    (S.Box(-1, 1, (2, 3)), np.zeros((3, 2))),
+    (TWO, 2),
+    (S.MultiDiscrete([3, 4]), np.array([3, 0])),
+    (S.MultiBinary(2), [7, -1]),
+]
+
+
+@pytest.mark.parametrize(("space", "value"), NOT_IN, ids=str)
 @pytest.mark.filterwarnings("ignore:overflow encountered")
 def test_what_is_not_in_its_space_is_refused(space, value):
-    with pytest.raises((ValueError, TypeError, KeyError)):
+    with pytest.raises((ValueError, TypeError)):
         flatten(space, value)
 
 
 REFUSED = {
     "text": (S.Text(5), "Box, Discrete, "),
-    "a graph": (S.Graph(VECTOR, None), "Box, Discrete, "),
     "a sequence within": (S.Dict({"x": S.Sequence(VECTOR)}), "Box, Discrete, "),
     "a small image": (S.Box(0, 255, (7, 64, 3), np.uint8), "sides of 8 or more"),
-    "frames": (S.Box(0, 255, (4, 8, 8, 3), np.uint8), "Box, Discrete, "),
     "an image without bounds": (S.Box(-np.inf, np.inf, (8, 8, 3)), "an image has bounds"),
     "an image of one brightness": (S.Box(1, 1, (8, 8, 3)), "an image has bounds"),
     "a huge category": (S.Discrete(MOST_CLASSES + 1), "its parts as a MultiDiscrete"),
@@ -120,29 +102,19 @@ REFUSED = {
 
 @pytest.mark.parametrize(("space", "advice"), REFUSED.values(), ids=REFUSED)
 def test_other_observation_spaces_get_a_sentence(space, advice):
-    part = space["x"] if isinstance(space, S.Dict) else space
-    with pytest.raises(ValueError, match=f"^observation space .* is not supported.*{advice}") as e:
+    part = re.escape(str(space["x"] if isinstance(space, S.Dict) else space))
+    with pytest.raises(ValueError, match=f"^observation space {part} is not supported: .*{advice}"):
         layout_of(space, TWO)
-    assert str(part) in str(e.value)
 
 
 TAKEN = {  # space, an action, the environment's own
     "Discrete": (S.Discrete(3, start=-1), [0, 0, 1], 1),
-    "MultiDiscrete": (S.MultiDiscrete([3, 2], start=[5, -2]), [0, 0, 1, 0, 1], [7, -1]),
-    "MultiDiscrete matrix": (
-        S.MultiDiscrete([[2, 3], [1, 2]]),
-        [0, 1, 0, 0, 1, 1, 1, 0],
-        [[1, 2], [0, 0]],
-    ),
+    "MultiDiscrete": (S.MultiDiscrete([[3], [2]], start=[[5], [-2]]), [0, 0, 1, 0, 1], [[7], [-1]]),
     "MultiBinary": (S.MultiBinary((2, 2)), [0, 1, 1, 0, 1, 0, 0, 1], [[1, 0], [0, 1]]),
-    "asymmetric": (S.Box(np.float32([-2, 0]), np.float32([2, 10])), [0.5, -0.5], [1, 2.5]),
-    "clipped": (S.Box(np.float32([-2, 0]), np.float32([2, 10])), [7, -7], [2, 0]),
+    "asymmetric": (S.Box(np.float32([-2, 0]), np.float32([2, 10])), [0.5, -7], [1, 0]),
     "float64": (S.Box(-3.0, 1.0, (1,), np.float64), [0.5], [0]),
-    "scalar": (S.Box(-1, 1, ()), [0.5], 0.5),
     "matrix": (S.Box(-1, 1, (2, 2)), [0.5, -1, 0, 9], [[0.5, -1], [0, 1]]),
     "integers": (S.Box(0, 3, (4,), np.int64), [-1, -0.5, 0.9, 1], [0, 1, 3, 3]),
-    "bytes": (S.Box(-100, 100, (3,), np.int8), [-1, 0.5, 1], [-100, 50, 100]),
-    "wide": (S.Box(-3e38, 3e38, (3,)), [-1, 0.5, 1], np.float32([-3e38, 1.5e38, 3e38])),
 }
 
 
@@ -155,47 +127,31 @@ def test_actions_by_hand(space, action, native):
     np.testing.assert_allclose(found, native, rtol=1e-6)
 
 
-bounds = st.floats(-(2.0**127), 2.0**127, width=32, allow_subnormal=False)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@given(bounds, bounds, st.floats(-3, 3, width=32, allow_subnormal=False))
-def test_every_native_action_is_in_the_space_and_reaches_its_bounds(dtype, one, other, action):
-    space = S.Box(min(one, other), max(one, other), (1,), dtype)
+@given(*(st.floats(-size, size, width=32, allow_subnormal=False) for size in (2**127, 2**127, 3)))
+def test_every_native_action_is_in_the_space_and_reaches_its_bounds(one, other, action):
+    space = S.Box(min(one, other), max(one, other), (1,))
     native = native_action(space, np.float32([action]))
     assert space.contains(native)
     if abs(action) >= 1:
         assert native[0] == (space.high if action > 0 else space.low)[0]
 
 
-@pytest.mark.parametrize(
-    "space", [*(make() for make in ACTION_SPACES.values()), S.MultiDiscrete([2, 3])], ids=str
-)
+@pytest.mark.parametrize("space", [S.Box(-3, 1, (2,)), S.MultiDiscrete([2, 3])], ids=str)
 def test_random_actions_cover_the_space(space):
     layout, rng = layout_of(VECTOR, space), np.random.default_rng(0)
     actions = np.stack([random_action(layout, rng) for _ in range(300)])
     if layout.discrete:
-        start = 0
-        for size in layout.action_categories:
-            part = actions[:, start : start + size]
+        for part in np.split(actions, [2], 1):
             assert (part.sum(1) == 1).all() and (part.sum(0) > 60).all()
-            start += size
     else:
         assert actions.min(0).max() < -0.9 and actions.max(0).min() > 0.9
         assert np.abs(actions).max() <= 1
 
 
-@pytest.mark.parametrize(
-    "space",
-    [
-        S.Box(np.float32([-1, 0]), np.float32([1, np.inf])),
-        S.Dict({"go": TWO, "how": VECTOR}),
-        S.Tuple([TWO]),
-        S.Text(5),
-        gym.spaces.Sequence(TWO),
-    ],
-    ids=str,
-)
+HALF_BOUNDED = S.Box(np.float32([-1, 0]), np.float32([1, np.inf]))
+
+
+@pytest.mark.parametrize("space", [HALF_BOUNDED, S.Tuple([TWO]), S.Text(5)], ids=str)
 def test_other_action_spaces_get_a_sentence(space):
     with pytest.raises(ValueError, match="^action space .* is not supported: .*Discrete.*wrapper"):
         layout_of(VECTOR, space)

@@ -2,94 +2,55 @@
 
 import sys
 from collections import defaultdict
-from types import SimpleNamespace
+from unittest.mock import MagicMock, call
 
+import numpy as np
 import pytest
 from conftest import quiet_train, tiny_config, walk
+from faults import log_rows, timeless
 
 from dreamer.tensorboard import CONTEXT
 
 
-class Writer:
-    """In the place of TensorBoard's own: keeps what it is told."""
-
-    def __init__(self, folder, purge_step):
-        self.folder, self.purge_step, self.closed = folder, purge_step, False
-        self.told = defaultdict(dict)
-        Writer.made.append(self)
-
-    def add_scalar(self, tag, value, step):
-        self.told[tag][step] = value
-
-    add_text = add_figure = add_scalar
-
-    def close(self):
-        self.closed = True
-
-
 @pytest.fixture
-def writers(monkeypatch):
-    Writer.made = []
-    module = SimpleNamespace(SummaryWriter=Writer)
+def writer(monkeypatch):
+    """In the place of TensorBoard's own: keeps what it is told."""
+    module = MagicMock()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    return Writer.made
+    return module.SummaryWriter
 
 
-def test_without_tensorboard_nothing_is_touched(tmp_path, monkeypatch):
-    quiet_train(walk(), run_dir=tmp_path)
-    before = sorted(path.name for path in tmp_path.iterdir())
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ImportError):
-        quiet_train(walk(), run_dir=tmp_path, resume=True, tensorboard=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
-    assert quiet_train(walk(), run_dir=tmp_path, resume=True).step == 60  # nobody holds the folder
+def test_it_is_told_what_the_log_says_and_draws_dreams(finished, tmp_path, writer):
+    """And changes nothing: the rows are those of a run without it."""
+    run = quiet_train(walk(), tiny_config(evals=2), tmp_path, tensorboard=True)
+    first, *calls, last = writer.mock_calls
+    assert (first, last) == (call(tmp_path / "tensorboard", purge_step=1), call().close())
+    told = defaultdict(dict)
+    for _, (tag, value, step), _ in calls:
+        told[tag][step] = value
+    assert timeless(log_rows(tmp_path)) == timeless(log_rows(finished))
+    assert "| train_ratio | 4.0 |" in told["config"][0]
+    groups = {
+        "episode": (run.episodes, "return length"),
+        "evaluation": (run.evals, "return length value_corr dream_obs_error"),
+        "world_model": (run.reports, "obs_loss reward_loss dyn_loss model_loss model_grad_norm"),
+        "behaviour": (run.reports, "entropy imag_return actor_loss value loss"),
+    }
+    for group, (rows, names) in groups.items():
+        assert len(rows) > 1
+        for name in names.split():
+            assert told[f"{group}/{name}"] == {row["step"]: row[name] for row in rows}
+    assert list(told["dream"]) == [row["step"] for row in run.evals] == [30, 60]
+    for figure in told["dream"].values():
+        for i, ax in enumerate(figure.axes):
+            real, dream = (line.get_xydata() for line in ax.lines)
+            assert len(real) == CONTEXT + 4 and list(dream[:, 0]) == [8, 9, 10, 11]
+            windows = np.lib.stride_tricks.sliding_window_view(run.replay.rows["obs"][:, i], 12)
+            assert (windows == real[:, 1]).all(1).any()
+        assert len(figure.axes) == 2
 
 
-def test_every_row_of_the_log_is_there_in_groups(tmp_path, writers):
-    config = tiny_config(evals=2, steps=120)
-    run = quiet_train(walk(), config, tmp_path, tensorboard=True)
-    (writer,) = writers
-    assert (writer.folder, writer.purge_step, writer.closed) == (tmp_path / "tensorboard", 1, True)
-    groups = {"episode": run.episodes, "evaluation": run.evals}
-    for group, rows in groups.items():
-        assert len(rows) >= 2
-        returns = {row["step"]: row["return"] for row in rows}
-        assert writer.told[f"{group}/return"] == returns
-    assert len(run.reports) > 20
-    for tag, name in [
-        ("world_model/obs_loss", "obs_loss"),
-        ("world_model/model_grad_norm", "model_grad_norm"),
-        ("behaviour/entropy", "entropy"),
-        ("behaviour/imag_return", "imag_return"),
-    ]:
-        assert writer.told[tag] == {row["step"]: row[name] for row in run.reports}
-    known = {"config", "dream", "behaviour/loss"}
-    for name in run.reports[0].keys() - {"kind", "step", "update", "loss"}:
-        known |= {f"world_model/{name}", f"behaviour/{name}"}
-    for name in {*run.evals[0], *run.episodes[0]} - {"kind", "step", "returns"}:
-        known |= {f"evaluation/{name}", f"episode/{name}"}
-    assert set(writer.told) <= known
-    assert "| train_ratio | 4.0 |" in writer.told["config"][0]
-
-
-def test_a_resumed_run_goes_on_where_it_was(tmp_path, writers):
-    quiet_train(walk(), tiny_config(), tmp_path, tensorboard=True)
-    quiet_train(walk(), tiny_config(), tmp_path, resume=True, tensorboard=True)
-    assert writers[1].purge_step == 61
-
-
-def test_a_dream_is_drawn_at_each_evaluation_and_changes_nothing(tmp_path, writers):
-    config = tiny_config(evals=2, steps=120, train_ratio=1)
-    drawn = quiet_train(walk(), config, tmp_path / "drawn", tensorboard=True)
-    plain = quiet_train(walk(), config, tmp_path / "plain")
-    assert [e["return"] for e in drawn.evals] == [e["return"] for e in plain.evals]
-    assert [r["loss"] for r in drawn.reports] == [r["loss"] for r in plain.reports]
-    figures = writers[0].told["dream"]
-    assert list(figures) == [row["step"] for row in drawn.evals]
-    steps = CONTEXT + config.imag_horizon
-    for figure in figures.values():
-        assert len(figure.axes) == drawn.layout.obs_size
-        for axes in figure.axes:
-            real, dreamed = axes.lines
-            assert len(real.get_xdata()) == steps
-            assert list(dreamed.get_xdata()) == list(range(CONTEXT, steps))
+def test_a_resumed_run_goes_on_where_it_was(tmp_path, writer):
+    for resume in (False, True):
+        quiet_train(walk(), tiny_config(), tmp_path, resume=resume, tensorboard=True)
+    assert [made.kwargs["purge_step"] for made in writer.call_args_list] == [1, 61]

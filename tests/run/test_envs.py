@@ -23,6 +23,18 @@ def test_it_is_an_environment_as_gymnasium_checks_them(env):
     check_env(wrapped, skip_render_check=True, skip_close_check=True)  # these make it anew
 
 
+def test_wrappers_fit_around_it_and_inside():
+    inside = AgentEnv(lambda: gym.wrappers.TransformReward(walk("box")(), lambda r: 3 * r))
+    around = gym.wrappers.RescaleAction(gym.wrappers.TimeLimit(AgentEnv(walk("box")), 4), -7, 7)
+    action, plain = np.float32([0.5, -1]), AgentEnv(walk("box"))
+    for env in (inside, around, plain):
+        env.reset(seed=1)
+    reward = plain.step(action)[1]
+    assert inside.step(action)[1] == pytest.approx(3 * reward)
+    steps = [around.step(7 * action) for _ in range(4)]
+    assert steps[0][1] == pytest.approx(reward) and [step[3] for step in steps] == [0, 0, 0, 1]
+
+
 def test_what_makes_no_environment_is_refused():
     for wrong in (walk()(), 7, lambda: 7, gym.vector.SyncVectorEnv([walk()])):
         with pytest.raises(ValueError, match="an environment's id is needed, or a function"):
@@ -208,6 +220,10 @@ def test_arguments_and_wrappers_are_kept():
     assert spec_json(again) == text
 
 
+def wrapped():
+    return gym.Wrapper(gym.make("Named-v0"))
+
+
 def test_what_no_file_can_hold_is_not_known():
     gym.register("Named-v0", TwoJoints)
     named = spec_json(gym.make("Named-v0"))
@@ -217,3 +233,6 @@ def test_what_no_file_can_hold_is_not_known():
     made = [gym.make(name) for name in ("Wandering-v0", "Here-v0")]
     for env in (*made, walk()(), gym.Wrapper(gym.make("Named-v0"))):
         assert spec_json(env) is None
+    gym.register("Wrapped-v0", f"{__name__}:wrapped")
+    own = AgentEnv("Wrapped-v0").spec_json  # by an id Gymnasium puts all wrappers around it
+    assert AgentEnv(EnvSpec.from_json(own)).name == "Wrapped-v0"

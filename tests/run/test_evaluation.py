@@ -156,6 +156,22 @@ def test_as_many_environments_as_asked_are_made_and_closed():
         assert len(is_open) >= 8 and not any(is_open.values())
 
 
+def test_without_an_environment_it_is_that_of_training_with_its_arguments():
+    """A lake that is not slippery, at most 3 steps, and rewards of 7."""
+
+    def make(**options):
+        lake = gym.make("FrozenLake-v1", is_slippery=False, max_episode_steps=3, **options)
+        return gym.wrappers.ClipReward(lake, 7, 7)
+
+    agent = quiet_train(make, tiny_config(steps=20, train_ratio=0)).agent
+    returns, details = evaluate(agent, episodes=5, details=True)
+    assert details["length"] <= 3 and returns.max() == 21
+    assert returns.tolist() == evaluate(agent, make, 5).tolist()
+    agent.env_spec = None
+    with pytest.raises(ValueError, match="does not say how to make its environment, as a function"):
+        evaluate(agent)
+
+
 def test_evaluate_says_what_does_not_fit():
     agent = DreamerAgent(WALK, tiny_config())
     with pytest.raises(ValueError, match=r"numbers=3, .* but the agent was made for .*numbers=2, "):

@@ -152,6 +152,8 @@ def main() -> None:
     except gym.error.UnregisteredEnv as error:
         own = "If a file my_env.py registers it, run from its folder with --env my_env:Name-v0"
         sys.exit(f"error: {error} {own}")
+    except FileNotFoundError as error:
+        sys.exit(f"error: there is no file {error.filename}")
     except (ValueError, FloatingPointError, OSError, ImportError, gym.error.Error) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -1,5 +1,7 @@
 """Command lines: the flags of `Config` in their groups, read by tyro."""
 
+import io
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -69,6 +71,9 @@ def parse(
     argv: the words after the program's name, `sys.argv`'s if None; more: for `tyro.cli`, such as
     `default`. Ends the program with a message and status 2 where a flag or value is wrong.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # terminals that lack a letter
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(primitive)
     flat = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)

@@ -184,8 +184,8 @@ class Run:
         if resume and (self.run_dir / CHECKPOINT).exists():
             restore(self)
         else:
-            if (self.run_dir / CHECKPOINT).exists():
-                for name in (LOG, CHECKPOINT):
+            for name in (LOG, CHECKPOINT) if (self.run_dir / CHECKPOINT).exists() else ():
+                with contextlib.suppress(FileNotFoundError):  # a kill came between the two
                     os.replace(self.run_dir / name, self.run_dir / f"previous-{name}")
             self.log = Log(self.run_dir / LOG)
             self.obs, _ = self.envs.reset(seed=self.seeds())

@@ -83,7 +83,7 @@ def test_a_fault_in_reset_or_in_an_evaluation_loses_nothing_either(tmp_path):
     make = lambda: Moody(ACTION_SPACES["discrete"]())  # noqa: E731
     quiet_train(make, config, tmp_path / "whole")
     assert Moody.resets > 15
-    for fails_at in range(5, Moody.resets, 5):  # before: those of a look at each environment
+    for fails_at in range(5, Moody.resets, 6):  # before: those of a look at each environment
         run_dir = tmp_path / f"run{fails_at}"
         Moody.resets, Moody.fails_at = 0, fails_at
         with pytest.raises(EnvFault, match="Moody: reset at step .*OSError: the robot is"):

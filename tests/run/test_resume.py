@@ -31,7 +31,7 @@ from dreamer.run import Run
 def test_a_resumed_run_equals_an_uninterrupted_one(kind, changes, stops, tmp_path):
     """Ctrl-C within the prefill, in mid-episode, between updates, and again soon after: weights,
     optimiser, replay, generators and log are those of a run that was never stopped."""
-    config = tiny_config(**{"evals": 3, "explore": 0.3, "explore_hold": 6, **changes})
+    config = tiny_config(**{"evals": 3, "eval_episodes": 2, "explore": 0.3, **changes})
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     quiet_train(lambda: Hook({}, kind), config, whole)
     steps, begun = [], 0

@@ -38,13 +38,13 @@ def test_script_02_spells_out_the_loop_of_train(tmp_path, monkeypatch):
     path = ROOT / "02_dreamer_cartpole.py"
     script = importlib.import_module(path.stem)
     monkeypatch.setattr("lab.results.finish", lambda *args, **kwargs: None)
-    words = ["--smoke", "--steps", "160", "--device", "cpu", "--out", str(tmp_path)]
+    words = ["--smoke", "--steps", "120", "--device", "cpu", "--out", str(tmp_path)]
     args = cli.parse(path, None, script.CONFIG, words)
     script.main(args)
     quiet_train(script.ENV, args.config, tmp_path / "train")
     assert_same_runs(args.run_dir, tmp_path / "train")
     rows = log_rows(args.run_dir)
-    assert {row["kind"] for row in rows} == {"episode", "report", "eval"} and len(rows) > 25
+    assert {row["kind"] for row in rows} == {"episode", "report", "eval"} and len(rows) > 15
 
 
 def test_a_checkpoint_is_made_every_minute_and_not_more_often(tmp_path, monkeypatch):

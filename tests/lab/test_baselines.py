@@ -62,8 +62,6 @@ def test_a_run_is_evaluated_when_it_is_due_and_that_costs_no_minutes(monkeypatch
     assert entry["env_steps"] == 512 and entry["final_returns"] == [9.0] * 3
     assert episodes == [*((2, 0, step) for step in steps), (3, 0)]
     assert (entry["minutes"], entry["cpu_minutes"]) == (0, 0)
-    row = {"kind": "eval", "return": 9.0, "minutes": 0}
-    assert entry["diagnostics"] == [row | {"step": step} for step in steps]
     assert json.loads(json.dumps(entry, allow_nan=False))["config"] == config
 
 
@@ -112,8 +110,7 @@ def test_evaluation_uses_the_statistics_of_training_and_depends_on_the_seed(monk
     # At the start both cosines are nearly 1 and all else nearly 0; what is far off is clipped.
     start = seen[0]
     np.testing.assert_allclose(start, np.tile([0.25, 0, 0.5, 0, 0, 10], (4, 1)), atol=0.06)
-    assert returns.shape == (4,) and (returns == returns.round()).all()  # raw: -1 a step
-    assert (returns <= -1).all() and (returns >= -500).all()
+    assert (returns == returns.round()).all() and (returns <= -1).all()  # raw: -1 a step
     for seed, same in ((7, True), (8, False)):
         seen.clear()
         evaluate(model, "Acrobot-v1", 4, seed)

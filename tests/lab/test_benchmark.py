@@ -37,15 +37,15 @@ def test_slow_simulators_are_stepped_at_the_same_time():
 
 def test_numbers_go_to_a_file_and_tables_to_the_screen(tmp_path, monkeypatch, capsys):
     threads_used = []
-    shapes = {"default": (NUMBERS, tiny_config()), "matched": (NUMBERS, tiny_config(hidden=20))}
-    image = replace(NUMBERS, images=((8, 8, 1),)), tiny_config(depth=2)
-    monkeypatch.setattr(benchmark, "SHAPES", shapes | {"image": image})
+    shapes = {"matched": (NUMBERS, tiny_config(hidden=20))}
+    shapes["image"] = replace(NUMBERS, images=((8, 8, 1),)), tiny_config(depth=2)
+    monkeypatch.setattr(benchmark, "SHAPES", shapes)
     monkeypatch.setattr(benchmark, "measure_acting", lambda _, config, __: 40.0 * config.envs)
     monkeypatch.setattr(benchmark, "tune_cpu", threads_used.append)
     benchmark.main(json=tmp_path / "benchmark.json")
     data = json.loads((tmp_path / "benchmark.json").read_text())
     assert threads_used == [2, 1]  # acting is measured on one
-    for shape in "default", "matched", "image":
+    for shape in shapes:
         times = data["shapes"][shape]
         assert set(times["update_ms"]) == set(times["cpu_ms"]) == {"1", "2"}
         assert all(math.isfinite(ms) and ms > 0 for ms in times["update_ms"].values())

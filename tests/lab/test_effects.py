@@ -65,14 +65,15 @@ def test_scores_by_hand(returns, score):
 
 
 def test_effects_by_hand():
+    """Only seeds of both are compared."""
     data = make_data()
-    memory = effects.effects(data, "memory")
+    memory = effects.effects(data, "memory")["a"]
     half = 2.7764 * np.sqrt(0.00025 / 5)  # of -0.50 to -0.54: t for four degrees of freedom
-    assert (memory["a"].low, memory["a"].high) == pytest.approx((-0.52 - half, -0.52 + half))
+    assert (memory.low, memory.high) == pytest.approx((-0.52 - half, -0.52 + half))
     data["runs"] = [r for r in data["runs"] if (r["variant"], r["seed"]) != ("full", 3)]
-    a = effects.effects(data, "memory")["a"]  # only seeds of both are compared
-    assert a.mean == pytest.approx(-(0.5 + 0.51 + 0.52 + 0.54) / 4)
-    assert (a.seeds, a.sign) == (4, 0)  # too few to say
+    memory = effects.effects(data, "memory")["a"]
+    assert memory.mean == pytest.approx(-(0.5 + 0.51 + 0.52 + 0.54) / 4)
+    assert (memory.seeds, memory.sign) == (4, 0)  # too few to say
 
 
 def test_table_by_hand():

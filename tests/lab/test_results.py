@@ -70,9 +70,9 @@ def measured(monkeypatch):
     """The calls that measure the random policy; each says one more than the last."""
     calls = []
 
-    def random_returns(env, episodes=100):
-        calls.append((env, episodes))
-        return np.full(episodes, float(len(calls)))
+    def random_returns(*args):
+        calls.append(args)
+        return np.full(3, float(len(calls)))
 
     monkeypatch.setattr(results, "random_returns", random_returns)
     return calls
@@ -100,7 +100,6 @@ def test_finish_tells_the_truth(tmp_path, monkeypatch, capsys, drawn, mean, verd
     assert agent in said["Agent"] and said["Next"].split() == ["python", "03_next.py"]
     assert shlex.split(said["Watch it"]) == ["python", "-m", "dreamer", "watch", agent]
     assert shlex.split(said["Dreams"]) == ["python", "-m", "lab.visualize", agent]
-
     result = json.loads((run_dir / "result.json").read_text())
     assert result["return"] == pytest.approx(mean) and result["worst_episode"] == mean - 1
     assert (result["env_id"], result["threshold"]) == ("CartPole-v1", 475)
@@ -142,17 +141,16 @@ def test_runs_of_one_config_gather_in_a_file_by_seed(tmp_path, measured):
     assert measured == [("CartPole-v1", 3)] * 2
 
 
-def evaluated(*pairs, final=(0,)):
-    """A run that was evaluated at these (step, return), a minute for every 100 steps."""
-    rows = [
-        {"kind": "eval", "step": step, "minutes": step / 100, "return": ret} for step, ret in pairs
-    ]
+def evaluated(*values, final=(0,)):
+    """A run that was evaluated every 100 steps, that is each minute."""
+    steps = enumerate(values, 1)
+    rows = [{"kind": "eval", "step": 100 * i, "minutes": i, "return": x} for i, x in steps]
     return {"diagnostics": [{"kind": "report", "return": 500}, *rows], "final_returns": final}
 
 
-EARLY = evaluated((100, 500), (200, 500), (300, 10), (400, 480), final=[474, 475])
-LATE = evaluated((100, 500), (200, 474), (300, 475), (400, 475), final=[475, 475])
-NEVER = evaluated((100, 500), (200, 474), (300, 500), (400, 474), final=[450, 500])
+EARLY = evaluated(500, 500, 10, 480, final=[474, 475])
+LATE = evaluated(500, 474, 475, 475, final=[475, 475])
+NEVER = evaluated(500, 474, 500, 474, final=[450, 500])
 
 
 @pytest.mark.parametrize(
@@ -162,7 +160,7 @@ NEVER = evaluated((100, 500), (200, 474), (300, 500), (400, 474), final=[450, 50
         ([NEVER, LATE], (math.inf, math.inf), 1, (0, 2), 2),
         ([NEVER], (math.inf, math.inf), 0, (0, 0), 1),
         ([EARLY], (100, 1.0), 1, (1, 4), 0),
-        ([evaluated((100, 500)), evaluated()], (math.inf, math.inf), 0, (0, 0), 0),
+        ([evaluated(500), evaluated()], (math.inf, math.inf), 0, (0, 0), 0),
     ],
 )
 def test_when_a_threshold_is_reached_and_a_task_solved(runs, median, count, below, solved):

@@ -13,7 +13,7 @@ from conftest import tiny_config
 from PIL import Image
 
 from dreamer import AgentEnv, DreamerAgent, Layout, save_agent
-from lab import animations, cli, visualize
+from lab import cli, visualize
 from lab.visualize import Visualizer
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -162,22 +162,6 @@ def test_what_varies_is_drawn_by_its_name_and_endless_episodes_are_cut(tmp_path)
     assert view.varying(obs[:1], 3) == [0]  # nothing varies: something is drawn all the same
     chosen = visualize.entries(RICH, obs)[:, [1, 3, 4]]
     np.testing.assert_array_equal(chosen, [[9, 0, 0], [-9, 0, 0], [9, 0, 1], [-9, 1, 2]])
-
-
-def test_an_animation_tells_of_dreams_that_end_and_ends_soon_after_the_last(tmp_path, monkeypatch):
-    """The last of three dreams ends with its fourth row; ten rows follow."""
-    found, dreams = [], {"cont": np.ones((3, 40)), "obs": np.zeros((3, 40, 4))}
-    dreams["cont"][[0, 1, 2], [1, 3, 2]] = 0.3
-    monkeypatch.setattr(visualize, "GHOSTS", 3)
-    monkeypatch.setattr(Visualizer, "dreams_of", lambda *_: dreams)
-    monkeypatch.setattr(animations, "ghosts", lambda *given: found.append(given[3]))
-    monkeypatch.setattr(animations, "write_gif", lambda _, words, *__: found.append(words))
-    view = Visualizer(make_agent(imag_horizon=15), "CartPole-v1", tmp_path / "agent")
-    view.animate({"obs": np.arange(45, dtype=np.float32)[:, None].repeat(4, 1)}, 0)
-    over, captions = found
-    assert (~over).sum(0).tolist() == [3, 3, 2, 1] + [0] * 10 and len(captions) == 5 + 14
-    assert captions[4:6] == ["watching, step 5 of 5", "dreaming, step 1 (in training: 15)"]
-    assert captions[-1] == "dreaming, step 14 (in training: 15); 3 of 3 dreams have ended"
 
 
 def test_the_demos_numbers_by_hand():

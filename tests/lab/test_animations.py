@@ -47,16 +47,6 @@ def test_state_set_from_an_observation_is_observed_as_such(env_id):
             env.reset()
 
 
-def test_lander_keeps_its_legs():
-    env = gym.make("LunarLander-v3")
-    env.reset(seed=1)
-    animations.set_state(env, np.array([0.3, 0.5, 0, 0, 0.8, 0, 0, 1]))
-    for leg in env.unwrapped.legs:  # the joint's two ends are one point
-        np.testing.assert_allclose(leg.joint.anchorA, leg.joint.anchorB, atol=1e-4)
-        assert leg.joint.lowerLimit - 1e-4 <= leg.joint.angle <= leg.joint.upperLimit + 1e-4
-    assert [leg.ground_contact for leg in env.unwrapped.legs] == [False, True]
-
-
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "LunarLander-v3"])
 def test_the_scenery_holds_nothing_that_moves(env_id):
     """Put far outside the picture, cart and lander leave the same picture behind."""
@@ -109,19 +99,3 @@ def test_a_gif_holds_every_picture_under_its_caption_without_rows_in_which_nothi
         assert (frame[:24].min(-1) < 128).sum() > 50  # the title
     ink = [(frame[24:48].min(-1) < 128).sum() for frame in frames]  # of the captions
     assert ink[0] == 0 < ink[1] <= ink[2] < ink[3]
-
-
-def test_curves_grow_with_time():
-    """Three rows are observed. Both dreams lie a little above the truth, one ends after two rows;
-    the last truth is far to the right of the first. The second curve is flat."""
-    real = np.stack([np.linspace(0, 1, 9), np.zeros(9)], 1)
-    dreams = np.stack([real[3:] + [0.1, 0]] * 2)
-    dreams[0, 2:] = np.nan
-    pictures = animations.curves(["one", "two"], real, dreams, "step")
-    assert {picture.shape for picture in pictures} == {(320, 800, 3)}
-    tinted = [np.abs(p.astype(int) - animations.TINT).max(-1) < 30 for p in pictures]
-    ends = [blue.any(0).nonzero()[0].max(initial=0) for blue in tinted]
-    assert ends[:2] == [0, 0]  # a dream begins at the last observed row
-    assert (np.diff(ends[1:]) > 40).all() and len(ends) == 9
-    ink = [(picture.max(-1) < 60).sum() for picture in pictures]  # with axes and names
-    assert all(np.diff(ink) > 0)

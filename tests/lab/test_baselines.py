@@ -33,17 +33,6 @@ def test_the_library_takes_the_settings(env_id, method):
         assert [model.lr_schedule(left) for left in (1, 0.5, 0)] == [0.001, 0.0005, 0]
 
 
-def test_seeds_differ_in_everything():
-    def start(seed):
-        model = make_model(settings("CartPole-v1", "ppo", seed), "CartPole-v1")
-        return next(model.policy.parameters()).detach(), model.env.reset()
-
-    (weights, obs), (same_weights, same_obs), (other_weights, other_obs) = map(start, (0, 0, 1))
-    assert torch.equal(weights, same_weights) and not torch.equal(weights, other_weights)
-    np.testing.assert_array_equal(obs, same_obs)
-    assert not set(obs.ravel()) & set(other_obs.ravel())  # none of the eight starts is shared
-
-
 def test_a_run_is_evaluated_when_it_is_due_and_that_costs_no_minutes(monkeypatch):
     """On a clock that moves during evaluations alone, training takes no time."""
     clock, episodes = np.zeros(2), []

@@ -26,15 +26,6 @@ def test_times_are_medians_of_wall_and_cpu_in_turns():
     assert 30 <= wall < 150 and cpu < 15
 
 
-def test_slow_simulators_are_stepped_at_the_same_time():
-    """One gives at most 50 steps a second, however fast the machine; eight in turn no more."""
-    config = tiny_config(envs=8)
-    in_turn = benchmark.measure_acting(benchmark.Simulator, config, 3)
-    together = replace(config, vectorization_mode="async")
-    at_once = benchmark.measure_acting(benchmark.Simulator, together, 30)
-    assert 25 < in_turn <= 50 and at_once > 3 * in_turn
-
-
 def test_numbers_go_to_a_file_and_tables_to_the_screen(tmp_path, monkeypatch, capsys):
     threads_used = []
     shapes = {"matched": (NUMBERS, tiny_config(hidden=20))}

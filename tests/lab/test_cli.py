@@ -37,7 +37,6 @@ def test_where_things_go(tmp_path, monkeypatch):
         assert parse(*words).run_dir == tmp_path / "here" / NAME / "seed0"
     assert cli.short(tmp_path / "a" / "b.png") == Path("a/b.png")
     assert cli.short(tmp_path.parent / "b.png") == tmp_path.parent / "b.png"
-    assert cli.JobFlags().base == ROOT / "runs"
     assert cli.JobFlags(smoke=True).base == ROOT / "runs" / "smoke"
     assert cli.JobFlags(smoke=True, out=tmp_path).base == tmp_path
 

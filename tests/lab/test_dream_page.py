@@ -1,7 +1,5 @@
 """The dream page: what the command writes, and what a visitor's session does with it."""
 
-import re
-
 import numpy as np
 import pytest
 from dreamjs import engine, experience, run, save_agents, stirred_agent
@@ -28,14 +26,8 @@ def test_the_command_writes_the_same_page_again_and_finds_any_other(tmp_path, mo
     dream_page.main(agents, out, check=True)
 
 
-def test_the_committed_page_is_up_to_date_and_its_links_lead_to_the_lines_that_they_name():
+def test_the_committed_page_is_up_to_date():
     dream_page.main(check=True)
-    page = (dream_page.PAGE / "index.html").read_text(encoding="utf-8")
-    links = re.findall(r'data-code="([\w/]+\.py):([\w.]+)" href="[^"]+/main/\1#L(\d+)"', page)
-    assert len(links) == page.count("data-code=") >= 12
-    for path, name, line in links:
-        code = (dream_page.ROOT / path).read_text(encoding="utf-8").splitlines()[int(line) - 1]
-        assert re.search(rf"(def|class) {name.split('.')[-1]}\b", code), code
 
 
 FILES = "model.js", "reality.js", "session.js"
@@ -45,7 +37,7 @@ NEW = """
   const worlds = { cartpole: CartPole, pendulum: Pendulum, acrobot: Acrobot };
   const world = packed.episodes
     ? new Recorded(packed.episodes, packed.repeat)
-    : new Held(new worlds[name](), packed.repeat, limit);
+    : new Held(new worlds[name](), packed.repeat, 1000);
   const session = new Session(new Model(packed), world, Boolean(packed.episodes), random);
   const idle = new Float32Array(session.model.action);
   idle[0] = 1;
@@ -57,14 +49,14 @@ NEW = """
 """
 
 
-def session(task: str, code: str, limit: int = 1000):
+def session(task: str, code: str):
     packed = dream_page.pack(stirred_agent(task), rounded=False)
     if dream_page.TASKS[task][1]:
         rows = experience(task)
         episode = {name: rows[name].tolist() for name in ("obs", "reward")}
         action = rows["action"].argmax(1).tolist()
         packed["episodes"] = [episode | {"action": action, "terminated": True}]
-    return run(engine(*FILES), NEW + code, packed=packed, name=task, limit=limit)
+    return run(engine(*FILES), NEW + code, packed=packed, name=task)
 
 
 @pytest.mark.parametrize("task", ["acrobot", "lunar_lander"])
@@ -113,28 +105,10 @@ def test_waking_helps_the_committed_agents():
     return found;"""
     for task in dream_page.TASKS:
         packed = dream_page.read_script(dream_page.PAGE / "agents" / f"{task}.js")
-        errors = run(engine(*FILES), NEW + code, packed=packed, name=task, limit=1000)
+        errors = run(engine(*FILES), NEW + code, packed=packed, name=task)
         asleep, woken = np.array(errors).T
         assert len(asleep) >= 6, task
         assert np.median(woken) < np.median(asleep) * 2 / 3, (task, asleep, woken)
-
-
-def test_a_dream_goes_on_when_reality_has_ended_and_waking_begins_anew():
-    finished, over, woken = session(
-        "pendulum",
-        """
-        session.sleep();
-        session.model.contHead.out.bias.data[0] = 50; // this dream never ends
-        for (let i = 0; i < 20; i++) session.step("visitor", idle);
-        const over = look();
-        const finished = session.finished("visitor");
-        session.wake();
-        return [finished, over, look()];""",
-        limit=8,
-    )
-    assert not finished
-    assert (over["over"], over["age"], over["error"]) == ("time", 20, None)
-    assert (woken["over"], woken["steps"], woken["asleep"]) == (None, 0, False)
 
 
 def test_a_recording_goes_its_own_way():

@@ -7,19 +7,14 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from faults import assert_same_runs
 
 from dreamer import evaluate, load_agent
-from dreamer.checkpoint import read_log
 from lab import results
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy"}
@@ -95,10 +90,8 @@ def test_a_smoke_run_keeps_all_in_its_folder_and_says_what_to_do_next(task, tree
     result = json.loads((run_dir / "result.json").read_text())
     assert result["config"]["steps"] == 300 and result["entry"]["seed"] == 0
 
-    first = f"{result['env_id']}, seed 0: mean return {result['return']:.1f} over 2 greedy"
-    said = dict(line.split(":", 1) for line in printed[printed.index(first) :].splitlines()[1:])
+    said = dict(line.split(":", 1) for line in printed.splitlines()[-5:])
     assert (tree / said["Figure"].split(" (")[0].strip()) == run_dir / figure
-    assert (tree / said["Agent"].strip()) == run_dir / "agent.pt"
     assert (tree / re.findall(r"\S+\.py", said["Next"])[0]).exists()
     if task != "acrobot":  # a window shows that one for half a minute
         watched = call(tree, *shlex.split(said["Watch it"])[1:], "--episodes", "1")
@@ -129,29 +122,3 @@ def test_a_smoke_run_of_a_script_that_draws(name, stem, pictures, tree):
     }
     assert json.loads((run_dir / "result.json").read_text())["config"]["hidden"] == 16
     assert (str(own.relative_to(tree)) in printed) == (name == "04_visualize")
-
-
-@pytest.mark.scripts
-def test_ctrl_c_tells_how_to_go_on_and_that_ends_as_if_nothing_had_been(tmp_path):
-    script = os.path.relpath(ROOT / "02_dreamer_cartpole.py", tmp_path)
-    words = [script, "--smoke", "--steps", "500", "--seed", "3", "--device", "cpu", "--out"]
-    call(tmp_path, *words, "whole")
-    whole, run_dir = (tmp_path / out / Path(script).stem / "seed3" for out in ("whole", "my out"))
-
-    process = subprocess.Popen(
-        [sys.executable, *words, "my out"], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, text=True
-    )
-    log, deadline = run_dir / "log.jsonl", time.monotonic() + 120
-    while not (log.exists() and read_log(log, "report")):  # it is learning
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and not (run_dir / "result.json").exists()
-    _, *command = shlex.split(printed.splitlines()[-1])
-    assert command == [*words, "my out", "--resume"]
-    call(tmp_path, *command)
-    assert_same_runs(run_dir, whole)
-
-    saved = log.read_bytes()  # once it is finished, the same command trains no more
-    assert "mean return" in call(tmp_path, *command) and log.read_bytes() == saved

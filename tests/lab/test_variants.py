@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from dreamer import run
-from dreamer.config import Config
 from dreamer.evaluation import open_loop
 from dreamer.rssm import State
 from dreamer.utils import make_rng
@@ -61,17 +60,6 @@ def test_every_variant_learns_dreams_and_is_gone_afterwards(variant):
         dream = open_loop(agent, batch["obs"], batch["action"], 2, seed=0)
         assert np.isfinite(dream["obs"]).all()
     assert package_contents() == before
-
-
-def test_ideas_that_are_a_weight_are_switched_off():
-    """What a weight of 0 does is tested with the algorithm."""
-    weights = {"free bits": "free_nats", "unimix": "unimix"}
-    weights |= {"replay value": "replay_value_weight", "slow critic": "slow_weight"}
-    for idea, weight in weights.items():
-        assert VARIANTS[idea].fields == {weight: 0.0} and getattr(Config(), weight) > 0
-    plain, full = Config(**VARIANTS["KL balance"].fields), Config()
-    assert plain.beta_dyn == plain.beta_rep != full.beta_rep
-    assert plain.beta_dyn + plain.beta_rep == pytest.approx(full.beta_dyn + full.beta_rep)
 
 
 @both("stored states")

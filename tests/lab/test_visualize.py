@@ -5,7 +5,6 @@ import json
 import os
 from types import SimpleNamespace
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -14,76 +13,30 @@ from PIL import Image
 
 from dreamer import AgentEnv, DreamerAgent, Layout, save_agent
 from lab import cli, visualize
-from lab.visualize import Visualizer
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 demo = importlib.import_module("01_world_model_demo")
 script = importlib.import_module("04_visualize")
 CARTPOLE = Layout(numbers=4, action_categories=(2,))
-RICH = Layout(numbers=3, flags=1, categories=(3,), action_categories=(2,))
 
 
 def make_agent(layout=CARTPOLE, **changes):
     return DreamerAgent(layout, tiny_config(**changes))
 
 
-class Rich(gym.Env):
-    """Endless, with all kinds of observations."""
-
-    action_space = gym.spaces.Discrete(2)
-    observation_space = gym.spaces.Dict(
-        {
-            "arm": gym.spaces.Box(-9, 9, (3,)),
-            "colour": gym.spaces.Discrete(3),
-            "lamp": gym.spaces.MultiBinary(1),
-        }
-    )
-
-    def reset(self, *, seed=None, options=None):
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        return self.observation_space.sample(), 0.0, False, False, {}
-
-
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    """Flags of 04 whose folders are empty, and where the user's agent and the shipped one go."""
-    monkeypatch.setattr(cli, "ASSETS", tmp_path / "assets")
+def test_the_own_agent_comes_first_unless_the_shipped_one_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "ASSETS", tmp_path)
     flags = SimpleNamespace(out=tmp_path / "runs", run=SimpleNamespace(seed=3), device="cpu")
-    flags.run_dir, flags.smoke, flags.shipped = tmp_path / "04", True, False
-    flags.config = tiny_config()
+    flags.run_dir, flags.shipped, drawn = tmp_path / "04", False, []
     own = flags.out / "02_dreamer_cartpole" / "seed3" / "agent.pt"
-    return flags, own, tmp_path / "assets" / "agents" / "cartpole.pt"
-
-
-def test_the_own_agent_comes_first_unless_the_shipped_one_is_asked_for(folders, monkeypatch):
-    flags, own, shipped = folders
-    drawn = []
     monkeypatch.setattr(script.Visualizer, "draw", lambda self: drawn.append(self.agent.config))
-    for hidden, path in (8, shipped), (16, own):
+    for hidden, path in (8, tmp_path / "agents" / "cartpole.pt"), (16, own):
         save_agent(make_agent(hidden=hidden), path)
         script.draw("cartpole", flags)
     flags.shipped = True
     script.draw("cartpole", flags)
     assert [config.hidden for config in drawn] == [8, 16, 8]
-
-
-def test_where_an_environment_fails_the_other_tasks_are_drawn(folders, monkeypatch, capsys):
-    def draw(name, _):
-        if name == "lunar_lander":
-            raise gym.error.DependencyNotInstalled("Box2D is not installed")
-        return {"obs_error": 0.5}
-
-    flags, *_ = folders
-    monkeypatch.setattr(script, "draw", draw)
-    monkeypatch.setattr(script, "tune_cpu", lambda: None)
-    assert script.main(flags) == 1
-    printed = capsys.readouterr().out
-    assert "no pictures: Box2D is not installed" in printed
-    assert "3 of 4" in printed.splitlines()[-1]
-    assert len(json.loads((flags.run_dir / "result.json").read_text())["tasks"]) == 3
 
 
 def test_the_quantities_that_colour_the_maps():
@@ -147,21 +100,12 @@ def test_dreams_begin_all_along_the_episodes_and_errors_end_with_them(monkeypatc
         np.testing.assert_allclose(errors[name], np.stack([expected] * 2, -1), rtol=1e-6)
 
 
-def test_what_varies_is_drawn_by_its_name_and_endless_episodes_are_cut(tmp_path):
-    """Numbers come first, then flags, then one-hot vectors, as one entry each."""
-    view = Visualizer(make_agent(RICH, max_episode_steps=20), Rich, tmp_path / "agent", points=80)
-    for random in (False, True):
-        assert [len(episode["obs"]) for episode in view.watch(random)] == [21, 21]
-    assert view.names == ["arm[0]", "arm[1]", "arm[2]", "lamp[0]", "colour"]
-    obs = np.zeros((4, 7), np.float32)
-    obs[:, 1] = [9, -9, 9, -9]
-    obs[:, 2] = 7  # always the same
-    obs[:, 3] = [0, 0, 0, 1]
-    obs[np.arange(4), [4, 4, 5, 6]] = 1
-    assert [view.varying(obs, n) for n in (2, 9)] == [[1, 3], [1, 3, 4]]
-    assert view.varying(obs[:1], 3) == [0]  # nothing varies: something is drawn all the same
-    chosen = visualize.entries(RICH, obs)[:, [1, 3, 4]]
-    np.testing.assert_array_equal(chosen, [[9, 0, 0], [-9, 0, 0], [9, 0, 1], [-9, 1, 2]])
+def test_flags_and_categories_are_an_entry_each():
+    """After the numbers; a one-hot vector is drawn as its class."""
+    layout = Layout(numbers=2, flags=1, categories=(3, 2), action_categories=(2,))
+    obs = np.array([[9, 7, 0, 1, 0, 0, 0, 1], [-9, 7, 1, 0, 0, 1, 1, 0]])
+    found = visualize.entries(layout, obs)
+    np.testing.assert_array_equal(found, [[9, 7, 0, 0, 1], [-9, 7, 1, 2, 0]])
 
 
 def test_the_demos_numbers_by_hand():

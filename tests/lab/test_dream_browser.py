@@ -163,18 +163,6 @@ def test_motion_can_be_paused_and_is_at_first_where_the_visitor_wants_less_of_it
     expect(still.locator("#paused")).to_have_attribute("aria-pressed", "true")
 
 
-@pytest.mark.parametrize(("task", "width"), [("cartpole", 320), ("lunar_lander", PHONE["width"])])
-def test_a_narrow_window_needs_no_scrolling_sideways(visit, task, width):
-    page = visit(task, viewport={**PHONE, "width": width}, has_touch=True)
-    page.wait_for_function("session.steps > 1")
-    page.keyboard.press("z")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for name in ("#real canvas", "#dream canvas", "#sleep", "#steer button:first-child"):
-        box = page.locator(name).bounding_box()
-        assert box["y"] >= 0 and box["y"] + box["height"] <= PHONE["height"], name
-        assert box["width"] > 44 or name.startswith("#steer"), name
-
-
 def test_the_readmes_picture_can_be_taken_again(browser, tmp_path):
     """Reality and dream are what the page shows today; below them, other machines have other fonts.
     Without ghosts they would differ by 3, with other random numbers by 9, awake by 90."""

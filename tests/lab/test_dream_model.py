@@ -45,7 +45,6 @@ return said;
 def compare(agent, said: list[dict], expected: dict[str, torch.Tensor], noise: torch.Tensor):
     """Everything said of each step against PyTorch's; expected: deter, stoch, prior, maybe post."""
     deter, stoch = expected["deter"], expected["stoch"]
-
     with torch.inference_mode():
         feat = agent.rssm.get_feat(State(deter, stoch, deter))
         policy = agent.actor(feat)
@@ -78,23 +77,21 @@ def test_filtering_dreaming_and_all_heads_are_those_of_pytorch(task):
     given = {"packed": packed, "uniform": uniform.tolist(), "noise": noise.tolist()}
 
     # Awake: the posterior of every row.
+    rng = make_rng(agent.device, 2)
     with torch.inference_mode():
-        post, last = agent.rssm.observe(
-            agent.encoder(obs)[None], action[None], is_first[None], make_rng(agent.device, 2)
-        )
+        embed = agent.encoder(obs)
+        post, last = agent.rssm.observe(embed[None], action[None], is_first[None], rng)
     before = [[0.0] * agent.layout.action_size, *action[:-1].tolist()]
-    firsts = is_first.tolist()
-    awake = {"obs": obs.tolist(), "actions": before, "isFirst": firsts, "start": None}
+    awake = {"obs": obs.tolist(), "actions": before, "isFirst": is_first.tolist(), "start": None}
     said = run(js, EPISODE_JS, **awake, **given)
     names = {"deter": "deter", "stoch": "stoch", "post": "post_logits", "prior": "prior_logits"}
     compare(agent, said, {k: getattr(post, v)[0] for k, v in names.items()}, noise)
     assert post.stoch.flatten(0, 2).any(0).all(), "some class is never drawn"
 
     # Asleep: as many steps from the last state on, with the prior alone.
+    rng = make_rng(agent.device, 2)
     with torch.inference_mode():
-        dream = agent.rssm.imagine(
-            last, lambda feat, t: action[t][None], EPISODE, make_rng(agent.device, 2)
-        )
+        dream = agent.rssm.imagine(last, lambda feat, t: action[t][None], EPISODE, rng)
         deter, stoch = dream.deter[0, 1:], dream.stoch[0, 1:]
         prior = agent.rssm.prior(deter)
     start = {"deter": last.deter[0].tolist(), "stoch": last.stoch[0].flatten().tolist()}
@@ -178,9 +175,8 @@ def test_a_held_action_is_cut_short_by_an_end_and_by_the_time_limit():
     const held = new Held(world, 4, 10);
     held.reset();
     return [1, 2, 3].map(() => held.step(0));"""
-    steps = run(js, code, end=-1)
+    steps, ended = (run(js, code, end=end) for end in (-1, 6))
     assert [step["reward"] for step in steps] == [4, 4, 2]
     assert [step["truncated"] for step in steps] == [False, False, True]
-    first, second = run(js, code, end=6)[:2]
-    assert (first["reward"], first["terminated"]) == (4, False)
-    assert (second["reward"], second["terminated"], second["truncated"]) == (2, True, False)
+    assert [step["reward"] for step in ended[:2]] == [4, 2]
+    assert [step["terminated"] for step in ended[:2]] == [False, True]

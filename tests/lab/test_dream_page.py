@@ -87,8 +87,8 @@ def test_it_sees_awake_and_dreams_asleep(task):
 
 
 def test_waking_helps_the_committed_agents():
-    """Put to sleep for 20 steps again and again, each is nearer to reality when it wakes: by a
-    third or more, in most cases."""
+    """Asleep for 20 steps again and again, each is nearer to reality when it wakes: by a third or
+    more, in most cases."""
     code = """
     const found = [];
     for (let i = 0; i < 9; i++) {
@@ -125,9 +125,8 @@ def test_a_recording_goes_its_own_way():
         session.step("visitor", other);
         return [awake, recorded, look()];""",
     )
-    assert awake["action"] == rows["action"][0].tolist()
-    assert recorded["action"] == rows["action"][1].tolist()
     assert own["action"] == [0, 0, 1, 0]
     assert [x["error"] is None for x in (awake, recorded, own)] == [False, False, True]
-    for t, seen in enumerate((awake, recorded, own), 1):
-        np.testing.assert_allclose(seen["real"], rows["obs"][t], rtol=1e-6)
+    for t, seen in enumerate((awake, recorded, own)):
+        assert t == 2 or seen["action"] == rows["action"][t].tolist()
+        np.testing.assert_allclose(seen["real"], rows["obs"][t + 1], rtol=1e-6)

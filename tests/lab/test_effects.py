@@ -27,11 +27,12 @@ def make_data(seeds=5):
             run("b", "full", seed, [-10, 0]),
             run("b", "memory", seed, [0, 10 + seed]),
         ]
-    a = {"title": "Task A", "ideas": ["symlog", "memory"], "threshold": 100, "random_return": 0.0}
-    b = {"title": "Task B", "ideas": ["memory"], "threshold": 0, "random_return": -10.0}
+    ways = {"methods": [], "scale": 1.0}
+    a = ways | {"title": "Task A", "ideas": ["symlog", "memory"]}
+    b = ways | {"title": "Task B", "ideas": ["memory"], "threshold": 0, "random_return": -10.0}
     return {
         "ideas": {"symlog": "no symlog", "memory": "no memory"},
-        "tasks": {"a": a | {"methods": [], "scale": 1.0}, "b": b | {"methods": [], "scale": 1.0}},
+        "tasks": {"a": a | {"threshold": 100, "random_return": 0.0}, "b": b},
         "dreams": {"task": "a"},
         "scales": ["a", "b"],
         "runs": runs,

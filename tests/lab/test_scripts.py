@@ -98,16 +98,17 @@ def test_a_smoke_run_keeps_all_in_its_folder_and_says_what_to_do_next(task, tree
         assert re.search(r"^episode 0: return -?\d+\.\d$", watched, re.MULTILINE)
 
 
+PIXELS = "_filmstrip.png _dream.gif"
+DRAWING = [
+    ("01_world_model_demo", "01", "_world_model.png _open_loop.png"),
+    ("04_visualize", "04_cartpole", ".gif _dreams.png _latents.png"),
+    ("09_dreamer_pixels_pendulum", "09_pixel_pendulum", PIXELS),
+    ("09_dreamer_pixels_cartpole", "09_pixel_cartpole", PIXELS),
+]
+
+
 @pytest.mark.scripts
-@pytest.mark.parametrize(
-    ("name", "stem", "pictures"),
-    [
-        ("01_world_model_demo", "01", "_world_model.png _open_loop.png"),
-        ("04_visualize", "04_cartpole", ".gif _dreams.png _latents.png"),
-        ("09_dreamer_pixels_pendulum", "09_pixel_pendulum", "_filmstrip.png _dream.gif"),
-        ("09_dreamer_pixels_cartpole", "09_pixel_cartpole", "_filmstrip.png _dream.gif"),
-    ],
-)
+@pytest.mark.parametrize(("name", "stem", "pictures"), DRAWING)
 def test_a_smoke_run_of_a_script_that_draws(name, stem, pictures, tree):
     """04 looks into the agent of the user's own run where there is one."""
     words = ["--task", name.rpartition("_")[2]] if stem[:2] == "09" else []
@@ -116,9 +117,7 @@ def test_a_smoke_run_of_a_script_that_draws(name, stem, pictures, tree):
     shutil.copy(tree / "assets" / "agents" / "cartpole.pt", own)
     (script,) = tree.glob(f"{name[:2]}_*.py")
     printed, run_dir = smoke(tree, name, script.name, *words)
-    assert {path.name for path in run_dir.iterdir()} >= {
-        "result.json",
-        *(stem + end for end in pictures.split()),
-    }
+    names = {"result.json", *(stem + end for end in pictures.split())}
+    assert {path.name for path in run_dir.iterdir()} >= names
     assert json.loads((run_dir / "result.json").read_text())["config"]["hidden"] == 16
     assert (str(own.relative_to(tree)) in printed) == (name == "04_visualize")

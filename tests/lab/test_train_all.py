@@ -99,9 +99,7 @@ def publish(monkeypatch, tmp_path, started):
     return publish
 
 
-@pytest.mark.parametrize(
-    ("returns", "median"), [([7], 7), ([9, 1, 5], 5), ([4, 3, 2, 1], 2), ([1, 8, 9, 2, 7], 7)]
-)
+@pytest.mark.parametrize(("returns", "median"), [([9, 1, 5], 5), ([4, 3, 2, 1], 2)])
 def test_the_median_seed_s_agent_is_published(publish, tmp_path, returns, median):
     for seed, ret in enumerate(returns):
         make_run(tmp_path / "out", seed, ret)
@@ -128,10 +126,10 @@ def test_numbers_are_merged_and_drawn(publish, tmp_path):
 def test_pictures_and_numbers_without_a_learning_curve_are_copied(publish, tmp_path, started):
     pictures = {"01_world_model_demo": "01_open_loop.png", "04_visualize": "04_cartpole.gif"}
     for script, picture in pictures.items():
-        folder = tmp_path / "out" / script / "seed0"
-        folder.mkdir(parents=True)
         for name in (picture, "result.json", "checkpoint.pt", "output.txt"):
-            (folder / name).write_text(f"{name} of {script}")
+            path = tmp_path / "out" / script / "seed0" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{name} of {script}")
     numbers = ["results/visualize.json", "results/world_model_demo.json"]
     assert publish("--only", "01", "04") == [*pictures.values(), *numbers]
     text = (tmp_path / "assets" / "results" / "visualize.json").read_text()

@@ -25,9 +25,9 @@ def test_the_library_takes_the_settings(env_id, method):
     config = settings(env_id, method, seed=3)
     model, wanted = make_model(config, env_id), config["hyperparameters"]
     assert model.n_envs == wanted.get("n_envs", 1)
-    for name in ("gamma", "gae_lambda", "n_steps", "n_epochs", "batch_size", "buffer_size"):
-        if name in wanted:
-            assert getattr(model, name) == wanted[name]
+    names = ("gamma", "gae_lambda", "n_steps", "n_epochs", "batch_size", "buffer_size")
+    for name in wanted.keys() & names:
+        assert getattr(model, name) == wanted[name]
     assert (model.get_vec_normalize_env() is not None) == wanted.get("normalize", False)
     if wanted.get("learning_rate") == "lin_0.001":
         assert [model.lr_schedule(left) for left in (1, 0.5, 0)] == [0.001, 0.0005, 0]

@@ -11,7 +11,6 @@ from dreamer.rssm import State, kl_losses
 from dreamer.utils import make_rng
 from lab import dream_page
 
-TASKS = list(dream_page.TASKS)
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 # Filters or dreams an episode, and says everything that the model thinks on the way.
@@ -65,7 +64,7 @@ def compare(agent, said: list[dict], expected: dict[str, torch.Tensor], noise: t
         assert column.std() > 1e-3, f"{name} says nothing"
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", dream_page.TASKS)
 def test_filtering_dreaming_and_all_heads_are_those_of_pytorch(task):
     agent, rows = stirred_agent(task), experience(task)
     js, packed = engine("model.js"), dream_page.pack(agent, rounded=False)

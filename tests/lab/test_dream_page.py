@@ -14,16 +14,15 @@ def test_the_command_writes_the_same_page_again_and_finds_any_other(tmp_path, mo
     dream_page.main(agents, out)
     first = {path: path.read_bytes() for path in out.rglob("*.*")}
     assert {path.stem for path in first} == {"index", *tasks}
-    assert all(len(content) < 1.5e6 for content in first.values())
     lander = dream_page.read_script(out / "agents" / "lunar_lander.js")
-    assert len(lander["episodes"]) == 2 and len(lander["episodes"][0]["obs"][0]) == 8
+    assert len(lander["episodes"]) == 2
+    monkeypatch.setattr(dream_page, "record", None)  # recordings stay with their weights
     for path, content in first.items():
+        dream_page.main(agents, out, check=True)
         path.write_bytes(content + b" ")
         with pytest.raises(SystemExit, match="run it"):
             dream_page.main(agents, out, check=True)
         path.write_bytes(content)
-    monkeypatch.setattr(dream_page, "record", None)  # recordings stay with their weights
-    dream_page.main(agents, out, check=True)
 
 
 def test_the_committed_page_is_up_to_date():

@@ -83,9 +83,6 @@ def test_a_run_is_drawn_over_those_of_before(drawn):
     assert "grey: the 2 seeds" in fig._supxlabel.get_text()
     uniform = line(panel(fig, "entropy"), "uniform policy")[0]
     assert uniform[:, 1] == pytest.approx(math.log(2))
-    gray, blue = panel(fig, "error of observations").lines[-2:]
-    assert [to_hex(x.get_color()).upper() for x in (gray, blue)] == [style.BEFORE, style.DREAM]
-    assert gray.get_zorder() < blue.get_zorder()
 
     old, ours = panel(fig, "critic").collections
     np.testing.assert_array_equal(ours.get_offsets(), [[1, 0], [2, 10], [3, 20]])

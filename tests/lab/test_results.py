@@ -43,11 +43,11 @@ def test_what_is_kept_of_a_run():
     assert model and int(cores.split()[0]) >= 1
 
 
-@pytest.mark.parametrize(("reports", "kept"), [(0, 0), (50, 50), (51, 26), (200, 50)])
-def test_report_rows_are_thinned_evenly(reports, kept):
-    rows = make_entry(reports=reports)["diagnostics"]
-    steps = [row["step"] for row in rows if row["kind"] == "report"]
-    assert len(steps) == kept and len(set(np.diff(steps))) <= 1
+def test_report_rows_are_thinned_evenly():
+    for reports, kept in ((0, 0), (50, 50), (51, 26), (200, 50)):
+        rows = make_entry(reports=reports)["diagnostics"]
+        steps = [row["step"] for row in rows if row["kind"] == "report"]
+        assert len(steps) == kept and len(set(np.diff(steps))) <= 1
 
 
 @pytest.fixture

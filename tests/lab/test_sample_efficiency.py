@@ -77,15 +77,3 @@ def test_the_committed_numbers_are_drawn_and_nothing_else_is_written(tmp_path, m
     assert len(rows) == 2 + 12 and not any("not measured" in row for row in rows)
     with pytest.raises(SystemExit, match="pip install 'stable-baselines3"):
         call("--out", tmp_path)
-
-
-@pytest.mark.scripts
-@pytest.mark.baselines
-def test_a_part_of_the_comparison_is_made_once(tmp_path, capsys):
-    words = ["--smoke", "--out", tmp_path, "--tasks", "cartpole", "--methods", "ppo"]
-    assert call(*words) == 0
-    first = capsys.readouterr().out
-    assert "cartpole/ppo/seed0: done" in first and "| CartPole-v1 | DQN | not measured" in first
-    assert call(*words) == 0
-    again = capsys.readouterr().out
-    assert "cartpole/ppo/seed0: complete" in again and first.partition("|")[2] in again

@@ -18,17 +18,16 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 demo = importlib.import_module("01_world_model_demo")
 script = importlib.import_module("04_visualize")
-CARTPOLE = Layout(numbers=4, action_categories=(2,))
 
 
-def make_agent(layout=CARTPOLE, **changes):
-    return DreamerAgent(layout, tiny_config(**changes))
+def make_agent(layout=None, **changes):
+    return DreamerAgent(layout or Layout(numbers=4, action_categories=(2,)), tiny_config(**changes))
 
 
 def test_the_own_agent_comes_first_unless_the_shipped_one_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "ASSETS", tmp_path)
     flags = SimpleNamespace(out=tmp_path / "runs", run=SimpleNamespace(seed=3), device="cpu")
-    flags.run_dir, flags.shipped, drawn = tmp_path / "04", False, []
+    flags.run_dir, flags.smoke, flags.shipped, drawn = tmp_path / "04", True, False, []
     own = flags.out / "02_dreamer_cartpole" / "seed3" / "agent.pt"
     monkeypatch.setattr(script.Visualizer, "draw", lambda self: drawn.append(self.agent.config))
     for hidden, path in (8, tmp_path / "agents" / "cartpole.pt"), (16, own):
@@ -52,21 +51,19 @@ def test_the_quantities_that_colour_the_maps():
         np.testing.assert_allclose(found, [expected] * 2)
 
 
-@pytest.mark.parametrize("of_json", [True, False])
-def test_all_is_drawn_beside_the_agent_s_file(tmp_path, monkeypatch, of_json):
-    """In the environment that it names, and in one that the user does; nothing else is known."""
+def test_all_is_drawn_beside_the_agent_s_file(tmp_path, monkeypatch):
+    """In the environment in which it learned, of which nothing else is known."""
     lake = Layout(categories=(16,), action_categories=(4,))
     agent, path = make_agent(lake, imag_horizon=3), tmp_path / "my agent.pt"
-    with AgentEnv("FrozenLake-v1", is_slippery=False) as env:
-        agent.env_spec = env.spec_json if of_json else None
     save_agent(agent, path)
     monkeypatch.setattr(visualize, "tune_cpu", lambda: None)
     monkeypatch.setattr(visualize.Visualizer.__init__, "__defaults__", (0, None, 60))
-    if not of_json:
-        with pytest.raises(ValueError, match="--env"):
-            visualize.main(visualize.Args(path, device="cpu"))
-    env = None if of_json else "FrozenLake-v1"
-    visualize.main(visualize.Args(path, env=env, device="cpu"))
+    with pytest.raises(ValueError, match="--env"):
+        visualize.main(visualize.Args(path, device="cpu"))
+    with AgentEnv("FrozenLake-v1", is_slippery=False) as env:
+        agent.env_spec = env.spec_json
+    save_agent(agent, path)
+    visualize.main(visualize.Args(path, device="cpu"))
     ends = [".gif", ".json", ".pt", "_dreams.png", "_latents.png"]
     assert {found.name for found in tmp_path.iterdir()} == {f"my agent{end}" for end in ends}
     found = json.loads((tmp_path / "my agent.json").read_text())

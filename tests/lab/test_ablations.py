@@ -29,28 +29,26 @@ def rollout(env, steps=2500):
         rows.append((obs, reward))
         obs, reward, terminated, truncated, _ = env.step(env.random_action(rng))
         ended = terminated or truncated
-    return map(np.array, zip(*rows, strict=True))
+    return list(map(np.array, zip(*rows, strict=True)))
 
 
 def test_the_tasks_change_what_they_say_and_nothing_else():
-    cartpole, pendulum = (list(rollout(env)) for env in ("CartPole-v1", "Pendulum-v1"))
-    obs, reward = rollout(script.TASKS["cartpole-blind"].env)
-    np.testing.assert_array_equal(obs, cartpole[0][:, [0, 2]])
-    np.testing.assert_array_equal(reward, cartpole[1])
+    """Glitches are rare, large and repeatable."""
+    cartpole, pendulum = (rollout(env) for env in ("CartPole-v1", "Pendulum-v1"))
+    blind, wild, again = (
+        rollout(script.TASKS[f"cartpole-{name}"].env) for name in ("blind", "glitches", "glitches")
+    )
+    np.testing.assert_array_equal(blind[0], cartpole[0][:, [0, 2]])
+    wrong = wild[0] != cartpole[0]
+    assert 0.005 < wrong.mean() < 0.015
+    np.testing.assert_allclose(wild[0][wrong], 1000 * cartpole[0][wrong], rtol=1e-5)
+    np.testing.assert_array_equal(again[0], wild[0])
+    for _, reward in blind, wild:
+        np.testing.assert_array_equal(reward, cartpole[1])
     for scale in (0.01, 10_000.0):
         obs, reward = rollout(script.TASKS[f"pendulum-x{scale:g}"].env)
         np.testing.assert_array_equal(obs, pendulum[0])
         np.testing.assert_allclose(reward, scale * pendulum[1], rtol=1e-5)
-
-
-def test_glitches_are_rare_large_and_repeatable():
-    env = script.TASKS["cartpole-glitches"].env
-    (obs, reward), (plain, same_reward), (again, _) = map(rollout, (env, "CartPole-v1", env))
-    wrong = obs != plain
-    assert 0.005 < wrong.mean() < 0.015
-    np.testing.assert_allclose(obs[wrong], 1000 * plain[wrong], rtol=1e-5)
-    np.testing.assert_array_equal(reward, same_reward)
-    np.testing.assert_array_equal(again, obs)
 
 
 def test_the_committed_runs_are_those_of_today():
@@ -66,8 +64,6 @@ def test_the_committed_runs_are_those_of_today():
         assert (list(task.ideas), list(task.methods)) == (info["ideas"], info["methods"])
         assert (task.title, task.scale) == (info["title"], info["scale"])
         assert task.script.THRESHOLD == info["threshold"] and set(task.ideas) < set(VARIANTS)
-    changed, full = (script.config_of("pendulum", name, 0) for name in ("free bits", "full"))
-    assert changed == dataclasses.replace(full, free_nats=0.0)
 
 
 def test_a_run_that_breaks_down_is_a_result(monkeypatch, tmp_path):
@@ -100,15 +96,13 @@ def test_the_error_of_dreams_by_hand(monkeypatch):
     assert script.dream_error(None) == pytest.approx([*range(1, script.HORIZON + 1)], rel=1e-3)
 
 
-@pytest.mark.parametrize("curve", [{500: -12_345_600.0, 1000: -2e6}, {}])
-def test_returns_are_in_the_tasks_own_units(curve, monkeypatch, tmp_path):
+def test_returns_are_in_the_tasks_own_units(monkeypatch, tmp_path):
+    curve = {500: -12_345_600.0, 1000: -2e6}
     monkeypatch.setattr(script, "run_variant", lambda *_: (curve, (2.0, 1.5), None))
     script.make("pendulum-x10000", "full", 0, False, tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
-    returns = [-1235.0, -200.0][: len(curve)]
-    assert result["curve"] == {"env_steps": list(curve), "return": returns}
-    assert result["return"] == (returns[-1] if returns else None)
-    assert (result["minutes"], result["cpu_minutes"], result["dream_error"]) == (2.0, 1.5, None)
+    assert result["curve"] == {"env_steps": [500, 1000], "return": [-1235.0, -200.0]}
+    assert (result["return"], result["minutes"], result["cpu_minutes"]) == (-200.0, 2.0, 1.5)
     assert result["config"] == script.settings("pendulum-x10000", "full", 0, False)
 
 
@@ -146,5 +140,3 @@ def test_every_stage_in_seconds(tmp_path, capsys):
     sac = runs["pendulum-x10000", "sac", 0]  # it got the scaled rewards, and tells plain ones
     assert -2000 < sac["curve"]["return"][-1] < -100
     assert capsys.readouterr().out.count("/seed0: done") == 4
-    call(*words)  # again: nothing is left to do
-    assert capsys.readouterr().out.count("/seed0: complete") == 4

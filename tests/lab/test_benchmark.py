@@ -1,8 +1,6 @@
 """The benchmark: what it times, how, and the file that it writes."""
 
 import json
-import math
-import time
 from dataclasses import replace
 
 from conftest import tiny_config
@@ -12,43 +10,20 @@ from lab import benchmark
 NUMBERS = benchmark.NUMBERS
 
 
-def test_times_are_medians_of_wall_and_cpu_in_turns():
-    naps = iter([0.2, 0.01, 0.03, 0.2])  # the first is the warm-up
-    order = []
-
-    def nap():
-        order.append("nap")
-        time.sleep(next(naps))
-
-    times = benchmark.time_in_turns({"nap": nap, "other": lambda: order.append("other")}, 3)
-    assert order == ["nap", "other"] * 4
-    wall, cpu = times["nap"]
-    assert 30 <= wall < 150 and cpu < 15
-
-
-def test_slow_simulators_are_stepped_at_the_same_time():
-    """One gives at most 50 steps a second, however fast the machine; eight in turn no more."""
-    config = tiny_config(envs=8)
-    in_turn = benchmark.measure_acting(benchmark.Simulator, config, 3)
-    together = replace(config, vectorization_mode="async")
-    at_once = benchmark.measure_acting(benchmark.Simulator, together, 30)
-    assert 25 < in_turn <= 50 and at_once > 3 * in_turn
-
-
 def test_numbers_go_to_a_file_and_tables_to_the_screen(tmp_path, monkeypatch, capsys):
     threads_used = []
-    shapes = {"default": (NUMBERS, tiny_config()), "matched": (NUMBERS, tiny_config(hidden=20))}
-    image = replace(NUMBERS, images=((8, 8, 1),)), tiny_config(depth=2)
-    monkeypatch.setattr(benchmark, "SHAPES", shapes | {"image": image})
+    shapes = {"matched": (NUMBERS, tiny_config(hidden=20))}
+    shapes["image"] = replace(NUMBERS, images=((8, 8, 1),)), tiny_config(depth=2)
+    monkeypatch.setattr(benchmark, "SHAPES", shapes)
     monkeypatch.setattr(benchmark, "measure_acting", lambda _, config, __: 40.0 * config.envs)
     monkeypatch.setattr(benchmark, "tune_cpu", threads_used.append)
     benchmark.main(json=tmp_path / "benchmark.json")
     data = json.loads((tmp_path / "benchmark.json").read_text())
     assert threads_used == [2, 1]  # acting is measured on one
-    for shape in "default", "matched", "image":
+    for shape in shapes:
         times = data["shapes"][shape]
         assert set(times["update_ms"]) == set(times["cpu_ms"]) == {"1", "2"}
-        assert all(math.isfinite(ms) and ms > 0 for ms in times["update_ms"].values())
+        assert all(ms > 0 for ms in times["update_ms"].values())
     assert data["cpu"] and "torch" in data["versions"]
 
     printed = capsys.readouterr().out

@@ -11,12 +11,11 @@ from conftest import ROOT
 from dreamer import Config
 from lab import cli
 
-SCRIPT = str(ROOT / "02_dreamer_cartpole.py")
-NAME = Path(SCRIPT).stem
+NAME = "02_dreamer_cartpole"
 
 
 def parse(*words, config=None):
-    return cli.parse(SCRIPT, "What it teaches.", config or Config(), list(words))
+    return cli.parse(str(ROOT / f"{NAME}.py"), "What it teaches.", config or Config(), list(words))
 
 
 def test_a_script_s_own_config_holds_unless_a_flag_is_given():
@@ -30,14 +29,12 @@ def test_a_script_s_own_config_holds_unless_a_flag_is_given():
 
 def test_where_things_go(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
     assert parse().run_dir == ROOT / "runs" / NAME / "seed0"
     assert parse("--smoke", "--seed", "4").run_dir == ROOT / "runs" / "smoke" / NAME / "seed4"
-    for words in (["--out", "here"], ["--out", "here", "--smoke"], ["--out=~/here"]):
+    for words in (["--out", "here"], ["--out", "here", "--smoke"]):
         assert parse(*words).run_dir == tmp_path / "here" / NAME / "seed0"
     assert cli.short(tmp_path / "a" / "b.png") == Path("a/b.png")
     assert cli.short(tmp_path.parent / "b.png") == tmp_path.parent / "b.png"
-    assert cli.JobFlags().base == ROOT / "runs"
     assert cli.JobFlags(smoke=True).base == ROOT / "runs" / "smoke"
     assert cli.JobFlags(smoke=True, out=tmp_path).base == tmp_path
 
@@ -50,13 +47,12 @@ def end(main, args, monkeypatch, *words):
     return ended.value.code
 
 
-@pytest.mark.parametrize("resumed", [[], ["--resume"]])
-def test_ctrl_c_prints_the_command_that_resumes(resumed, monkeypatch, capsys):
+def test_ctrl_c_prints_the_command_that_resumes(monkeypatch, capsys):
     def main(args):
         raise KeyboardInterrupt
 
     words = ["--out", "my out"]
-    assert end(main, parse(*words), monkeypatch, *resumed, *words) == 130
+    assert end(main, parse(*words), monkeypatch, "--resume", *words) == 130
     _, script, *again = shlex.split(capsys.readouterr().out.splitlines()[-1])
     assert (script, again) == ("02_dreamer_cartpole.py", [*words, "--resume"])
     assert end(main, cli.JobFlags(), monkeypatch, "--fresh", "--jobs", "2") == 130

@@ -1,7 +1,5 @@
 """The dream page: what the command writes, and what a visitor's session does with it."""
 
-import re
-
 import numpy as np
 import pytest
 from dreamjs import engine, experience, run, save_agents, stirred_agent
@@ -9,42 +7,26 @@ from dreamjs import engine, experience, run, save_agents, stirred_agent
 from lab import dream_page
 
 
-@pytest.fixture(scope="session")
-def agents(tmp_path_factory):
-    """A folder of fresh agents, as assets/agents holds trained ones."""
-    return save_agents(tmp_path_factory.mktemp("agents"))
-
-
-def test_the_command_writes_the_same_page_again_and_finds_any_other(agents, tmp_path, monkeypatch):
+def test_the_command_writes_the_same_page_again_and_finds_any_other(tmp_path, monkeypatch):
+    agents, out = save_agents(tmp_path / "agents"), tmp_path / "page"
     tasks = {"cartpole": ("CartPole-v1", 0), "lunar_lander": ("LunarLander-v3", 2)}
     monkeypatch.setattr(dream_page, "TASKS", tasks)
-    with pytest.raises(SystemExit, match="run it"):
-        dream_page.main(agents, tmp_path, check=True)
-    assert not list(tmp_path.iterdir())
-    dream_page.main(agents, tmp_path)
-    first = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    dream_page.main(agents, out)
+    first = {path: path.read_bytes() for path in out.rglob("*.*")}
     assert {path.stem for path in first} == {"index", *tasks}
-    assert all(len(content) < 1.5e6 for content in first.values())
-    lander = dream_page.read_script(tmp_path / "agents" / "lunar_lander.js")
-    assert len(lander["episodes"]) == 2 and len(lander["episodes"][0]["obs"][0]) == 8
-
+    lander = dream_page.read_script(out / "agents" / "lunar_lander.js")
+    assert len(lander["episodes"]) == 2
+    monkeypatch.setattr(dream_page, "record", None)  # recordings stay with their weights
     for path, content in first.items():
+        dream_page.main(agents, out, check=True)
         path.write_bytes(content + b" ")
         with pytest.raises(SystemExit, match="run it"):
-            dream_page.main(agents, tmp_path, check=True)
+            dream_page.main(agents, out, check=True)
         path.write_bytes(content)
-    monkeypatch.setattr(dream_page, "record", None)  # recordings stay with their weights
-    dream_page.main(agents, tmp_path, check=True)
 
 
-def test_the_committed_page_is_up_to_date_and_its_links_lead_to_the_lines_that_they_name():
+def test_the_committed_page_is_up_to_date():
     dream_page.main(check=True)
-    page = (dream_page.PAGE / "index.html").read_text(encoding="utf-8")
-    links = re.findall(r'data-code="([\w/]+\.py):([\w.]+)" href="[^"]+/main/\1#L(\d+)"', page)
-    assert len(links) == page.count("data-code=") >= 12
-    for path, name, line in links:
-        code = (dream_page.ROOT / path).read_text(encoding="utf-8").splitlines()[int(line) - 1]
-        assert re.search(rf"(def|class) {name.split('.')[-1]}\b", code), code
 
 
 FILES = "model.js", "reality.js", "session.js"
@@ -54,7 +36,7 @@ NEW = """
   const worlds = { cartpole: CartPole, pendulum: Pendulum, acrobot: Acrobot };
   const world = packed.episodes
     ? new Recorded(packed.episodes, packed.repeat)
-    : new Held(new worlds[name](), packed.repeat, limit);
+    : new Held(new worlds[name](), packed.repeat, 1000);
   const session = new Session(new Model(packed), world, Boolean(packed.episodes), random);
   const idle = new Float32Array(session.model.action);
   idle[0] = 1;
@@ -66,19 +48,20 @@ NEW = """
 """
 
 
-def session(task: str, code: str, limit: int = 1000):
+def session(task: str, code: str):
     packed = dream_page.pack(stirred_agent(task), rounded=False)
     if dream_page.TASKS[task][1]:
         rows = experience(task)
         episode = {name: rows[name].tolist() for name in ("obs", "reward")}
         action = rows["action"].argmax(1).tolist()
         packed["episodes"] = [episode | {"action": action, "terminated": True}]
-    return run(engine(*FILES), NEW + code, packed=packed, name=task, limit=limit)
+    return run(engine(*FILES), NEW + code, packed=packed, name=task)
 
 
-@pytest.mark.parametrize("task", ["pendulum", "lunar_lander"])
+@pytest.mark.parametrize("task", ["acrobot", "lunar_lander"])
 def test_it_sees_awake_and_dreams_asleep(task):
-    begun, awake, asleep, woken, later = session(
+    """The error is that of the decoded observation, in standard deviations."""
+    seen = session(
         task,
         """
         const seen = [look()];
@@ -89,26 +72,22 @@ def test_it_sees_awake_and_dreams_asleep(task):
         steps(1); seen.push(look());
         return seen;""",
     )
-    assert [x["asleep"] for x in (begun, awake, asleep, woken, later)] == [0, 0, 1, 0, 0]
-    assert [x["age"] for x in (begun, awake, asleep, woken, later)] == [0, 0, 2, 0, 0]
-    assert [x["post"] for x in (begun, awake, asleep, woken, later)] == [1, 1, 0, 1, 1]
+    found = [(x["asleep"], x["age"], x["post"]) for x in seen]
+    assert found == [(0, 0, 1), (0, 0, 1), (1, 2, 0), (0, 0, 1), (0, 0, 1)]
+    _, awake, asleep, woken, _ = seen
     assert awake["kl"] > 0 and asleep["kl"] is None
     assert awake["real"] != asleep["real"] == woken["real"], "waking takes no time"
     assert woken["dream"] != asleep["dream"], "the dream snaps"
-    assert asleep["error"] != woken["error"]
-
-
-def test_error_is_that_of_the_decoded_observation():
-    norm = stirred_agent("acrobot").encoder.norm
-    seen = session("acrobot", "session.step('greedy', null); return look();")
-    pair = [norm(norm.mean.new_tensor(seen[side])).numpy() for side in ("dream", "real")]
-    expected = np.sqrt(np.mean(np.square(pair[0] - pair[1])))
-    assert seen["error"] == pytest.approx(expected, rel=1e-3)
+    norm = stirred_agent(task).encoder.norm
+    for x in awake, woken:
+        pair = [norm(norm.mean.new_tensor(x[side])).numpy() for side in ("dream", "real")]
+        expected = np.sqrt(np.mean(np.square(pair[0] - pair[1])))
+        assert x["error"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_waking_helps_the_committed_agents():
-    """Put to sleep for 20 steps again and again, each is nearer to reality when it wakes: by a
-    third or more, in most cases."""
+    """Asleep for 20 steps again and again, each is nearer to reality when it wakes: by a third or
+    more, in most cases."""
     code = """
     const found = [];
     for (let i = 0; i < 9; i++) {
@@ -125,32 +104,15 @@ def test_waking_helps_the_committed_agents():
     return found;"""
     for task in dream_page.TASKS:
         packed = dream_page.read_script(dream_page.PAGE / "agents" / f"{task}.js")
-        errors = run(engine(*FILES), NEW + code, packed=packed, name=task, limit=1000)
+        errors = run(engine(*FILES), NEW + code, packed=packed, name=task)
         asleep, woken = np.array(errors).T
         assert len(asleep) >= 6, task
         assert np.median(woken) < np.median(asleep) * 2 / 3, (task, asleep, woken)
 
 
-def test_a_dream_goes_on_when_reality_has_ended_and_waking_begins_anew():
-    finished, over, woken = session(
-        "pendulum",
-        """
-        session.sleep();
-        session.model.contHead.out.bias.data[0] = 50; // this dream never ends
-        for (let i = 0; i < 20; i++) session.step("visitor", idle);
-        const over = look();
-        const finished = session.finished("visitor");
-        session.wake();
-        return [finished, over, look()];""",
-        limit=8,
-    )
-    assert not finished
-    assert (over["over"], over["age"], over["error"]) == ("time", 20, None)
-    assert (woken["over"], woken["steps"], woken["asleep"]) == (None, 0, False)
-
-
 def test_a_recording_goes_its_own_way():
-    """Awake the model follows the recorded actions; asleep it takes the driver's."""
+    """Awake the model follows the recorded actions; asleep it takes the driver's, and with others
+    than the recorded ones nothing can be compared."""
     rows = experience("lunar_lander")
     awake, recorded, own = session(
         "lunar_lander",
@@ -162,8 +124,8 @@ def test_a_recording_goes_its_own_way():
         session.step("visitor", other);
         return [awake, recorded, look()];""",
     )
-    assert awake["action"] == rows["action"][0].tolist()
-    assert recorded["action"] == rows["action"][1].tolist()
     assert own["action"] == [0, 0, 1, 0]
-    for t, seen in enumerate((awake, recorded, own), 1):
-        np.testing.assert_allclose(seen["real"], rows["obs"][t], rtol=1e-6)
+    assert [x["error"] is None for x in (awake, recorded, own)] == [False, False, True]
+    for t, seen in enumerate((awake, recorded, own)):
+        assert t == 2 or seen["action"] == rows["action"][t].tolist()
+        np.testing.assert_allclose(seen["real"], rows["obs"][t + 1], rtol=1e-6)

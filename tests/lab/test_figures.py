@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from lab import figures, style
@@ -16,10 +15,18 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that would have been saved."""
+    """The figures that would have been saved. All are as wide as the page, 830 pixels, and no text
+    on them may be smaller than 11 pixels."""
     found = []
     monkeypatch.setattr(style, "save", lambda fig, path: found.append(fig))
-    return found
+    yield found
+    assert found
+    for fig in found:
+        fig.draw_without_rendering()
+        pixels = 830 / fig.get_figwidth() / 72  # of a point
+        texts = [text for text in fig.findobj(Text) if text.get_text() and text.get_visible()]
+        assert len(texts) >= 4
+        assert min(text.get_fontsize() for text in texts) * pixels >= 11
 
 
 def panel(fig, title):
@@ -53,70 +60,47 @@ def make_run(seed, trained=()):
     return {"seed": seed, "curve": curve, **ends, "diagnostics": rows}
 
 
-def test_seeds_are_their_mean_with_a_band_from_the_lowest_to_the_highest():
-    """At the steps that all of them share."""
-    ax = Figure().subplots()
-    curves = [([1, 2], [0, 3]), ([1, 2, 3], [1, 5, 99]), ([0, 1, 2], [99, 5, 7])]
-    style.draw_seeds(ax, curves, "black")
-    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[1, 2], [2, 5]])
-    corners = {tuple(corner) for corner in ax.collections[0].get_paths()[0].vertices}
-    assert corners == {(1, 0), (1, 5), (2, 3), (2, 7)}
-    style.draw_seeds(ax, [([1, 2], [0, 3])], "black")
-    assert len(ax.collections) == 1  # a single seed has no band
-
-
 def test_a_run_is_drawn_over_those_of_before(drawn):
-    before = [make_run(0), make_run(4)]
-    figures.training_figure("CartPole", [make_run(1)], 475, 22.0, "", before, math.log(2))
+    """The critic has a dot for each evaluation, later ones darker. Training episodes that are too
+    low to be drawn are counted."""
+    trained = [[10, 0], [20, -431], [30, -430.9], [40, -9000]]  # 22 - (475 - 22) = -431
+    before, run = [make_run(0), make_run(4)], make_run(1, trained)
+    figures.training_figure("CartPole", [run], 475, 22.0, "", before, math.log(2))
     (fig,) = drawn
     returns = panel(fig, "CartPole: greedy return")
-    np.testing.assert_array_equal(
-        line(returns, "seed 1")[0], [[1000, 100], [2000, 101], [3000, 102]]
-    )
-    assert line(returns, "seed 1")[1] == style.DREAM
+    points, color = line(returns, "seed 1")
+    np.testing.assert_array_equal(points, [[1000, 100], [2000, 101], [3000, 102]])
+    assert color == style.DREAM
     mean, color = line(returns, "assets/results: mean of 2 seeds")
     assert mean[:, 1].tolist() == [200, 201, 202] and color == style.BEFORE
-    assert "2 fresh episodes: 402.0" in legend(returns)
-    assert {"threshold 475", "random policy 22"} <= set(legend(returns))
+    band = returns.collections[1].get_paths()[0].vertices  # from the lowest to the highest seed
+    assert {tuple(x) for x in band} == {(1e3 * i, k + i - 1) for i in (1, 2, 3) for k in (0, 400)}
+    np.testing.assert_array_equal(returns.collections[0].get_offsets(), [[10, 0], [30, -430.9]])
+    assert set(legend(returns)) > {
+        *("training episodes (2 are lower)", "2 fresh episodes: 402.0"),
+        *("threshold 475", "random policy 22"),
+    }
     assert "grey: the 2 seeds" in fig._supxlabel.get_text()
     uniform = line(panel(fig, "entropy"), "uniform policy")[0]
     assert uniform[:, 1] == pytest.approx(math.log(2))
 
-    gray, blue = panel(fig, "error of observations").lines[-2:]
-    assert [to_hex(x.get_color()).upper() for x in (gray, blue)] == [style.BEFORE, style.DREAM]
-    assert gray.get_zorder() < blue.get_zorder()
-
-
-def test_calibration_has_a_dot_for_each_evaluation_later_ones_darker(drawn):
-    figures.training_figure("CartPole", [make_run(1), make_run(3)], 475, 22.0, "", [make_run(5)])
-    critic = panel(drawn[0], "critic")
-    before, ours = critic.collections
-    dots = [[1, 0], [2, 10], [3, 20], [3, 0], [4, 10], [5, 20]]
-    np.testing.assert_array_equal(ours.get_offsets(), dots)
-    np.testing.assert_array_equal(before.get_offsets(), [[5, 0], [6, 10], [7, 20]])
+    old, ours = panel(fig, "critic").collections
+    np.testing.assert_array_equal(ours.get_offsets(), [[1, 0], [2, 10], [3, 20]])
+    np.testing.assert_array_equal(old.get_offsets()[3:], [[4, 0], [5, 10], [6, 20]])
     ours.update_scalarmappable()
-    light = ours.get_facecolors()[:, :3].sum(1)
-    assert light[0] > light[1] > light[2] and light[0] == light[3]
-    assert critic.get_xlim() == critic.get_ylim()
+    assert (np.diff(ours.get_facecolors()[:, :3].sum(1)) < 0).all()
 
 
-def test_episodes_that_are_too_low_to_be_drawn_are_counted(drawn):
-    trained = [[10, 0], [20, -431], [30, -430.9], [40, -9000]]  # 22 - (475 - 22) = -431
-    figures.training_figure("CartPole", [make_run(1, trained)], 475, 22.0, "")
-    returns = panel(drawn[0], "greedy return")
-    np.testing.assert_array_equal(returns.collections[0].get_offsets(), [[10, 0], [30, -430.9]])
-    assert "training episodes (2 are lower)" in legend(returns)
+def method(values, steps):
+    runs = [{"curve": {"env_steps": steps, "return": row}} for row in values]
+    return {"env_id": "LunarLander-v3", "threshold": 200, "random_return": -200, "runs": runs}
 
 
-def method(env_id="LunarLander-v3", values=((0, 100), (2, 300)), steps=(500, 5000)):
-    runs = [{"curve": {"env_steps": list(steps), "return": list(row)}} for row in values]
-    return {"env_id": env_id, "threshold": 200, "random_return": -200, "runs": runs}
-
-
-def test_methods_are_drawn_on_a_logarithmic_axis_and_notes_say_what_is_not_seen():
-    ax = Figure().subplots()
-    low = method(values=[[-900, -50, -300], [-441, -439, 0], *[[0, 0, 0]] * 3], steps=(1, 10, 100))
-    figures.draw_methods(ax, {"dreamer": method(), "ppo": None, "sac": low})
+def test_methods_are_drawn_on_a_logarithmic_axis_and_notes_say_what_is_not_seen(drawn):
+    ours = method([[0, 100], [2, 300]], [500, 5000])
+    low = method([[-900, -50, -300], [-441, -439, 0], *[[0, 0, 0]] * 3], [1, 10, 100])
+    figures.sample_efficiency_figure({"a": {"dreamer": ours, "ppo": None, "sac": low}}, "")
+    ax = panel(drawn[0], "LunarLander")
     assert ax.get_xscale() == "log" and ax.get_ylim()[0] == -440  # -200 - 0.6 * 400
     np.testing.assert_array_equal(line(ax, "Dreamer")[0], [[500, 1], [5000, 200]])
     notes = "Dreamer: 2 of 5 seeds", "PPO: not measured yet", "seeds of SAC go down to -900"
@@ -125,87 +109,48 @@ def test_methods_are_drawn_on_a_logarithmic_axis_and_notes_say_what_is_not_seen(
     np.testing.assert_array_equal(arrows.get_xydata(), [[1, -440]])
 
 
-def test_world_model_figure_shows_each_dimensions_error(drawn):
-    error = {"dream": np.zeros((3, 2, 4)), "naive": np.ones((3, 2, 4))}
-    error["dream"][:, 1] = [[1, 2, 3, 4]] * 3
-    error["dream"][2, 1] = np.nan  # this episode ended after one step
-    error["naive"][2, 1] = np.nan
-    cont = {kind: np.full((3, 5), value) for kind, value in (("real", 1), ("filtered", 0.9))}
-    cont["dreamed"] = np.full((3, 5), 0.8)
-    names = style.OBS_NAMES["CartPole-v1"]
-    figures.world_model_figure("Title", names, make_run(0)["diagnostics"], error, cont, "")
-    (fig,) = drawn
-    each = panel(fig, "each dimension")
-    assert [line(each, name)[0][:, 1].tolist() for name in names] == [[0, i] for i in (1, 2, 3, 4)]
-    total = panel(fig, "mean of all dimensions")
-    assert line(total, "dream")[0].tolist() == [[1, 0], [2, 2.5]]
-    end = panel(fig, "end coming")
-    np.testing.assert_allclose(line(end, "dreamed")[0], [[t, 0.8] for t in range(-4, 1)])
-
-
-def episode_and_dreams(env_id, rows=12, context=4, count=9):
-    rng, size = np.random.default_rng(0), len(style.OBS_NAMES[env_id])
-    real = {"obs": rng.normal(size=(rows, size)), "reward": np.ones(rows), "cont": np.ones(rows)}
-    dreams = {"obs": rng.normal(size=(count, rows - context, size))}
-    dreams |= {name: np.ones((count, rows - context)) for name in ("reward", "cont")}
-    return real, dreams
-
-
-@pytest.mark.parametrize("env_id", style.OBS_NAMES)
-def test_a_dream_has_a_panel_for_each_dimension_and_none_for_a_constant(drawn, env_id):
-    real, dreams = episode_and_dreams(env_id)
-    figures.dream_figure("Title", style.OBS_NAMES[env_id], 4, real, dreams, "", trained=5)
-    dreams["reward"] = np.linspace(0, 1, 8) + np.zeros((9, 8))
-    figures.dream_figure("Title", style.OBS_NAMES[env_id], 4, real, dreams, "")
-    plain, more = ([ax.get_title() for ax in fig.axes if ax.axison] for fig in drawn)
-    assert plain == style.OBS_NAMES[env_id] and more == [*plain, "reward"]
-    ax = drawn[0].axes[0]
-    np.testing.assert_array_equal(line(ax, "real")[0][:, 1], real["obs"][:, 0])
-    assert line(ax, "length of dreams in training")[0][:, 0].tolist() == [8, 8]  # the fifth row
-    mean = line(ax, "9 dreams: mean, middle 80%")[0]
-    np.testing.assert_array_equal(mean[:, 0], np.arange(4, 12))
-    np.testing.assert_allclose(mean[:, 1], dreams["obs"][:, :, 0].mean(0))
-
-
-def test_a_dream_that_has_ended_is_left_out(drawn):
-    real, dreams = episode_and_dreams("Pendulum-v1", count=2)
+def test_a_dream_has_a_panel_for_each_number_and_is_left_out_once_it_has_ended(drawn):
+    """Reward and the end have panels where they change."""
+    rng, names = np.random.default_rng(0), style.OBS_NAMES["Pendulum-v1"]
+    real = {"obs": rng.normal(size=(12, 3)), "reward": np.ones(12), "cont": np.ones(12)}
+    dreams = {"obs": rng.normal(size=(2, 8, 3)), "reward": np.ones((2, 8)), "cont": np.ones((2, 8))}
+    figures.dream_figure("Title", names, 4, real, dreams, "", trained=5)
+    dreams["reward"] = np.linspace(0, 1, 8) + np.zeros((2, 8))
     dreams["cont"][0, 2:] = [0.4, 1, 1, 1, 1, 1]  # ends with its third row
     dreams["cont"][1, 5:] = [0.1, 0.1, 0.1]
-    figures.dream_figure("Title", style.OBS_NAMES["Pendulum-v1"], 4, real, dreams, "")
-    mean = line(drawn[0].axes[0], "2 dreams: mean, middle 80%")[0]
-    assert mean[:, 0].tolist() == [4, 5, 6, 7, 8, 9]
-    first, second = dreams["obs"][:, :6, 0]
-    np.testing.assert_allclose(mean[:, 1], [*((first + second) / 2)[:3], *second[3:]])
-    assert len(line(panel(drawn[0], "goes on"), "2 dreams: mean, middle 80%")[0]) == 8
+    figures.dream_figure("Title", names, 4, real, dreams, "")
+    plain, more = ([ax.get_title() for ax in fig.axes if ax.axison] for fig in drawn)
+    assert plain == names and more == [*plain, "reward", figures.GOES_ON]
+    ax, label = drawn[0].axes[0], "2 dreams: mean, middle 80%"
+    np.testing.assert_array_equal(line(ax, "real")[0][:, 1], real["obs"][:, 0])
+    assert line(ax, "length of dreams in training")[0][:, 0].tolist() == [8, 8]  # the fifth row
+    first, second = dreams["obs"][..., 0]
+    mean = np.array([np.arange(4, 12), (first + second) / 2]).T
+    np.testing.assert_allclose(line(ax, label)[0], mean)
+    mean[3:, 1] = second[3:]
+    np.testing.assert_allclose(line(drawn[1].axes[0], label)[0], mean[:6])
+    assert len(line(panel(drawn[1], "goes on"), label)[0]) == 8
 
 
 def test_maps_leave_out_what_is_the_same_everywhere(drawn):
     points = np.random.default_rng(0).normal(size=(300, 2))
     whose = np.repeat(["own", "random"], 150)
     maps = [("whose", whose, ""), ("reward", np.ones(300), "viridis")]
-    maps += [("angle", np.linspace(-1, 3, 300), "coolwarm")]
-    figures.latents_figure("Title", points, maps, "")
+    figures.latents_figure("Title", points, [*maps, ("angle", points[:, 0], "coolwarm")], "")
     (fig,) = drawn
     assert [ax.get_title() for ax in fig.axes if ax.get_title()] == ["whose", "angle"]
     assert legend(panel(fig, "whose")) == ["own", "random"]
-    dots = panel(fig, "angle").collections[0]
-    np.testing.assert_array_equal(dots.get_offsets(), points)
-    low, high = dots.get_clim()
-    assert low == -high and high == pytest.approx(np.percentile(maps[2][1], 98))
-    bars = [ax for ax in fig.axes if not ax.get_title()]
-    assert [bar.get_visible() for bar in bars] == [False, True]  # words have no colour bar
-
-
-# Of three ideas one is not measured at all.
-EFFECTS = {
-    "symlog": {"Plain": Effect(-0.1, -0.3, 0.1, 3), "Blind": Effect()},
-    "memory": {"Plain": Effect(0.2, 0.1, 0.3, 5), "Blind": Effect(-0.5, -0.9, -0.1, 5)},
-    "unimix": {"Plain": Effect()},
-}
+    np.testing.assert_array_equal(panel(fig, "angle").collections[0].get_offsets(), points)
 
 
 def test_effects_stand_in_order_and_those_that_are_sure_in_colour(drawn):
-    figures.ablation_figure(EFFECTS, "")
+    """Of three ideas one is not measured at all."""
+    found = {
+        "symlog": {"Plain": Effect(-0.1, -0.3, 0.1, 3), "Blind": Effect()},
+        "memory": {"Plain": Effect(0.2, 0.1, 0.3, 5), "Blind": Effect(-0.5, -0.9, -0.1, 5)},
+        "unimix": {"Plain": Effect()},
+    }
+    figures.ablation_figure(found, "")
     ax = drawn[0].axes[0]
     assert [text.get_text() for text in ax.texts] == ["memory", "symlog"]  # the worst one first
     labels = [text.get_text() for text in ax.get_yticklabels()]
@@ -215,25 +160,3 @@ def test_effects_stand_in_order_and_those_that_are_sure_in_colour(drawn):
     assert ends == [[-0.9, -0.1], [0.1, 0.3], [-0.3, 0.1]]
     colors = [to_hex(found.get_color()).upper() for found in intervals]
     assert colors == [style.HARM, style.DREAM, style.RANDOM]
-
-
-def test_all_figures_can_be_read_at_830_pixels(drawn):
-    """They are as wide as the page, and no text on them is smaller than 11 pixels."""
-    figures.training_figure("CartPole", [make_run(1)], 475, 22.0, "", [make_run(2)], 1.0)
-    figures.sample_efficiency_figure({"a": {"dreamer": method(), "ppo": None}}, "")
-    real, dreams = episode_and_dreams("LunarLander-v3")
-    figures.dream_figure("Title", style.OBS_NAMES["LunarLander-v3"], 4, real, dreams, "", 5)
-    points = np.random.default_rng(0).normal(size=(300, 2))
-    figures.latents_figure("Title", points, [("whose", np.repeat(["a", "b"], 150), "")], "")
-    figures.ablation_figure(EFFECTS, "")
-    error = {name: np.ones((9, 3, 4)) for name in ("dream", "naive")}
-    cont = {kind: np.ones((9, 5)) for kind in ("real", "filtered", "dreamed")}
-    names = style.OBS_NAMES["CartPole-v1"]
-    figures.world_model_figure("Title", names, make_run(0)["diagnostics"], error, cont, "")
-    assert len(drawn) == 6
-    for fig in drawn:
-        fig.draw_without_rendering()
-        pixels = 830 / fig.get_figwidth() / 72  # of a point
-        texts = [text for text in fig.findobj(Text) if text.get_text() and text.get_visible()]
-        assert len(texts) >= 4
-        assert min(text.get_fontsize() for text in texts) * pixels >= 11

@@ -7,19 +7,14 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from faults import assert_same_runs
 
 from dreamer import evaluate, load_agent
-from dreamer.checkpoint import read_log
 from lab import results
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "SDL_VIDEODRIVER": "dummy"}
@@ -61,8 +56,6 @@ def test_the_shipped_agents_do_their_task(task):
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A copy of the repository, all of it committed: whatever a script writes is seen."""
-    if shutil.which("git") is None:
-        pytest.skip("no git")
     tree = tmp_path_factory.mktemp("tree") / "repository"
     unwanted = (".git", ".venv", "runs", "build", "*.egg-info", "*cache*", ".hypothesis")
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*unwanted))
@@ -95,26 +88,25 @@ def test_a_smoke_run_keeps_all_in_its_folder_and_says_what_to_do_next(task, tree
     result = json.loads((run_dir / "result.json").read_text())
     assert result["config"]["steps"] == 300 and result["entry"]["seed"] == 0
 
-    first = f"{result['env_id']}, seed 0: mean return {result['return']:.1f} over 2 greedy"
-    said = dict(line.split(":", 1) for line in printed[printed.index(first) :].splitlines()[1:])
+    said = dict(line.split(":", 1) for line in printed.splitlines()[-5:])
     assert (tree / said["Figure"].split(" (")[0].strip()) == run_dir / figure
-    assert (tree / said["Agent"].strip()) == run_dir / "agent.pt"
     assert (tree / re.findall(r"\S+\.py", said["Next"])[0]).exists()
     if task != "acrobot":  # a window shows that one for half a minute
         watched = call(tree, *shlex.split(said["Watch it"])[1:], "--episodes", "1")
         assert re.search(r"^episode 0: return -?\d+\.\d$", watched, re.MULTILINE)
 
 
+PIXELS = "_filmstrip.png _dream.gif"
+DRAWING = [
+    ("01_world_model_demo", "01", "_world_model.png _open_loop.png"),
+    ("04_visualize", "04_cartpole", ".gif _dreams.png _latents.png"),
+    ("09_dreamer_pixels_pendulum", "09_pixel_pendulum", PIXELS),
+    ("09_dreamer_pixels_cartpole", "09_pixel_cartpole", PIXELS),
+]
+
+
 @pytest.mark.scripts
-@pytest.mark.parametrize(
-    ("name", "stem", "pictures"),
-    [
-        ("01_world_model_demo", "01", "_world_model.png _open_loop.png"),
-        ("04_visualize", "04_cartpole", ".gif _dreams.png _latents.png"),
-        ("09_dreamer_pixels_pendulum", "09_pixel_pendulum", "_filmstrip.png _dream.gif"),
-        ("09_dreamer_pixels_cartpole", "09_pixel_cartpole", "_filmstrip.png _dream.gif"),
-    ],
-)
+@pytest.mark.parametrize(("name", "stem", "pictures"), DRAWING)
 def test_a_smoke_run_of_a_script_that_draws(name, stem, pictures, tree):
     """04 looks into the agent of the user's own run where there is one."""
     words = ["--task", name.rpartition("_")[2]] if stem[:2] == "09" else []
@@ -123,35 +115,7 @@ def test_a_smoke_run_of_a_script_that_draws(name, stem, pictures, tree):
     shutil.copy(tree / "assets" / "agents" / "cartpole.pt", own)
     (script,) = tree.glob(f"{name[:2]}_*.py")
     printed, run_dir = smoke(tree, name, script.name, *words)
-    assert {path.name for path in run_dir.iterdir()} >= {
-        "result.json",
-        *(stem + end for end in pictures.split()),
-    }
+    names = {"result.json", *(stem + end for end in pictures.split())}
+    assert {path.name for path in run_dir.iterdir()} >= names
     assert json.loads((run_dir / "result.json").read_text())["config"]["hidden"] == 16
     assert (str(own.relative_to(tree)) in printed) == (name == "04_visualize")
-
-
-@pytest.mark.scripts
-def test_ctrl_c_tells_how_to_go_on_and_that_ends_as_if_nothing_had_been(tmp_path):
-    script = os.path.relpath(ROOT / "02_dreamer_cartpole.py", tmp_path)
-    words = [script, "--smoke", "--steps", "500", "--seed", "3", "--device", "cpu", "--out"]
-    call(tmp_path, *words, "whole")
-    whole, run_dir = (tmp_path / out / Path(script).stem / "seed3" for out in ("whole", "my out"))
-
-    process = subprocess.Popen(
-        [sys.executable, *words, "my out"], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, text=True
-    )
-    log, deadline = run_dir / "log.jsonl", time.monotonic() + 120
-    while not (log.exists() and read_log(log, "report")):  # it is learning
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and not (run_dir / "result.json").exists()
-    _, *command = shlex.split(printed.splitlines()[-1])
-    assert command == [*words, "my out", "--resume"]
-    call(tmp_path, *command)
-    assert_same_runs(run_dir, whole)
-
-    saved = log.read_bytes()  # once it is finished, the same command trains no more
-    assert "mean return" in call(tmp_path, *command) and log.read_bytes() == saved

@@ -13,10 +13,8 @@ SCRIPT, NOTEBOOK = ROOT / "docs" / "tour.py", ROOT / "docs" / "tour.ipynb"
 
 def test_the_notebook_is_its_script_run_to_the_end():
     notebook, script = nbformat.read(NOTEBOOK, 4), jupytext.read(SCRIPT)
-    cells = [
-        [(cell.cell_type, cell.source) for cell in found.cells] for found in (notebook, script)
-    ]
-    assert cells[0] == cells[1]
+    ours, theirs = ([(cell.cell_type, cell.source) for cell in x.cells] for x in (notebook, script))
+    assert ours == theirs
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]

@@ -59,11 +59,11 @@ def test_a_job_is_known_by_the_folder_and_config_of_its_script(started, tmp_path
         assert job.config["steps"] == cli.SMOKE["steps"]
 
 
-@pytest.mark.parametrize("more", [["--steps", "500"], ["--smoke"]])
-def test_what_is_no_whole_run_cannot_be_published(more, started):
-    with pytest.raises(SystemExit) as end:
-        call("--publish", *more)
-    assert end.value.code == 2 and not started
+def test_what_is_no_whole_run_cannot_be_published(started):
+    for more in ["--steps", "500"], ["--smoke"]:
+        with pytest.raises(SystemExit, match="2"):
+            call("--publish", *more)
+    assert not started
 
 
 def make_entry(seed, ret, config=CONFIG):
@@ -99,9 +99,7 @@ def publish(monkeypatch, tmp_path, started):
     return publish
 
 
-@pytest.mark.parametrize(
-    ("returns", "median"), [([7], 7), ([9, 1, 5], 5), ([4, 3, 2, 1], 2), ([1, 8, 9, 2, 7], 7)]
-)
+@pytest.mark.parametrize(("returns", "median"), [([9, 1, 5], 5), ([4, 3, 2, 1], 2)])
 def test_the_median_seed_s_agent_is_published(publish, tmp_path, returns, median):
     for seed, ret in enumerate(returns):
         make_run(tmp_path / "out", seed, ret)
@@ -111,11 +109,9 @@ def test_the_median_seed_s_agent_is_published(publish, tmp_path, returns, median
 
 
 def test_numbers_are_merged_and_drawn(publish, tmp_path):
-    """Of the committed seeds 0, 1 and 2, seed 0 is run again, and seed 2 is of another config. The
-    median, seed 1, did not run here."""
+    """Of the committed seeds seed 0 is run again. The median, seed 1, did not run here."""
     path = tmp_path / "assets" / "results" / "cartpole.json"
-    other = {**CONFIG, "gamma": 0.5}
-    before = [make_entry(0, 100.0), make_entry(1, 450.0), make_entry(2, 300.0, other)]
+    before = [make_entry(0, 100.0), make_entry(1, 450.0)]
     path.write_text(json.dumps({"random_return": 22.5, "runs": before}))
     make_run(tmp_path / "out", 0, 400.0)
     make_run(tmp_path / "out", 3, 500.0)
@@ -130,10 +126,10 @@ def test_numbers_are_merged_and_drawn(publish, tmp_path):
 def test_pictures_and_numbers_without_a_learning_curve_are_copied(publish, tmp_path, started):
     pictures = {"01_world_model_demo": "01_open_loop.png", "04_visualize": "04_cartpole.gif"}
     for script, picture in pictures.items():
-        folder = tmp_path / "out" / script / "seed0"
-        folder.mkdir(parents=True)
         for name in (picture, "result.json", "checkpoint.pt", "output.txt"):
-            (folder / name).write_text(f"{name} of {script}")
+            path = tmp_path / "out" / script / "seed0" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{name} of {script}")
     numbers = ["results/visualize.json", "results/world_model_demo.json"]
     assert publish("--only", "01", "04") == [*pictures.values(), *numbers]
     text = (tmp_path / "assets" / "results" / "visualize.json").read_text()

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from dreamer import run
-from dreamer.config import Config
 from dreamer.evaluation import open_loop
 from dreamer.rssm import State
 from dreamer.utils import make_rng
 from lab.variants import VARIANTS, without
+
+PACKAGE = [module for name, module in sys.modules.items() if name.startswith("dreamer.")]
 
 
 def make_agent(variant, stir=0.3):
@@ -28,16 +29,6 @@ def make_batch(agent, seed=0):
     return batch | dict.fromkeys(["is_first", "is_last", "is_terminal"], nothing)
 
 
-def tensors(batch):
-    return {name: torch.from_numpy(value) for name, value in batch.items()}
-
-
-def both(idea):
-    """For `parametrize`: the agent without the idea, where the effect must be there, and the full
-    one, where it must not."""
-    return pytest.mark.parametrize("variant", [idea, "full"])
-
-
 @pytest.fixture
 def package(variant):
     """The package as the variant has it; after the test it is as before."""
@@ -45,14 +36,14 @@ def package(variant):
         yield
 
 
-def package_contents():
-    modules = [module for name, module in sys.modules.items() if name.startswith("dreamer.")]
-    return {m.__name__: {k: id(v) for k, v in vars(m).items() if k[:2] != "__"} for m in modules}
+def both(idea):
+    """The agent without the idea, where the effect must be there, and the full one, where not."""
+    return pytest.mark.parametrize("variant", [idea, "full"])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_learns_dreams_and_is_gone_afterwards(variant):
-    before = package_contents()
+    before = [dict(vars(module)) for module in PACKAGE]
     with without(variant):
         agent = make_agent(variant, stir=0.0)
         weights = [p.clone() for p in agent.parameters() if p.requires_grad]
@@ -64,22 +55,8 @@ def test_every_variant_learns_dreams_and_is_gone_afterwards(variant):
         batch = make_batch(agent, 9)
         dream = open_loop(agent, batch["obs"], batch["action"], 2, seed=0)
         assert np.isfinite(dream["obs"]).all()
-    assert package_contents() == before
-
-
-def test_ideas_that_are_a_weight_are_switched_off():
-    """What a weight of 0 does is tested with the algorithm."""
-    weights = {
-        "free bits": "free_nats",
-        "unimix": "unimix",
-        "replay value": "replay_value_weight",
-        "slow critic": "slow_weight",
-    }
-    for idea, weight in weights.items():
-        assert VARIANTS[idea].fields == {weight: 0.0} and getattr(Config(), weight) > 0
-    plain, full = Config(**VARIANTS["KL balance"].fields), Config()
-    assert plain.beta_dyn == plain.beta_rep != full.beta_rep
-    assert plain.beta_dyn + plain.beta_rep == pytest.approx(full.beta_dyn + full.beta_rep)
+    for module, names in zip(PACKAGE, before, strict=True):
+        assert all(vars(module)[name] is value for name, value in names.items())
 
 
 @both("stored states")
@@ -116,8 +93,7 @@ def test_without_two_hot_heads_are_one_number_and_squared_error(variant, package
         assert (head(feat).shape == (2, 1)) == (variant == "two-hot")
         if variant == "two-hot":
             assert torch.equal(head.predict(feat), head(feat)[:, 0])
-            logits, target = torch.tensor([[2.0], [-1.0]]), torch.tensor([5.0, 1.0])
-            assert head.loss(logits, target).tolist() == [9.0, 4.0]
+            logits = torch.tensor([[2.0], [-1.0]])
             targets = torch.tensor([[5.0, 2.0], [0.0, -3.0]])  # two for each prediction
             assert head.loss(logits, targets).tolist() == [[9.0, 0.0], [1.0, 4.0]]
     fresh = make_agent(variant, stir=0.0)
@@ -127,7 +103,7 @@ def test_without_two_hot_heads_are_one_number_and_squared_error(variant, package
 @both("straight-through")
 def test_without_straight_through_nothing_behind_a_sample_reaches_the_encoder(variant, package):
     agent = make_agent(variant)
-    batch = tensors(make_batch(agent))
+    batch = agents.as_tensors(make_batch(agent))
     _, _, post, feat = agent.world_model_loss(batch)
     assert set(post.stoch.detach().unique().tolist()) <= {0.0, 1.0}
     agent.decoder.loss(agent.decoder(feat), batch["obs"]).mean().backward()
@@ -139,7 +115,7 @@ def test_without_straight_through_nothing_behind_a_sample_reaches_the_encoder(va
 @both("stochastic latent")
 def test_without_a_stochastic_latent_nothing_is_drawn(variant, package):
     agent = make_agent(variant)
-    batch = tensors(make_batch(agent))
+    batch = agents.as_tensors(make_batch(agent))
 
     def states(seed):
         rng = make_rng(torch.device("cpu"), seed)
@@ -149,11 +125,9 @@ def test_without_a_stochastic_latent_nothing_is_drawn(variant, package):
 
     for one, other in zip(states(1), states(2), strict=True):
         assert torch.equal(one.stoch, other.stoch) == (variant == "stochastic latent")
-    post, dream = states(1)
+    post, _ = states(1)
     if variant == "stochastic latent":
         assert torch.equal(post.stoch.argmax(-1), post.post_logits.argmax(-1))
-        likeliest = agent.rssm.prior(dream.deter[:, 1:]).argmax(-1)
-        assert torch.equal(dream.stoch[:, 1:].argmax(-1), likeliest)
     post.stoch[..., 0].sum().backward()  # straight-through gradients stay
     assert agent.rssm.post_out.weight.grad.abs().sum() > 0
 
@@ -163,7 +137,7 @@ def test_without_memory_the_state_knows_the_present_observation_alone(variant, p
     """Two pasts, one present: the same state, and the same action. The prior still knows where it
     comes from and what was done there, or there would be no dreams."""
     agent = make_agent(variant)
-    batch, other = (tensors(make_batch(agent, seed)) for seed in (0, 1))
+    batch, other = (agents.as_tensors(make_batch(agent, seed)) for seed in (0, 1))
     other["obs"][:, -1] = batch["obs"][:, -1]
 
     def acts(batch):
@@ -174,31 +148,13 @@ def test_without_memory_the_state_knows_the_present_observation_alone(variant, p
 
     same = all(np.array_equal(*pair) for pair in zip(acts(batch), acts(other), strict=True))
     assert same == (variant == "memory")
-    present = batch["obs"].clone()
-    present[:, -1] += 3.0
-    assert not torch.equal(acts({**batch, "obs": present})[1], acts(batch)[1])
+    other["obs"][:, -1] += 3.0
+    assert not torch.equal(acts(other)[1], acts(batch)[1])
 
     deter, stoch = torch.ones(3, 12), torch.eye(4)[:3].expand(3, 3, 4)
     actions = [agent.rssm.embed_action(torch.eye(2)[[i] * 3]) for i in (0, 1)]
     left, right = (agent.rssm.sequence_step(deter, stoch, action) for action in actions)
     assert not torch.equal(left, right)
-
-
-@both("memory")
-def test_without_memory_no_head_reads_the_memory(variant, package):
-    agent = make_agent(variant)
-    heads = ("decoder", "reward", "cont", "actor", "critic", "slow_critic")
-    read = {name: [] for name in heads}
-    for name in heads:
-        mlp = getattr(agent, name).mlp
-        mlp.register_forward_pre_hook(lambda _, x, name=name: read[name].append(x[0].detach()))
-    batch = make_batch(agent)
-    agent.update(batch)
-    agent.act(batch["obs"][:, 0], batch["is_first"][:, 0])
-    for name, feats in read.items():
-        seen = [feat[..., : agent.config.deter].abs().sum() > 0 for feat in feats]
-        assert seen and all(seen) == any(seen) == (variant == "full"), name
-        assert all(feat[..., agent.config.deter :].sum() > 0 for feat in feats), name
 
 
 @both("return scale")

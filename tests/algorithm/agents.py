@@ -1,7 +1,5 @@
 """Tools of the agent's tests: tiny agents and batches, and slow references in float64."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,8 +1,6 @@
 """One update of everything, and acting: same numbers for the same seed, the same filter as in
 training."""
 
-from __future__ import annotations
-
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -27,8 +25,6 @@ from dreamer.config import Config
 from dreamer.utils import make_rng
 
 pytestmark = pytest.mark.usefixtures("one_scale")
-
-# ---------------------------------------------------------------- update
 
 
 @pytest.mark.parametrize("actor_grad", ["reinforce", "pathwise"])
@@ -167,9 +163,6 @@ def test_adversarial_data_leaves_all_weights_finite(kind, actor_grad):
     for _ in range(40):
         adversarial_update(agent, rng)
     assert all(value.isfinite().all() for value in agent.state_dict().values())
-
-
-# ---------------------------------------------------------------- acting
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)

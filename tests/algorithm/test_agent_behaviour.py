@@ -1,7 +1,5 @@
 """Dreams, and what actor and critic learn from them, against slow references in float64."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -19,8 +17,6 @@ from torch.distributions import Categorical, Independent, Normal
 from dreamer.agent import DreamerAgent, pathwise_loss
 
 pytestmark = pytest.mark.usefixtures("one_scale")
-
-# ---------------------------------------------------------------- dreams
 
 
 def test_dreamed_actions_are_the_actors_own():
@@ -53,9 +49,6 @@ def test_dreams_start_from_distinct_posterior_states():
     dream = agent.imagine(post, starts)
     for i, start in enumerate(starts.tolist()):
         assert torch.equal(dream.deter[i, 0], post.deter[start // 6, start % 6])
-
-
-# ---------------------------------------------------------------- pathwise gradients
 
 
 def record_actions(agent: DreamerAgent, monkeypatch) -> list[torch.Tensor]:
@@ -106,9 +99,6 @@ def test_pathwise_entropy_does_not_reach_back_into_the_dream(kind, monkeypatch):
     dreamed(agent)
     grads = torch.autograd.grad(entropies[0].sum(), actions, allow_unused=True)
     assert grads == (None,) * 4
-
-
-# ---------------------------------------------------------------- actor_critic_loss
 
 
 def lambda_returns64(reward, value, cont, gamma, lam):

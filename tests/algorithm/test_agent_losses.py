@@ -1,7 +1,5 @@
 """The agent's losses: whose gradient each of them is, and what they are, by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -22,8 +20,6 @@ from dreamer.agent import critic_loss, dream_weight, model_loss, pathwise_loss, 
 from dreamer.networks import Critic
 
 pytestmark = pytest.mark.usefixtures("one_scale")
-
-# ---------------------------------------------------------------- whose gradient
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
@@ -54,9 +50,6 @@ def test_replay_value_loss_reaches_the_critic_alone():
     d = dreamed(agent)
     loss = agent.replay_value_loss(d.batch, d.feat, d.starts, d.ret[:, 0].detach())
     assert reached(agent, loss) == {"critic"}
-
-
-# ---------------------------------------------------------------- pure losses
 
 
 def test_model_loss_by_hand():
@@ -112,9 +105,6 @@ def test_critic_loss_matches_a_dense_cross_entropy():
     assert loss.item() == pytest.approx((weight.numpy() * dense).mean(), rel=1e-5)
 
 
-# ---------------------------------------------------------------- world_model_loss
-
-
 def test_world_model_losses_match_torch_distributions():
     agent = make_agent(unimix=0.05, free_nats=1.4, beta_obs=3, beta_dyn=0.5, beta_rep=0.2)
     d = dreamed(agent)
@@ -144,8 +134,6 @@ def test_a_window_goes_on_from_what_was_before_it_unless_it_starts_an_episode(pa
     deter, changed = (agent.world_model_loss(x)[2].deter[:, 0] for x in (batch, other))
     assert (deter != changed).any(-1).tolist() == [False, True, True]
 
-
-# ---------------------------------------------------------------- replay value loss
 
 REWARD = [0.0, 1.0, 2.0, 3.0, 4.0]
 IMAGINED = [10.0, 20.0, 30.0, 40.0, 50.0]  # imagined returns of the five states

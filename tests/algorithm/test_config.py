@@ -1,7 +1,5 @@
 """`Config`: what it takes, and that the error for anything else says what would be allowed."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import typing

@@ -1,7 +1,5 @@
 """Networks and policies, against torch.distributions and slow numpy rewritings."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -43,9 +41,6 @@ def stir(module: nn.Module, rng: torch.Generator, size: float = 0.3) -> nn.Modul
     return module
 
 
-# ---------------------------------------------------------------- MLP
-
-
 def test_mlp_is_linear_norm_silu_as_numpy_computes_it(rng):
     mlp = stir(MLP(3, 5, 2, out_size=4), rng)
     x = torch.randn(7, 3, generator=rng)
@@ -70,9 +65,6 @@ def test_fresh_weights_have_variance_of_one_over_fan_in_and_no_tails(rng, scale)
     assert weight.abs().max().item() <= 2 * std / 0.8796  # cut at two of the uncut normal's std
     assert bias.std().item() == pytest.approx(std, rel=0.05)
     assert all(p.eq(0).all() for p in init_linear(nn.Linear(4, 3), 0.0).parameters())
-
-
-# ---------------------------------------------------------------- observations
 
 
 def autoencoder(numbers=0, flags=0, categories=(), images=()) -> tuple[Decoder, ObsNorm]:
@@ -166,8 +158,6 @@ def test_decoder_of_numbers_a_flag_and_two_one_hot_vectors_by_hand():
     symexps = [math.exp(1.5) - 1, 1 - math.e]  # of 0.5 * 2 + 0.5 and of 2 - 3
     np.testing.assert_allclose(predicted, [*symexps, 0.25, *three, *two], rtol=1e-5)
 
-
-# ---------------------------------------------------------------- images
 
 SIZES = [(8, 8), (9, 9), (10, 10), (15, 16), (31, 33), (48, 48), (64, 64), (95, 96), (96, 96)]
 
@@ -273,9 +263,6 @@ def test_numbers_and_images_side_by_side():
     assert camera(obs[:, 3:67]).shape == (5, 32)  # no vector, no MLP
 
 
-# ---------------------------------------------------------------- heads
-
-
 @pytest.mark.parametrize("head", [RewardHead, Critic])
 def test_fresh_scalar_heads_predict_exactly_zero(rng, head):
     fresh = head(6, 16, 2)
@@ -291,9 +278,6 @@ def test_continue_head_matches_bernoulli(rng):
     torch.testing.assert_close(head.predict(feat), head(feat).sigmoid())
     expected = -Bernoulli(logits=head(feat)).log_prob(cont)
     torch.testing.assert_close(head.loss(head(feat), cont), expected)
-
-
-# ---------------------------------------------------------------- policies
 
 
 def test_discrete_policy_matches_categorical(rng):

@@ -1,8 +1,6 @@
 """The replay buffer against plain Python lists. Every row tells its environment, episode and
 step."""
 
-from __future__ import annotations
-
 import io
 import itertools
 
@@ -158,8 +156,6 @@ TestAgainstLists = AgainstLists.TestCase
 TestAgainstLists.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
-# ---------------------------------------------------------------- what is drawn
-
 ROWS = [3, 1000, 1001, 1002, 1003, 1004, 1005, 2000, 2001, 2002]  # the newest ten of 4 + 6 + 3
 
 
@@ -229,9 +225,6 @@ def test_batches_have_the_documented_shapes_and_types():
     expected = {name: (shape, np.dtype(np.float32)) for name, shape in numbers.items()} | flags
     expected["index"] = (4, 5), np.dtype(np.int64)
     assert {name: (value.shape, value.dtype) for name, value in batch.items()} == expected
-
-
-# ---------------------------------------------------------------- what is kept
 
 
 def test_a_layout_knows_its_sizes_by_hand():

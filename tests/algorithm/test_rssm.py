@@ -1,7 +1,5 @@
 """The RSSM: time convention, what a first row erases, and whose gradient the KL is."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -49,9 +47,6 @@ def some_state(rng: torch.Generator, batch: int = B) -> State:
 def rows_that_differ(x: torch.Tensor, y: torch.Tensor) -> list[bool]:
     """For each time step: does any number differ by more than rounding?"""
     return ((x - y).abs() > 1e-5).flatten(2).any(-1).any(0).tolist()
-
-
-# ---------------------------------------------------------------- observe
 
 
 def test_shapes_and_one_hot_latents(rssm, rng):
@@ -204,8 +199,6 @@ def test_posterior_and_prior_keep_the_unimix_floor(rng):
         torch.testing.assert_close(probs.sum(-1), torch.ones(B, T, S))
 
 
-# ---------------------------------------------------------------- imagine
-
 HORIZON = 5
 
 
@@ -273,8 +266,6 @@ def test_gradients_run_from_a_dream_back_to_its_actions(rssm, rng):
         (last * torch.randn(last.shape, generator=rng)).sum().backward()
         assert (actions.grad.abs().amax((0, 2)) > 1e-7).all(), name
 
-
-# ---------------------------------------------------------------- KL
 
 # KL[(1/2, 1/2) || (1/4, 3/4)] = 1/2 ln 2 + 1/2 ln 2/3 = 1/2 ln 4/3 = 0.144 nats
 HALF, QUARTER = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()

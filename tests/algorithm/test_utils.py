@@ -1,7 +1,5 @@
 """The maths, against hand-worked numbers and slow float64 references."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -44,9 +42,6 @@ def arrays(shape, low: float, high: float):
     return hnp.arrays(np.float32, shape, elements=float32s(low, high))
 
 
-# ---------------------------------------------------------------- symlog
-
-
 def test_symlog_and_symexp_by_hand():
     e = math.e
     x = torch.tensor([0.0, e - 1, 1 - e, e**2 - 1, 1 - e**3])
@@ -72,9 +67,6 @@ def test_gradient_of_symlog_is_the_closed_form(x):
     value = torch.tensor(x, requires_grad=True)
     symlog(value).backward()
     assert value.grad.item() == pytest.approx(1 / (1 + abs(x)), rel=1e-6, abs=1e-37)
-
-
-# ---------------------------------------------------------------- two-hot
 
 
 def test_bins_are_symexp_spaced_symmetric_and_zero_in_the_middle():
@@ -156,9 +148,6 @@ def test_twohot_loss_of_several_numbers_is_that_of_each():
         torch.testing.assert_close(losses[..., i], twohot_loss(logits, 10 * targets[..., i], BINS))
 
 
-# ---------------------------------------------------------------- categoricals
-
-
 def test_unimix_by_hand():
     log_probs = unimix(torch.tensor([1e4, 0.0, 0.0, 0.0]), 0.2)
     torch.testing.assert_close(log_probs.exp(), torch.tensor([0.85, 0.05, 0.05, 0.05]))
@@ -203,8 +192,6 @@ def test_samples_are_onehot_and_their_gradient_is_that_of_the_probabilities():
     torch.testing.assert_close(x.grad, y.grad)
     assert y.grad.abs().max() > 0.01
 
-
-# ---------------------------------------------------------------- returns
 
 # Three steps, an end on arriving at state 2; γ = 0.5, λ = 0.5.
 REWARD, CONT, VALUE = [1.0, 2.0, 3.0], [1.0, 0.0, 1.0], [10.0, 20.0, 30.0, 40.0]
@@ -295,9 +282,6 @@ def test_percentile_scale_ignores_outliers_and_offset_and_has_a_floor_of_one():
     returns = torch.linspace(0, 100, 101)
     returns[0], returns[-1] = -1e9, 1e9
     assert PercentileScale().update(returns + 500).item() == pytest.approx(90, rel=1e-4)
-
-
-# ---------------------------------------------------------------- seeds, gradients
 
 
 def test_derived_seeds_are_repeatable_distinct_and_in_range():

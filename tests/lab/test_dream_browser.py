@@ -16,6 +16,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from lab import dream_page
 
+PHONE = {"width": 380, "height": 760}
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -155,6 +157,36 @@ def test_motion_can_be_paused_and_is_at_first_where_the_visitor_wants_less_of_it
     assert page.evaluate("session.steps") == before
     still = visit(reduced_motion="reduce")
     expect(still.locator("#paused")).to_have_attribute("aria-pressed", "true")
+
+
+def test_every_control_has_a_name_and_is_reached_by_the_tab_key(visit):
+    page = visit("lunar_lander")
+    stand_still(page)
+    wanted = page.evaluate(
+        """[...document.querySelectorAll('button:not([hidden]), a')].map((element, i) => {
+             element.dataset.number = i;
+             return (element.getAttribute('aria-label') || element.textContent).trim();
+           })"""
+    )
+    assert len(wanted) > 25 and all(wanted)
+    reached = set()
+    for _ in wanted:
+        page.keyboard.press("Tab")
+        reached.add(int(page.evaluate("document.activeElement.dataset.number")))
+    assert reached == set(range(len(wanted)))
+    assert page.locator("canvas:not([aria-label])").count() == 0
+
+
+@pytest.mark.parametrize(("task", "width"), [("cartpole", 320), ("lunar_lander", PHONE["width"])])
+def test_a_narrow_window_needs_no_scrolling_sideways(visit, task, width):
+    page = visit(task, viewport={**PHONE, "width": width}, has_touch=True)
+    page.wait_for_function("session.steps > 1")
+    page.keyboard.press("z")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for name in ("#real canvas", "#dream canvas", "#sleep", "#steer button:first-child"):
+        box = page.locator(name).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= PHONE["height"], name
+        assert box["width"] > 44 or name.startswith("#steer"), name
 
 
 def test_the_readmes_picture_can_be_taken_again(browser, tmp_path):

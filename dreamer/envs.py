@@ -291,7 +291,8 @@ class AgentEnv(gym.Wrapper):
         limit = made.spec and made.spec.max_episode_steps
         self.time_limit = min(limit or max_episode_steps, max_episode_steps)
         self.action_repeat, self.taken = action_repeat, 0
-        if isinstance(made.action_space, spaces.Discrete | spaces.MultiDiscrete):
+        may_be_masked = spaces.Discrete | spaces.MultiDiscrete
+        if isinstance(getattr(made, "action_space", None), may_be_masked):
             with blaming(f"{self.name}: reset at step 0"):
                 if "action_mask" in made.reset(seed=0)[1]:
                     made = ActionMask(made)

@@ -144,6 +144,11 @@ def test_a_fault_names_environment_step_and_what_is_wrong(method, change, messag
     assert len(taken) == (method == "step")
 
 
+def test_an_environment_without_spaces_is_named():
+    with pytest.raises(EnvFault, match="^Bare: "):
+        AgentEnv(type("Bare", (gym.Env,), {}))
+
+
 def test_a_failing_close_loses_nothing():
     class Slammed(Walk):
         def close(self):

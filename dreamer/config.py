@@ -77,7 +77,7 @@ class ActorCriticConfig:
     critic_lr: float = number(2e-3, 0, 1)  # Adam's first learning rate
     slow_rate: float = number(0.1, 0, 1)  # step of the slow critic per update (v1 and v2: 0.02)
     slow_weight: float = number(1, 0, 100)  # of what keeps the critic near its slow copy (v2)
-    replay_value_weight: float = number(0.3, 0, 100)  # of the critic's loss on real rewards (v2)
+    replay_value_weight: float = number(3, 0, 100)  # of the critic's loss on real rewards (v2: 0.3)
     grad_clip: float = number(100, 1e-6, 1e9)  # largest gradient norm of model, actor and critic
     lr_halving: int = number(2_000, 1, 10**9)  # updates until rates halve (rate_factor)
 

@@ -82,6 +82,7 @@ class MLP(nn.Sequential):
 
 Shapes = Sequence[Sequence[int]]  # of images: height H, width W, channels C
 KERNEL = 4  # of each convolution, stride 2
+SMALL = 32  # pixels: an image with a shorter side is a board, not a view
 
 
 def image_sizes(shape: Sequence[int], depth: int) -> list[tuple[int, int, int]]:
@@ -238,6 +239,7 @@ class Decoder(nn.Module):
         self.vector, self.categories = encoder.sizes[0], list(categories)
         self.plain = self.vector - sum(categories)  # numbers and flags
         self.mlp = MLP(feat_size, hidden, layers, self.vector) if self.vector else None
+        self.shapes = images
         self.images = nn.ModuleList(ImageDecoder(feat_size, shape, depth) for shape in images)
 
     def forward(self, feat: Tensor) -> Tensor:
@@ -265,8 +267,19 @@ class Decoder(nn.Module):
         return torch.cat([self.norm.inverse(numbers), rest, 255 * pixels.clamp(0, 1)], -1)
 
     def image_loss(self, recon: Tensor, obs: Tensor) -> Tensor:
-        """Squared error of `self(feat)`, summed over pixels and channels (v2, eq. 3): (...)."""
-        return (self.split(recon)[1] - self.split(obs)[1] / 255).square().sum(-1)
+        """Loss of images, summed over all their pixels and channels: (...). Squared error (v2, eq.
+        3) or, where a side is shorter than SMALL, cross-entropy: there a pixel is a thing, and
+        things are rare. Either is what it would be if the image were 64 x 64, or all that is in a
+        small image would cost less than the KL of saying it."""
+        sizes, total = [math.prod(shape) for shape in self.shapes], recon.new_zeros(())
+        pixels = (self.split(values)[1].split(sizes, -1) for values in (recon, obs / 255))
+        for (height, width, _), guess, target in zip(self.shapes, *pixels, strict=True):
+            loss = (guess - target).square()
+            if min(height, width) < SMALL:
+                logits = 8 * (guess - 0.5)  # black is -4, white is 4
+                loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+            total = total + 64 * 64 / (height * width) * loss.sum(-1)
+        return total
 
     def loss(self, recon: Tensor, obs: Tensor) -> Tensor:
         """Loss of `self(feat)`, summed over all but pixels: (...). Squared error against flags and

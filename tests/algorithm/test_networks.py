@@ -238,16 +238,31 @@ def test_brightness_and_contrast_are_seen():
     torch.testing.assert_close(seen[0], conv.bias[:, None, None].expand_as(seen[0]))
 
 
-def test_the_image_loss_by_hand():
+def test_small_images_by_hand():
+    """Cross-entropy of pixels, weighted as if the image were 64 x 64."""
     decoder, _ = autoencoder(numbers=1, images=[(8, 8, 1)])
     guess, obs = torch.full((1, 65), 0.5), torch.zeros(1, 65)
     obs[0, 1], obs[0, 2] = 255, 127.5
-    assert decoder.image_loss(guess, obs).item() == pytest.approx(63 * 0.25)
+    assert decoder.image_loss(guess, obs).item() == pytest.approx(64 * 64 * math.log(2))
     assert decoder.loss(guess, obs).item() == pytest.approx(0.25)
+    guess[0, 1] = 1  # white is a logit of 4
+    saved = math.log(2) - math.log1p(math.exp(-4))
+    loss = decoder.image_loss(guess, obs).item()
+    assert loss == pytest.approx(64 * (64 * math.log(2) - saved))
     guess[0, 1:4] = torch.tensor([-3, 0.2, 7])
     decoder.forward = lambda feat: guess
     predicted = decoder.predict(torch.ones(1, 6))[0, 1:5]
     assert predicted.tolist() == pytest.approx([0, 51, 255, 127.5])
+
+
+def test_larger_images_cost_their_squared_error_each_as_if_of_64_by_64():
+    shapes = [(64, 64, 3), (32, 64, 1), (96, 96, 1)]
+    decoder, _ = autoencoder(images=shapes)
+    sizes = [math.prod(shape) for shape in shapes]
+    guess, obs = torch.rand(2, sum(sizes)), 255 * torch.rand(2, sum(sizes))
+    parts = (guess - obs / 255).square().split(sizes, -1)
+    expected = parts[0].sum(-1) + 2 * parts[1].sum(-1) + 4 / 9 * parts[2].sum(-1)
+    torch.testing.assert_close(decoder.image_loss(guess, obs), expected)
 
 
 def test_numbers_and_images_side_by_side():

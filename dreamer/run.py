@@ -35,6 +35,7 @@ from dreamer.tensorboard import Board
 from dreamer.utils import derive_seed, symlog
 
 REPORTS = 200  # rows of metrics in the log of a run
+FEW_UPDATES = 100  # no verdict on dreams before
 PREFILL_HOLD = 16  # rows for which the prefill holds a random action at most
 CHECKPOINT_SECONDS = 60.0  # between checkpoints: what a kill can cost
 
@@ -347,6 +348,23 @@ class Run:
         self.log.write("eval", self.step, **found, **details)
         self.evals.append(found)
 
+    def not_learned(self) -> Iterator[str]:
+        """What the whole run failed to learn, except returns, which the evaluations show."""
+        if self.config.train_ratio and not self.updates:
+            yield (
+                f"nothing was learned: {self.step} steps owe no update, or never filled a window "
+                f"of seq_len={self.config.seq_len} rows"
+            )
+        found = self.evals[-1] if self.evals and self.updates >= FEW_UPDATES else {}
+        for part in "obs", "image":
+            dream, naive = (found.get(f"{guess}_{part}_error", 0) for guess in ("dream", "naive"))
+            if dream > 1.2 * naive:  # of what is pure chance both are as wrong
+                yield (
+                    f"dreams foresee {'images' if part == 'image' else 'observations'} worse "
+                    f"(error {dream:.3g}) than the guess that nothing changes ({naive:.3g}): the "
+                    "actor has learned from fantasies; docs/environments.md says what to try"
+                )
+
     # ------------------------------------------------------------ begin, pause, end
 
     def __enter__(self) -> Self:
@@ -374,12 +392,8 @@ class Run:
             if error is None:
                 save(self)
                 save_agent(self.agent, self.run_dir / "agent.pt")
-                if self.config.train_ratio and not self.updates:
-                    warnings.warn(
-                        f"{self.name}: nothing was learned: {self.step} steps owe no update, or "
-                        f"never filled a window of seq_len={self.config.seq_len} rows",
-                        stacklevel=2,
-                    )
+                for text in self.not_learned():
+                    warnings.warn(f"{self.name}: {text}", stacklevel=2)
             elif isinstance(error, EnvFault | EOFError | ConnectionError):
                 died = f"{self.name}: an environment's process died"
                 what = error if isinstance(error, EnvFault) else died

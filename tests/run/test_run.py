@@ -183,6 +183,18 @@ def test_a_run_that_learns_nothing_says_so():
         assert quiet_train(walk(), tiny_config(seq_len=200)).updates == 0
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("part", ["obs", "image"])
+def test_dreams_that_are_worse_than_no_change_are_named(part, begun):
+    found = {f"dream_{part}_error": 1.3, f"naive_{part}_error": 1.0}
+    begun.evals, begun.updates = [{"return": 1.0} | found], 100
+    (text,) = begun.not_learned()
+    assert "worse (error 1.3) than the guess that nothing changes (1)" in text
+    for dream, updates in ((1.1, 100), (1.3, 99)):
+        begun.evals[0][f"dream_{part}_error"], begun.updates = dream, updates
+        assert not list(begun.not_learned())
+
+
 def test_a_replay_that_the_machine_cannot_hold_is_refused(monkeypatch):
     """80 rows of 2 numbers, 3 action entries, reward, flags and state: a run has at most 120."""
     monkeypatch.setattr(run, "memory", lambda: 3 * 80 * (4 * (2 + 3 + 1) + 3 + 2 * (12 + 3)) - 1)

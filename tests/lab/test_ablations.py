@@ -59,7 +59,8 @@ def test_the_committed_runs_are_those_of_today():
     for key, config in runs.items():
         assert config == script.settings(*key, False)
     for name, task in script.TASKS.items():
-        own, info = {"steps": task.steps, "seed": 3}, data["tasks"][name]
+        own = {"steps": task.steps, "seed": 3, "replay_value_weight": script.WEIGHT}
+        info = data["tasks"][name]
         assert script.config_of(name, "full", 3) == dataclasses.replace(task.script.CONFIG, **own)
         assert (list(task.ideas), list(task.methods)) == (info["ideas"], info["methods"])
         assert (task.title, task.scale) == (info["title"], info["scale"])

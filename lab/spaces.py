@@ -75,10 +75,64 @@ class Recall(gym.Env):
         return seen, float(asked and action == self.cue), asked, False, {}
 
 
+class Dots(gym.Env):
+    """Two dots on a black picture, each a single pixel of its own channel."""
+
+    side: int
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple:
+        super().reset(seed=seed)
+        self.me, self.other = self.np_random.integers(self.side, size=(2, 2))
+        return self.draw(), {}
+
+    def draw(self) -> np.ndarray:
+        space: Any = self.observation_space
+        picture = np.zeros(space.shape, space.dtype)
+        picture[(*self.other, 1)] = space.high.max()
+        picture[(*self.me, 0)] = space.high.max()
+        return picture
+
+
+class Courier(Dots):
+    """Walk to the other dot, up, down, left or right: 1 on arrival, and the end."""
+
+    side = 11
+    observation_space = spaces.Box(0, 255, (11, 11, 3), np.uint8)
+    action_space = spaces.Discrete(4)
+    MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
+
+    def step(self, action: int) -> tuple:
+        self.me = (self.me + self.MOVES[action]).clip(0, self.side - 1)
+        there = bool((self.me == self.other).all())
+        return self.draw(), float(there), there, False, {}
+
+
+class Catch(Dots):
+    """Stand in the bottom row where the other dot falls: 1 if it is caught, -1 if not."""
+
+    side = 10
+    observation_space = spaces.Box(0, 1, (10, 10, 2), np.int8)
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple:
+        super().reset(seed=seed)
+        self.me[0], self.other[0] = self.side - 1, 0
+        return self.draw(), {}
+
+    def step(self, action: int) -> tuple:
+        self.me[1] = np.clip(self.me[1] + action - 1, 0, self.side - 1)
+        self.other[0] += 1
+        down = bool(self.other[0] == self.me[0])
+        reward = down * (1.0 if self.me[1] == self.other[1] else -1.0)
+        return self.draw(), reward, down, False, {}
+
+
 LAKE = "gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv"
 ENVS = {  # id -> class, longest episode, arguments
     "FrozenLakeNotSlippery-v1": (LAKE, 100, {"is_slippery": False}),
     "TwoJoints-v0": ("lab.spaces:TwoJoints", 20, {}),
+    "Courier-v0": ("lab.spaces:Courier", 40, {}),
+    "Catch-v0": ("lab.spaces:Catch", 10, {}),
     **{f"Recall{n}-v0": ("lab.spaces:Recall", n + 2, {"delay": n}) for n in (8, 16, 32)},
 }
 for name, (kind, limit, kwargs) in ENVS.items():
@@ -96,6 +150,9 @@ TASKS = {  # name -> id, return that counts as learned, config
     "recall_8": ("Recall8-v0", 0.95, RECALL),
     "recall_16": ("Recall16-v0", 0.95, replace(RECALL, seq_len=24, train_ratio=96)),
     "recall_32": ("Recall32-v0", 0.95, replace(RECALL, seq_len=40, train_ratio=160)),
+    # Nineteen of twenty arrive; all but one of forty are caught.
+    "courier": ("Courier-v0", 0.95, PLAIN),
+    "catch": ("Catch-v0", 0.95, PLAIN),
     # Two less than a taxi that knows the way earns on average.
     "taxi": ("Taxi-v4", 5.9, replace(PLAIN, steps=30_000)),
 }

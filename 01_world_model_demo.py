@@ -94,7 +94,7 @@ def end_predictions(agent: DreamerAgent, episodes: list[Episode]) -> dict[str, n
     while watching, and `dreamed` from a context that ends before those rows."""
     rows = []
     for i, episode in enumerate(episodes):
-        feat = filter_episode(agent, episode, seed=i)[-LAST:]
+        feat = agent.rssm.get_feat(filter_episode(agent, episode, seed=i))[-LAST:]
         window = (episode[name][None] for name in ("obs", "action"))
         dream = open_loop(agent, *window, len(episode["obs"]) - LAST, seed=i)
         with torch.inference_mode():

@@ -276,8 +276,8 @@ class AgentEnv(gym.Wrapper):
     episode's end `info` holds its `return`, its `length` in steps, and `success`, where the
     environment gives `is_success`. Where it gives `action_mask`, see `ActionMask`.
 
-    `reset(options={"idle": True})` leaves the environment alone, and so do steps until the next
-    reset. `options={"actions": {seed: [...]}}` takes these actions again after the reset.
+    `reset(seed=s, options={"idle": [s]})` leaves the environment alone, and so do steps until the
+    next reset. `options={"actions": {s: [...]}}` takes these actions again after the reset.
 
     Raises ValueError for what is no such environment, and EnvFault when the environment fails.
     """
@@ -308,7 +308,7 @@ class AgentEnv(gym.Wrapper):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode that depends on `seed` alone: obs (O,), info."""
         options = options or {}
-        self.idle = options.get("idle", False)
+        self.idle = seed in options.get("idle", ())
         if self.idle:
             return self.obs, {}
         with blaming(f"{self.name}: reset at step {self.taken}"):

@@ -96,13 +96,8 @@ def evaluate_in(
     def begin(which: np.ndarray) -> np.ndarray:
         """Start the episodes of these environments; those that have none left idle."""
         seeds: list[Any] = [derive_seed(seed, EVALUATION, int(i)) for i in episode]
-        for idle, mask in (
-            (False, which & (episode < episodes)),
-            (True, which & (episode >= episodes)),
-        ):
-            if mask.any():
-                obs, _ = envs.reset(seed=seeds, options={"reset_mask": mask, "idle": idle})
-        return obs
+        idle = [seeds[k] for k in (episode >= episodes).nonzero()[0]]
+        return envs.reset(seed=seeds, options={"reset_mask": which, "idle": idle})[0]
 
     is_first = np.ones(envs.num_envs, bool)
     obs = begin(is_first)
@@ -213,20 +208,19 @@ def random_policy(env: AgentEnv, hold: int, seed: int) -> RowPolicy:
 
 def film(agent: DreamerAgent, env: MakeEnv, seed: int) -> tuple[float, list[np.ndarray]]:
     """(return, pictures) of one episode of the greedy agent, uint8 (H, W, 3), as the environment
-    draws them, one for each action. Of a long episode only every second, fourth, ... is kept.
-    Raises ValueError where it draws none."""
+    draws them, one for each of its first actions. Raises ValueError where it draws none."""
     greedy = greedy_policy(agent, derive_seed(seed, EVALUATION))  # as in `evaluate`
     frames: list[np.ndarray] = []
-    rows, every = 0, 1
 
     def policy(obs: np.ndarray, is_first: bool) -> np.ndarray:
-        nonlocal rows, every
-        if rows % every == 0:
-            frames.append(as_picture(world.render(), world.name))
-        if len(frames) > FRAMES:
-            del frames[1::2]
-            every *= 2
-        rows += 1
+        if len(frames) < FRAMES:
+            drawn: Any = world.render()
+            if getattr(drawn, "dtype", None) != np.uint8 or drawn.shape[2:] != (3,):
+                raise ValueError(
+                    f"{world.name} draws no picture: its constructor must take render_mode="
+                    f"'rgb_array', and `render` return uint8 (height, width, 3); got {drawn!r:.60}"
+                )
+            frames.append(drawn)
         return greedy(obs, is_first)
 
     repeat, longest = agent.config.action_repeat, agent.config.max_episode_steps
@@ -236,45 +230,18 @@ def film(agent: DreamerAgent, env: MakeEnv, seed: int) -> tuple[float, list[np.n
     return float(episode["reward"].sum()), frames
 
 
-def as_picture(drawn: Any, name: str) -> np.ndarray:
-    """What `render` gave, as uint8 (H, W, 3): floats from 0 to 1, whole numbers and one channel
-    are converted."""
-    picture = np.asarray(drawn)
-    if picture.ndim == 2:
-        picture = picture[..., None]
-    if picture.ndim != 3 or picture.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"{name} draws no picture: its constructor must take render_mode='rgb_array', and "
-            f"`render` return (height, width, 3); it gave {drawn!r:.60}"
-        )
-    if picture.dtype.kind == "f" and picture.max() <= 1:
-        picture = picture * 255
-    return np.broadcast_to(picture.clip(0, 255), (*picture.shape[:2], 3)).astype(np.uint8)
-
-
 # ---------------------------------------------------------------- dreams of them
 
 
 @torch.inference_mode()
-def filter_episode(agent: DreamerAgent, episode: Episode, seed: int) -> Tensor:
-    """The agent's states feat (T, F) while it watches a whole episode."""
+def filter_episode(agent: DreamerAgent, episode: Episode, seed: int) -> State:
+    """The agent's state in each row of a whole episode that it watches, (T, ...)."""
     obs, action = (torch.from_numpy(episode[k])[None].to(agent.device) for k in ("obs", "action"))
     is_first = torch.zeros(obs.shape[:2], dtype=torch.bool, device=agent.device)
     is_first[:, 0] = True
     rng = torch.Generator(agent.device).manual_seed(seed)
     post, _ = agent.rssm.observe(agent.encoder(obs), action, is_first, rng)
-    return agent.rssm.get_feat(post)[0]
-
-
-@torch.inference_mode()
-def states_before(agent: DreamerAgent, episode: Episode, seed: int) -> State:
-    """The state in the row before each row of a whole episode, (T, ...): zeros at its start."""
-    c = agent.config
-    feat = filter_episode(agent, episode, seed)[:-1]
-    deter, stoch = feat.split([c.deter, c.categoricals * c.classes], -1)
-    action = torch.from_numpy(episode["action"][:-1]).to(agent.device)
-    states = deter, stoch.unflatten(-1, (c.categoricals, c.classes)), action
-    return State(*(torch.cat([torch.zeros_like(x[:1]), x]) for x in states))
+    return State(post.deter[0], post.stoch[0], action[0])
 
 
 @torch.inference_mode()

@@ -75,7 +75,8 @@ def watched(agent: DreamerAgent, env: Any, seed: int) -> tuple[Episode, Pictures
     part = {name: rows[: CONTEXT + LENGTH] for name, rows in episode.items()}
     context = min(CONTEXT, len(part["obs"]) - 1)
     with torch.inference_mode():
-        seen = agent.decoder.predict(filter_episode(agent, part, seed)).cpu().numpy()
+        feat = agent.rssm.get_feat(filter_episode(agent, part, seed))
+        seen = agent.decoder.predict(feat).cpu().numpy()
     dream = open_loop(agent, part["obs"][None], part["action"][None], context, seed)["obs"][0]
     found = {"real": part["obs"], "seen": seen, "dream": dream}
     return episode, {name: images_of(agent, obs) for name, obs in found.items()}
@@ -150,7 +151,7 @@ def linear_probe(
 
             episode = play(world, look, 10_000 + i)
             truth.append(true_state(world))
-            feat = filter_episode(agent, episode, seed).cpu().numpy()
+            feat = agent.rssm.get_feat(filter_episode(agent, episode, seed)).cpu().numpy()
             feats.append(np.pad(feat, ((0, 0), (0, 1)), constant_values=1)[skip:])
             states.append(np.array(truth)[skip:])
     cut = max(1, episodes * 3 // 4)

@@ -64,7 +64,8 @@ def dream_errors(
     dimension's spread; those that never move are left out."""
     rows, windows, states = context + horizon, [], []
     for episode in episodes:
-        before = evaluation.states_before(agent, episode, seed=0)
+        states_of = evaluation.filter_episode(agent, episode, seed=0)
+        before = [torch.cat([0 * x[:1], x[:-1]]) for x in states_of]  # in the row before each
         for start in range(0, len(episode["obs"]) - context, rows):
             obs, action = (episode[name][start : start + rows] for name in ("obs", "action"))
             end = ((0, rows - len(obs)), (0, 0))
@@ -170,8 +171,9 @@ class Visualizer:
         agent, rng, parts = self.agent, np.random.default_rng(0), []
         for whose, episodes in zip(("own", "random"), groups, strict=True):
             # Without the first rows, which have no reward; a state that comes again is one point.
-            states = [evaluation.filter_episode(agent, e, 0)[1:].cpu().numpy() for e in episodes]
-            feat, obs = np.concatenate(states), np.concatenate([e["obs"][1:] for e in episodes])
+            states = [evaluation.filter_episode(agent, e, 0) for e in episodes]
+            feat = torch.cat([agent.rssm.get_feat(state)[1:] for state in states]).cpu().numpy()
+            obs = np.concatenate([e["obs"][1:] for e in episodes])
             reward = np.concatenate([e["reward"][1:] for e in episodes])
             once = np.unique(np.hstack([feat, obs]), axis=0, return_index=True)[1]
             kept = np.sort(once)[rng.permutation(len(once))[: self.points // 2]]

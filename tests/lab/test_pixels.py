@@ -6,6 +6,7 @@ import torch
 from conftest import quiet_train, tiny_config
 from PIL import Image
 
+from dreamer.rssm import State
 from lab import pixels
 
 
@@ -47,11 +48,14 @@ def test_the_probe_reads_what_is_there_and_nothing_else(monkeypatch):
     monkeypatch.setattr(pixels, "true_state", lambda _: told.append(rng.normal(size=3)) or told[-1])
     mixed = np.array([[1.0, 2, 0], [0, 1, 1], [3, 0, 1]])
 
+    def as_state(x):
+        return State(torch.from_numpy(x), torch.zeros(len(x), 0, 0), None)
+
     def linear(agent, episode, seed):
-        return torch.from_numpy(np.array(told[-len(episode["obs"]) :]) @ mixed)
+        return as_state(np.array(told[-len(episode["obs"]) :]) @ mixed)
 
     def noise(agent, episode, seed):
-        return torch.from_numpy(rng.normal(size=(len(episode["obs"]), 3)))
+        return as_state(rng.normal(size=(len(episode["obs"]), 3)))
 
     for feat, low, high in (linear, 0.99, 1), (noise, -1, 0.2):
         monkeypatch.setattr(pixels, "filter_episode", feat)

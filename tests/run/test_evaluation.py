@@ -11,7 +11,6 @@ from conftest import ACTION_SPACES, CPU, Odd, Walk, lived, quiet_train, tiny_con
 from dreamer import AgentEnv, DreamerAgent, Layout, evaluate, evaluation
 from dreamer.envs import EnvFault, make_envs
 from dreamer.evaluation import (
-    as_picture,
     calibration,
     dream_on,
     evaluate_in,
@@ -21,7 +20,6 @@ from dreamer.evaluation import (
     play,
     random_policy,
     random_returns,
-    states_before,
 )
 from dreamer.replay_buffer import ReplayBuffer
 from dreamer.rssm import State
@@ -228,17 +226,16 @@ def test_chance_holds_its_choices():
 
 
 def test_an_episode_is_filtered_from_its_first_row_on(agent):
-    """Row by row it is what `act` meets, given the same random numbers, and so are the states."""
+    """Row by row it is what `act` meets, given the same random numbers."""
     env = AgentEnv("CartPole-v1")
     episode = play(env, random_policy(env, hold=3, seed=5), seed=7)
-    feat, before = filter_episode(agent, episode, seed=3), states_before(agent, episode, seed=3)
-    assert feat.shape == (len(episode["obs"]), 12 + 3 * 4)
+    states = filter_episode(agent, episode, seed=3)
+    assert states.action.tolist() == episode["action"].tolist()
     rng, state = torch.Generator().manual_seed(3), None
     for t, (obs, action) in enumerate(zip(episode["obs"], episode["action"], strict=True)):
-        for part, kept in zip(state or (torch.zeros(1),) * 3, before, strict=True):
-            torch.testing.assert_close(part[0].expand_as(kept[t]), kept[t], rtol=0, atol=1e-5)
         _, state = agent.act(obs[None], np.array([t == 0]), state, greedy=True, rng=rng)
-        torch.testing.assert_close(agent.rssm.get_feat(state)[0], feat[t], rtol=0, atol=1e-5)
+        for part, kept in ((state.deter, states.deter), (state.stoch, states.stoch)):
+            torch.testing.assert_close(part[0], kept[t], rtol=0, atol=1e-5)
         state = state._replace(action=torch.from_numpy(action)[None])
 
 
@@ -331,27 +328,21 @@ def test_open_loop_error_by_hand(monkeypatch):
     assert error["naive_obs_error"] == pytest.approx(np.mean(moved))
 
 
-def test_pictures_of_every_type_are_drawn_and_nothing_else():
-    grey = np.full((4, 6, 3), 128, np.uint8)
-    for drawn in (grey[..., 0], grey[..., :1] * 1.0, np.full((4, 6, 3), 0.503)):
-        np.testing.assert_array_equal(as_picture(drawn, "Draws"), grey, strict=True)
-    for drawn in (None, [], np.zeros((4, 6, 7)), "text"):
-        with pytest.raises(ValueError, match="^Draws draws no picture: its constructor must take"):
-            as_picture(drawn, "Draws")
-
-
-def test_a_long_film_keeps_every_second_or_fourth_picture(monkeypatch):
+def test_a_film_shows_the_first_pictures_of_an_episode(monkeypatch):
     monkeypatch.setattr(evaluation, "FRAMES", 3)
 
     class Draws(Walk):
-        def __init__(self, render_mode):
+        def __init__(self, render_mode, kind=np.uint8):
             assert render_mode == "rgb_array"
             super().__init__(ACTION_SPACES["discrete"](), drift=0)
+            self.kind = kind
 
         def render(self):
-            return np.array([[self.time]], np.uint8)
+            return np.full((4, 6, 3), self.time, self.kind)
 
     agent = DreamerAgent(WALK, tiny_config())
     ret, frames = evaluation.film(agent, Draws, 0)
     assert ret == pytest.approx(evaluate(agent, walk(drift=0), 1, 0)[0])
-    assert [frame[0, 0, 0] for frame in frames] == [0, 4, 8]
+    assert [frame[0, 0, 0] for frame in frames] == [0, 1, 2]
+    with pytest.raises(ValueError, match="^Draws draws no picture: its constructor must take"):
+        evaluation.film(agent, lambda render_mode: Draws(render_mode, float), 0)

@@ -21,6 +21,7 @@ from dreamer.replay_buffer import Layout
 
 MakeEnv = str | EnvSpec | Callable[..., gym.Env]  # an id, Gymnasium's description, or a function
 VectorEnv = SyncVectorEnv | AsyncVectorEnv
+KINDS = ("numbers", "flags", "categories", "images")  # fields of `Layout`, in their order
 MIN_SIDE = 8  # pixels of an image's sides
 MOST_CLASSES = 100_000  # entries of a one-hot vector
 
@@ -104,19 +105,17 @@ def kind_of(space: Any) -> str:
     raise ValueError(f"observation space {space} is not supported: {wanted}")
 
 
-def by_kind() -> dict[str, list[Any]]:
-    """An empty list for each part of an observation, in their order."""
-    return {"numbers": [], "flags": [], "categories": [], "images": []}
+def parts_of(space: Any, value: Any = None) -> list[tuple[str, Any, Any]]:
+    """The `leaves` in the order of a `Layout`."""
+    return sorted(leaves(space, value), key=lambda leaf: KINDS.index(kind_of(leaf[1])))
 
 
 def layout_of(obs_space: Any, action_space: Any) -> Layout:
     """What observations and actions consist of. Raises ValueError for spaces that are not
     supported."""
-    found = by_kind()
+    found: dict[str, list[Any]] = {kind: [] for kind in KINDS}
     for _, space, _ in leaves(obs_space):
-        kind = kind_of(space)
-        one = {"categories": classes_of(space), "images": [image_shape(space)]}
-        found[kind] += one.get(kind, [math.prod(space.shape)])
+        found[kind_of(space)].append(space)
     bounded = isinstance(action_space, spaces.Box) and action_space.is_bounded()
     if not bounded and not classes_of(action_space):
         raise ValueError(
@@ -124,58 +123,45 @@ def layout_of(obs_space: Any, action_space: Any) -> Layout:
             "and MultiBinary are; a wrapper (gymnasium.wrappers.TransformAction) can make it one"
         )
     return Layout(
-        *(sum(found["numbers"]), sum(found["flags"])),
-        *(tuple(found["categories"]), tuple(found["images"])),
-        math.prod(action_space.shape) if bounded else 0,
-        classes_of(action_space),
+        numbers=sum(map(spaces.flatdim, found["numbers"])),
+        flags=sum(map(spaces.flatdim, found["flags"])),
+        categories=tuple(n for space in found["categories"] for n in classes_of(space)),
+        images=tuple(shape for space in found["images"] if (shape := image_shape(space))),
+        action_numbers=spaces.flatdim(action_space) if bounded else 0,
+        action_categories=classes_of(action_space),
     )
 
 
 def names_of(space: Any) -> list[str]:
-    """A name for each entry of an observation before its pixels, in the order of its `Layout`."""
-    found = by_kind()
-    for name, part, _ in leaves(space):
-        kind, classes = kind_of(part), classes_of(part)
-        if kind == "categories":
-            owners = [name] if len(classes) == 1 else [f"{name}[{i}]" for i in range(len(classes))]
-            pairs = zip(owners, classes, strict=True)
-            found[kind] += [f"{owner}={k}".lstrip("=") for owner, n in pairs for k in range(n)]
-        else:
-            entries = range(0 if kind == "images" else math.prod(part.shape))
-            found[kind] += [f"{name}[{i}]" if name else str(i) for i in entries]
-    return [name for names in found.values() for name in names]
-
-
-def bounds_of(space: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest value of each number of an observation, in the order of its layout."""
-    boxes = [part for _, part, _ in leaves(space) if kind_of(part) == "numbers"]
-    low = [np.zeros(0), *(np.ravel(box.low) for box in boxes)]
-    return np.concatenate(low), np.concatenate([low[0], *(np.ravel(box.high) for box in boxes)])
+    """A name for each number, flag and category of an observation, in the order of its `Layout`."""
+    names: list[str] = []
+    for name, part, _ in parts_of(space):
+        count = 0 if image_shape(part) else len(classes_of(part)) or spaces.flatdim(part)
+        several = [f"{name or 'observation'}[{i}]" for i in range(count)]
+        names += [name] if name and count == 1 else several
+    return names
 
 
 def flatten(space: Any, obs: Any) -> np.ndarray:
     """An observation as the flat float32 vector of its `Layout`, a copy. Raises ValueError or
     TypeError for what is not in the space, NaN and infinity included."""
-    found = by_kind()
-    for _, part, value in leaves(space, obs):
-        kind = kind_of(part)
-        if kind == "images":
-            value = pixels(part, value)
-        elif classes_of(part):
-            value = np.asarray(value) if part.shape else value
-            if not part.contains(value):
-                raise ValueError(f"{value!r} is not in {part}")
-            value = spaces.flatten(part, value)
-        else:
-            value = np.asarray(value)
-            if value.ndim > 1 and value.shape != part.shape:
-                raise ValueError(f"its shape is {value.shape}, not {part.shape}")
-            value = value.reshape(math.prod(part.shape))
-        found[kind].append(value)
-    flat = np.concatenate([x for group in found.values() for x in group], dtype=np.float32)
+    parts = [flatten_part(part, value) for _, part, value in parts_of(space, obs)]
+    flat = np.concatenate(parts, dtype=np.float32)
     if not np.isfinite(flat).all():
         raise ValueError(f"not finite in float32: {obs}")
     return flat
+
+
+def flatten_part(space: Any, value: Any) -> Any:
+    """A value of an innermost space as a vector. The bounds of numbers are not looked at."""
+    if image_shape(space):
+        return pixels(space, value)
+    if not classes_of(space):
+        return np.asarray(value).reshape(spaces.flatdim(space))
+    value = np.asarray(value) if space.shape else value
+    if not space.contains(value):
+        raise ValueError(f"{value!r} is not in {space}")
+    return spaces.flatten(space, value)
 
 
 def pixels(space: spaces.Box, image: Any) -> np.ndarray:

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 
 from dreamer import AgentEnv, Config, DreamerAgent, Layout
+from dreamer.check import make_update
 from dreamer.checkpoint import write_json
 from dreamer.cli import parse
 from dreamer.envs import make_envs
 from dreamer.machine import tune_cpu
-from dreamer.replay_buffer import ReplayBuffer
 from lab.results import cpu_name, markdown, versions
 
 MATCHED = dict(batch_size=16, seq_len=64, deter=256, hidden=256, layers=2)
@@ -38,24 +38,6 @@ SHAPES = {
     "image": (replace(NUMBERS, numbers=0, images=((64, 64, 3),)), Config()),
     "matched": (NUMBERS, Config(**MATCHED)),
 }
-ROWS, EPISODE = 2_000, 200  # of the replay, and of each made-up episode in it
-
-
-def make_update(layout: Layout, config: Config) -> Callable[[], Any]:
-    """A function that makes one update of a fresh agent, on random rows."""
-    agent, rng = DreamerAgent(layout, config), np.random.default_rng(0)
-    replay = ReplayBuffer(ROWS, layout, agent.rssm.sizes)
-    rows = replay.rows
-    rows["obs"][:] = rng.standard_normal((ROWS, layout.vector_size))
-    if layout.pixels:
-        rows["pixels"][:] = rng.integers(0, 256, (ROWS, layout.pixels), np.uint8)
-    rows["action"][:] = np.eye(layout.action_size)[rng.integers(layout.action_size, size=ROWS)]
-    rows["reward"][:] = 1
-    for name, first in ("is_first", 0), ("is_last", EPISODE - 1), ("is_terminal", EPISODE - 1):
-        rows[name][first::EPISODE] = True
-    replay.size[:] = ROWS
-    batch = replay.sample(config.batch_size, config.seq_len, rng)
-    return lambda: agent.update(batch)
 
 
 def time_in_turns(jobs: dict[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:

@@ -82,13 +82,9 @@ def dream_errors(
 
 def entries(layout: Layout, obs: np.ndarray) -> np.ndarray:
     """Observations (..., O) as numbers, flags and the classes of one-hot vectors: (..., D)."""
-    plain, *onehot = np.split(obs[..., : layout.vector_size], starts(layout), -1)
+    starts = layout.vector_size - np.cumsum(layout.categories[::-1], dtype=int)[::-1]
+    plain, *onehot = np.split(obs[..., : layout.vector_size], starts, -1)
     return np.concatenate([plain, *(part.argmax(-1)[..., None] for part in onehot)], -1)
-
-
-def starts(layout: Layout) -> np.ndarray:
-    """Where the one-hot vectors of an observation start."""
-    return layout.vector_size - np.cumsum(layout.categories[::-1], dtype=int)[::-1]
 
 
 @dataclass
@@ -106,10 +102,7 @@ class Visualizer:
         self.layout = self.agent.layout
         with AgentEnv(self.env) as world:
             evaluation.check_fit(self.agent, world.layout)
-            self.title, names = world.name, names_of(world.env.observation_space)
-        onehot = [names[i].rpartition("=")[0] or "category" for i in starts(self.layout)]
-        plain = names[: self.layout.numbers + self.layout.flags]
-        self.names = [f"observation {name}" if name.isdigit() else name for name in plain] + onehot
+            self.title, self.names = world.name, names_of(world.env.observation_space)
         self.known = isinstance(self.env, str) and self.env in style.OBS_NAMES
         if self.known:
             self.names = style.OBS_NAMES[self.env]

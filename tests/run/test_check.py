@@ -27,10 +27,10 @@ def test_a_page_on_cartpole():
     assert found["layout"] == "numbers=4, action_categories=(2,)"
     assert found["time limit"] == "500 steps"
     assert found["reset by a seed"] == "repeats itself"
-    assert found["rendering"] == "human, rgb_array"
     assert found["rewards"] == "1 to 1, mean 1"
     episodes, low, high = map(int, re.findall(r"\d+", found["random episodes"])[:3])
-    assert 900 < float(found["random return"]) * episodes < 1001 and low < 20 < high
+    mean = float(found["random episodes"].split()[-1])
+    assert 900 < mean * episodes < 1001 and low < 20 < high
     assert found["learning"].startswith("9,995 updates in 40,000 steps, ")
     # A row: 4 numbers, 2 action entries and the reward in float32, three flags, the state as 12
     # numbers in float16 and 3 classes in int16.
@@ -45,9 +45,8 @@ def test_a_page_on_cartpole():
 
 
 class Slow(gym.Env):
-    """A number that never varies, one out of bounds, no pictures, no end, no reward, slow steps."""
+    """A number that never varies, no end, no reward, slow steps."""
 
-    metadata: dict = {}
     observation_space = gym.spaces.Dict(a=gym.spaces.Box(-1, 1, (1,)), b=gym.spaces.Box(0, 9, (2,)))
     action_space = gym.spaces.Box(-1, 1, (1,))
     closed = 0
@@ -73,9 +72,7 @@ def test_what_is_odd_is_said(monkeypatch):
     found = page(Slow, steps=144_000, evals=5, eval_episodes=2, max_episode_steps=700)
     assert found["random episodes"] == "none ended in 3 random actions"
     assert found["warning"].startswith("no reward at all in 3 random actions")
-    assert found["warning: out of bounds"] == "1 of 3: b[1]"
-    assert found["never varied"] == "2 of 3: a[0], b[0]"
-    assert found["rendering"] == "none: watch will not work"
+    assert found["never varied"] == "2 of 3: a, b[0]"
     assert found["time limit"] == "700 steps"
     assert found["evaluations"].startswith("5 of 2 episodes: at most 7,000 steps, ")
     assert 120 < float(found["time"].split()[1]) < 180  # 144,000 steps of 0.05 s: two hours
@@ -84,7 +81,7 @@ def test_what_is_odd_is_said(monkeypatch):
 def test_a_mask_and_an_unseeded_environment():
     found = page("Taxi-v4")
     assert found["layout"] == "flags=6, categories=(500,), action_categories=(6,)"
-    assert "one action moves" not in found and "warning: out of bounds" not in found
+    assert "one action moves" not in found
 
     class Forgetful(gym.ObservationWrapper):
         def observation(self, observation):

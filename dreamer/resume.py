@@ -86,25 +86,17 @@ def restore(run: "Run") -> None:
         restore_episodes(run, saved)
 
 
-def identity(name: str, device: str, part: dict[str, Any]) -> dict[str, Any]:
-    """What a run keeps for all its life: everything that it is made of, except `steps`."""
-    config = {key: value for key, value in part["config"].items() if key != "steps"}
-    about = {"environment": name, "layout": part["layout"], "spec": part["env_spec"]}
-    return {**about, "device": device, **config}
-
-
 def check_same_run(run: "Run", saved: dict[str, Any]) -> None:
     """Raises CheckpointError for a checkpoint of another environment, device or config; only
     `steps` may be another."""
     path, elsewhere = run.run_dir / CHECKPOINT, "resume what it is of, or choose another folder"
     if "replay" not in saved:
         raise CheckpointError(f"{path} holds no training state: train again, without resume")
-    now = identity(run.name, run.agent.device.type, agent_part(run.agent))
-    then = identity(saved["env"], saved["device"], saved)
-    for key in then | now:
-        if then.get(key) != now.get(key):
-            what = f"is of {key}={then.get(key)}, not {now.get(key)}"
-            raise CheckpointError(f"{path} {what}: {elsewhere}")
+    now = {"env": run.name, "device": run.agent.device.type, **agent_part(run.agent)}
+    now, then = now | now.pop("config"), saved | saved["config"]
+    for key, value in now.items():
+        if key not in ("steps", "agent") and then[key] != value:
+            raise CheckpointError(f"{path} is of {key}={then[key]}, not {value}: {elsewhere}")
     if (step := saved["numbers"]["step"]) >= run.config.steps + run.stride:
         raise CheckpointError(f"{path} is of step {step}, beyond {run.config.steps}: {elsewhere}")
 

@@ -94,7 +94,7 @@ def edit(run_dir: Path, **changes) -> None:
     ("damage", "changes", "message"),
     [
         (None, dict(env=walk("box")), r"is of layout=.*'action_numbers': 0.*, not .*: 2"),
-        (None, dict(env="CartPole-v1"), "is of environment=Walk, not CartPole-v1"),
+        (None, dict(env="CartPole-v1"), "is of env=Walk, not CartPole-v1"),
         (None, dict(hidden=8), "is of hidden=16, not 8: resume what it is of, or choose another"),
         (None, dict(envs=2), "is of envs=1, not 2"),
         (None, dict(steps=59), "is of step 60, beyond 59"),
@@ -120,7 +120,7 @@ def test_the_same_sizes_are_not_the_same_environment(tmp_path):
     """An id's arguments count."""
     lake = lambda: gym.make("FrozenLake-v1", is_slippery=False)  # noqa: E731
     quiet_train(lake, tiny_config(), tmp_path)
-    with pytest.raises(ValueError, match=r"is of spec=.*\"is_slippery\": false"):
+    with pytest.raises(ValueError, match=r"is of env_spec=.*\"is_slippery\": false"):
         quiet_train("FrozenLake-v1", tiny_config(), tmp_path, resume=True)
     assert quiet_train(lake, tiny_config(), tmp_path, resume=True).step == 60
 

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit  # quantiles of Student's t
 
 FULL = "full"  # the variant from which nothing is removed
 DREAMS = "dreams"  # the effect on the error of dreams: above 0 where the idea is missed
 LENGTH = 15  # steps of the dreams in the table: as long as those that the actor learns from
 SEEDS = 5  # fewer prove nothing: n differences have all the same sign once in 2^(n-1) by chance
-
-# Student's t, 97.5% quantiles for 1 to 9 degrees of freedom (for more, the last: a little too wide)
-T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 
 Results = dict[str, Any]  # the content of assets/results/ablations.json
 
@@ -48,9 +46,9 @@ def compare(without: dict[int, float], full: dict[int, float]) -> Effect:
     if not seeds:
         return Effect()
     difference = np.array([without[seed] - full[seed] for seed in seeds])
-    t, mean, half = T_975[min(len(seeds) - 1, len(T_975)) - 1], difference.mean(), 0.0
+    mean, half = difference.mean(), 0.0
     if len(seeds) > 1:
-        half = t * difference.std(ddof=1) / np.sqrt(len(seeds))
+        half = stdtrit(len(seeds) - 1, 0.975) * difference.std(ddof=1) / np.sqrt(len(seeds))
     return Effect(mean, mean - half, mean + half, len(seeds))
 
 

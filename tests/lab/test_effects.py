@@ -39,11 +39,6 @@ def make_data(seeds=5):
     }
 
 
-def test_the_quantiles_hold_95_percent():
-    stats = pytest.importorskip("scipy.stats")
-    assert stats.t.ppf(0.975, range(1, 10)) == pytest.approx(effects.T_975, abs=5e-5)
-
-
 def test_intervals_by_hand():
     """Differences 1 and 3: mean 2, standard deviation sqrt(2), standard error 1."""
     effect = effects.compare({0: 1.0, 1: 4.0}, {0: 0.0, 1: 1.0})

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import math
+import operator
 import os
 import signal
 import warnings
@@ -44,20 +45,6 @@ def blaming(what: str, *known: type[Exception]) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------- spaces
-
-
-def leaves(space: Any, value: Any = None, name: str = "") -> list[tuple[str, Any, Any]]:
-    """(name, space, value) of a `Dict`'s or `Tuple`'s innermost spaces, or of the space alone."""
-    if isinstance(space, spaces.Dict):
-        parts: list[Any] = [
-            (f"{name}.{key}".lstrip("."), key, part) for key, part in space.spaces.items()
-        ]
-    elif isinstance(space, spaces.Tuple):
-        parts = [(f"{name}[{i}]", i, part) for i, part in enumerate(space.spaces)]
-    else:
-        return [(name, space, value)]
-    inner = (leaves(part, None if value is None else value[key], n) for n, key, part in parts)
-    return [leaf for found in inner for leaf in found]
 
 
 def image_shape(space: Any) -> tuple[int, int, int] | None:
@@ -105,16 +92,21 @@ def kind_of(space: Any) -> str:
     raise ValueError(f"observation space {space} is not supported: {wanted}")
 
 
-def parts_of(space: Any, value: Any = None) -> list[tuple[str, Any, Any]]:
-    """The `leaves` in the order of a `Layout`."""
-    return sorted(leaves(space, value), key=lambda leaf: KINDS.index(kind_of(leaf[1])))
+def parts_of(space: Any) -> list[tuple[tuple, Any]]:
+    """The keys and the spaces of a `Dict`'s or `Tuple`'s innermost parts, in the order of a
+    `Layout`; no keys and the space itself if it is neither."""
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        return [((), space)]
+    inner = space.items() if isinstance(space, spaces.Dict) else enumerate(space)
+    parts = [((key, *keys), leaf) for key, part in inner for keys, leaf in parts_of(part)]
+    return sorted(parts, key=lambda part: KINDS.index(kind_of(part[1])))
 
 
 def layout_of(obs_space: Any, action_space: Any) -> Layout:
     """What observations and actions consist of. Raises ValueError for spaces that are not
     supported."""
     found: dict[str, list[Any]] = {kind: [] for kind in KINDS}
-    for _, space, _ in leaves(obs_space):
+    for _, space in parts_of(obs_space):
         found[kind_of(space)].append(space)
     bounded = isinstance(action_space, spaces.Box) and action_space.is_bounded()
     if not bounded and not classes_of(action_space):
@@ -135,18 +127,21 @@ def layout_of(obs_space: Any, action_space: Any) -> Layout:
 def names_of(space: Any) -> list[str]:
     """A name for each number, flag and category of an observation, in the order of its `Layout`."""
     names: list[str] = []
-    for name, part, _ in parts_of(space):
+    for keys, part in parts_of(space):
+        name = ".".join(map(str, keys)) or "observation"
         count = 0 if image_shape(part) else len(classes_of(part)) or spaces.flatdim(part)
-        several = [f"{name or 'observation'}[{i}]" for i in range(count)]
-        names += [name] if name and count == 1 else several
+        names += [name] if keys and count == 1 else [f"{name}[{i}]" for i in range(count)]
     return names
 
 
 def flatten(space: Any, obs: Any) -> np.ndarray:
     """An observation as the flat float32 vector of its `Layout`, a copy. Raises ValueError or
     TypeError for what is not in the space, NaN and infinity included."""
-    parts = [flatten_part(part, value) for _, part, value in parts_of(space, obs)]
-    flat = np.concatenate(parts, dtype=np.float32)
+    vectors = []
+    for keys, part in parts_of(space):
+        value = functools.reduce(operator.getitem, keys, obs)  # obs[key][key]...
+        vectors.append(flatten_part(part, value))
+    flat = np.concatenate(vectors, dtype=np.float32)
     if not np.isfinite(flat).all():
         raise ValueError(f"not finite in float32: {obs}")
     return flat

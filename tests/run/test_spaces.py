@@ -57,7 +57,7 @@ def test_observations_by_hand(space, value, layout, vector):
 
 
 def test_each_number_flag_and_category_of_an_observation_has_a_name():
-    assert names_of(MIXED) == ["arm[1][0]", "arm[1][1]", "well.depth", "lamp", "arm[0]"]
+    assert names_of(MIXED) == ["arm.1[0]", "arm.1[1]", "well.depth", "lamp", "arm.0"]
     for space, count in (VECTOR, 3), (TWO, 1), (S.MultiDiscrete([1, 2]), 2):
         assert names_of(space) == [f"observation[{i}]" for i in range(count)]
 

@@ -15,6 +15,8 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score, root_mean_squared_error
 
 from dreamer import AgentEnv, DreamerAgent
 from dreamer.evaluation import Episode, filter_episode, greedy_policy, open_loop, play
@@ -152,15 +154,13 @@ def linear_probe(
             episode = play(world, look, 10_000 + i)
             truth.append(true_state(world))
             feat = agent.rssm.get_feat(filter_episode(agent, episode, seed)).cpu().numpy()
-            feats.append(np.pad(feat, ((0, 0), (0, 1)), constant_values=1)[skip:])
+            feats.append(feat[skip:])
             states.append(np.array(truth)[skip:])
     cut = max(1, episodes * 3 // 4)
-    x, y = np.concatenate(feats[:cut]), np.concatenate(states[:cut])
-    new_x, new_y = np.concatenate(feats[cut:]), np.concatenate(states[cut:])
-    mean, spread = y.mean(0), y.std(0) + 1e-9
-    weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ ((y - mean) / spread))
-    error = np.square(new_x @ weights * spread + mean - new_y).mean(0)
-    r2, rmse = 1 - error / new_y.var(0), np.sqrt(error)
+    probe = Ridge().fit(np.concatenate(feats[:cut]), np.concatenate(states[:cut]))
+    read, true = probe.predict(np.concatenate(feats[cut:])), np.concatenate(states[cut:])
+    r2 = r2_score(true, read, multioutput="raw_values")
+    rmse = root_mean_squared_error(true, read, multioutput="raw_values")
     return {"r2": r2.round(4).tolist(), "rmse": rmse.round(4).tolist()}
 
 

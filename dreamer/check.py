@@ -9,7 +9,7 @@ import numpy as np
 
 from dreamer.agent import DreamerAgent
 from dreamer.config import Config
-from dreamer.envs import AgentEnv, MakeEnv, names_of, random_action
+from dreamer.envs import AgentEnv, MakeEnv, bounds_of, names_of, random_action
 from dreamer.machine import fast_cpu
 from dreamer.replay_buffer import Layout, ReplayBuffer
 
@@ -81,7 +81,13 @@ def describe(
     names, moves = names_of(env.env.observation_space), np.ptp(plain, 0) > 0
     if still := [name for name, moved in zip(names, moves, strict=False) if not moved]:
         yield "never varied", f"{len(still)} of {len(moves)}: {', '.join(still[:5])}"
-    numbers = plain[:, : env.layout.numbers][:, moves[: env.layout.numbers]]
+    low, high = bounds_of(env.env.observation_space)
+    numbers = plain[:, : env.layout.numbers]
+    outside = np.flatnonzero(((numbers < low - 1e-4) | (numbers > high + 1e-4)).any(0))
+    if outside.size:
+        first = ", ".join(names[i] for i in outside[:5])
+        yield "out of bounds", f"{outside.size} of {len(low)}: {first}"
+    numbers = numbers[:, moves[: env.layout.numbers]]
     if numbers.size:
         share = (np.abs(np.diff(numbers, axis=0)).mean(0) / numbers.std(0)).mean()
         advice = ": little; try a larger action_repeat" if share < SMALL_STEP else ""

@@ -134,6 +134,13 @@ def names_of(space: Any) -> list[str]:
     return names
 
 
+def bounds_of(space: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest value of each number of an observation, in the order of its layout."""
+    boxes = [part for _, part in parts_of(space) if kind_of(part) == "numbers"]
+    low = [np.zeros(0), *(np.ravel(box.low) for box in boxes)]
+    return np.concatenate(low), np.concatenate([low[0], *(np.ravel(box.high) for box in boxes)])
+
+
 def flatten(space: Any, obs: Any) -> np.ndarray:
     """An observation as the flat float32 vector of its `Layout`, a copy. Raises ValueError or
     TypeError for what is not in the space, NaN and infinity included."""

@@ -45,7 +45,7 @@ def test_a_page_on_cartpole():
 
 
 class Slow(gym.Env):
-    """A number that never varies, no end, no reward, slow steps."""
+    """A number that never varies, one out of bounds, no end, no reward, slow steps."""
 
     observation_space = gym.spaces.Dict(a=gym.spaces.Box(-1, 1, (1,)), b=gym.spaces.Box(0, 9, (2,)))
     action_space = gym.spaces.Box(-1, 1, (1,))
@@ -72,6 +72,7 @@ def test_what_is_odd_is_said(monkeypatch):
     found = page(Slow, steps=144_000, evals=5, eval_episodes=2, max_episode_steps=700)
     assert found["random episodes"] == "none ended in 3 random actions"
     assert found["warning"].startswith("no reward at all in 3 random actions")
+    assert found["out of bounds"] == "1 of 3: b[1]"
     assert found["never varied"] == "2 of 3: a, b[0]"
     assert found["time limit"] == "700 steps"
     assert found["evaluations"].startswith("5 of 2 episodes: at most 7,000 steps, ")
@@ -81,7 +82,7 @@ def test_what_is_odd_is_said(monkeypatch):
 def test_a_mask_and_an_unseeded_environment():
     found = page("Taxi-v4")
     assert found["layout"] == "flags=6, categories=(500,), action_categories=(6,)"
-    assert "one action moves" not in found
+    assert "one action moves" not in found and "out of bounds" not in found
 
     class Forgetful(gym.ObservationWrapper):
         def observation(self, observation):

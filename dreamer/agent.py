@@ -183,7 +183,7 @@ class DreamerAgent(nn.Module):
         starts = self.choose_starts(feat.shape[0] * feat.shape[1])
         dream = self.imagine(post, starts)
 
-        # The actor learns from dreams alone, the critic mainly from them.
+        # The actor learns from dreams alone, the critic from them too.
         dream_loss, dream_metrics, ret = self.actor_critic_loss(dream)
 
         # The critic's anchor in reality: returns along the replayed windows.

@@ -168,31 +168,25 @@ def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
 # ---------------------------------------------------------------- one run in one folder
 
 
-class Lock:
-    """Held by the one run that writes into a folder, until `release` or the end of its process,
-    where system and disk have `flock`; elsewhere two runs in one folder are not found out.
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Within this block, or until the process ends, no other run writes into the folder, which is
+    made; where system or disk lack `flock`, two runs in one folder are not found out.
 
-    Makes the folder. Raises ValueError where another run has it.
+    Raises ValueError where another run has it.
     """
-
-    def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file = open(folder / ".lock", "w")
-        if sys.platform == "win32":
-            return
-        os.register_at_fork(after_in_child=self.release)  # an orphaned simulator holds nothing
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.release()
-            raise ValueError(
-                f"another run is writing into {folder}: wait for its end, or choose another folder"
-            ) from None
-        except OSError:
-            pass  # a disk without locks
-
-    def release(self) -> None:
-        self.file.close()
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        if sys.platform != "win32":
+            os.register_at_fork(after_in_child=file.close)  # an orphaned simulator holds nothing
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                other = "wait for its end, or choose another folder"
+                raise ValueError(f"another run is writing into {folder}: {other}") from None
+            except OSError:
+                pass  # a disk without locks
+        yield
 
 
 class Log:

@@ -23,7 +23,7 @@ from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from tqdm import tqdm
 
 from dreamer.agent import DreamerAgent, Metrics
-from dreamer.checkpoint import Lock, Log, read_log, save_agent, write_json
+from dreamer.checkpoint import Log, lock, read_log, save_agent, write_json
 from dreamer.config import Config
 from dreamer.envs import EnvFault, MakeEnv, VectorEnv, make_envs, random_action
 from dreamer.evaluation import EVALUATION, EXPLORATION, evaluate_in, open_loop_error
@@ -129,7 +129,7 @@ class Run:
             if run_dir is None:
                 folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
             self.run_dir = folder
-            opened.callback(Lock(self.run_dir).release)
+            opened.enter_context(lock(self.run_dir))
             self.begin_or_resume(resume)
             opened.callback(self.log.close)
             if tensorboard:

@@ -13,7 +13,7 @@ import sys
 import pytest
 from faults import full_disk, log_rows, refusal, start
 
-from dreamer.checkpoint import FORMAT, Lock, Log, load_checkpoint, save_checkpoint, seal, write_json
+from dreamer.checkpoint import FORMAT, Log, load_checkpoint, lock, save_checkpoint, seal, write_json
 
 
 def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path):
@@ -44,8 +44,8 @@ def test_a_disk_without_locks_that_cannot_sync_folders_is_no_reason_to_stop(tmp_
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr("fcntl.flock", flock)
-    Lock(tmp_path).release()
-    write_json(tmp_path / "file", 1)
+    with lock(tmp_path):
+        write_json(tmp_path / "file", 1)
     assert (tmp_path / "file").read_text() == "1\n"
 
 
@@ -92,12 +92,12 @@ def test_loading_executes_nothing(tmp_path, monkeypatch):
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from dreamer.checkpoint import Lock
+from dreamer.checkpoint import lock
 
-lock = Lock(Path(sys.argv[1]))
-if os.fork():
-    print("held", flush=True)
-time.sleep(60)  # one of the two is a simulator that outlives the run
+with lock(Path(sys.argv[1])):
+    if os.fork():
+        print("held", flush=True)
+    time.sleep(60)  # one of the two is a simulator that outlives the run
 """
 
 
@@ -108,12 +108,14 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     with start("-c", HOLDER, tmp_path, **own_session) as child:
         try:
             assert child.stdout.readline() == "held\n"
-            with pytest.raises(ValueError, match=f"another run is writing into {tmp_path}: wait"):
-                Lock(tmp_path)
+            message = f"another run is writing into {tmp_path}: wait"
+            with pytest.raises(ValueError, match=message), lock(tmp_path):
+                pass
             child.kill()
             child.wait()
             os.killpg(child.pid, 0)  # the orphan lives
-            Lock(tmp_path).release()
+            with lock(tmp_path):
+                pass
         finally:
             os.killpg(child.pid, signal.SIGKILL)
 

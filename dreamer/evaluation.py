@@ -324,6 +324,6 @@ def open_loop_error(
     if agent.layout.images:
         later, last = batch["obs"][:, context:], batch["obs"][:, context - 1 : context]
         errors["dream_image_error"] = agent.decoder.image_loss(recon, later)
-        errors["naive_image_error"] = agent.decoder.image_loss(last / 255, later)
+        errors["naive_image_error"] = agent.decoder.image_loss(last.expand_as(later) / 255, later)
     total = alive.sum().clamp(min=1)
     return {name: float((error * alive).sum() / total) for name, error in errors.items()}

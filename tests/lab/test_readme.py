@@ -170,6 +170,9 @@ def test_speed_and_faults_are_those_of_the_committed_files():
         times = [data["shapes"][shape][key][threads] for key in ("update_ms", "cpu_ms")]
         assert cells == one_digit(*times, data["gflops"][threads])
     assert f"{data['acting_steps_per_s']:,.0f} environment steps" in shown
+    one, *_ = simulated = data["simulator_steps_per_s"].values()
+    rows = table("docs/speed.md", "| Simulators | Steps per second |")
+    assert [row[1:] for row in rows] == [[f"{n:.0f}", f"{n / one:.1f} x"] for n in simulated]
     pixels = table("docs/speed.md", "| Task | First reached |")
     for run, row in zip(load("gpu")["pixels"]["runs"], pixels, strict=True):
         task, curve = load(run["task"]), run["curve"]

@@ -41,9 +41,8 @@ def model_loss(
         + metrics["cont_loss"]
         + beta_dyn * metrics["dyn_loss"]
         + beta_rep * metrics["rep_loss"]
+        + metrics.get("image_loss", 0.0)
     )
-    if "image_loss" in parts:
-        loss = loss + metrics["image_loss"]
     return loss, {**metrics, "model_loss": loss}
 
 

@@ -31,21 +31,17 @@ from dreamer.utils import (
 CUT_STD = 0.87962566  # what is left of a normal's standard deviation 1 when it is cut at ±2
 
 
-def init_layer(layer: Any, fan_in: int, scale: float = 1.0) -> Any:
+def init_layer(layer: Any, fan_in: int | None = None, scale: float = 1.0) -> Any:
     """The layer with weights and bias from a normal truncated at two standard deviations, of
     variance `scale^2 / fan_in` (the authors' bias: 0). With zero bias, a linear layer and the norm
-    behind it would map x and 2 x to the same output."""
-    std = scale / math.sqrt(fan_in) / CUT_STD
+    behind it would map x and 2 x to the same output. fan_in: None is a linear layer's."""
+    std = scale / math.sqrt(fan_in or layer.in_features) / CUT_STD
     for values in layer.parameters():
         if scale == 0.0:
             nn.init.zeros_(values)
         else:
             nn.init.trunc_normal_(values, std=std, a=-2 * std, b=2 * std)
     return layer
-
-
-def init_linear(linear: nn.Linear, scale: float = 1.0) -> nn.Linear:
-    return init_layer(linear, linear.in_features, scale)
 
 
 def make_norm(size: int) -> nn.LayerNorm:
@@ -71,9 +67,9 @@ class MLP(nn.Sequential):
         blocks: list[nn.Module] = []
         for i in range(layers):
             linear = nn.Linear(in_size if i == 0 else hidden, hidden)
-            blocks += [init_linear(linear), make_norm(hidden), nn.SiLU()]
+            blocks += [init_layer(linear), make_norm(hidden), nn.SiLU()]
         if out_size is not None:
-            blocks.append(init_linear(nn.Linear(hidden, out_size), out_scale))
+            blocks.append(init_layer(nn.Linear(hidden, out_size), scale=out_scale))
         super().__init__(*blocks)
 
 
@@ -82,7 +78,7 @@ class MLP(nn.Sequential):
 
 Shapes = Sequence[Sequence[int]]  # of images: height H, width W, channels C
 KERNEL = 4  # of each convolution, stride 2
-SMALL = 32  # pixels: an image with a shorter side is a board, not a view
+SMALL = 32  # pixels: with a shorter side it is a board, where a pixel is a thing, and rare
 
 
 def image_sizes(shape: Sequence[int], depth: int) -> list[tuple[int, int, int]]:
@@ -123,9 +119,9 @@ class ImageDecoder(nn.Sequential):
 
     def __init__(self, feat_size: int, shape: Sequence[int], depth: int):
         sizes = image_sizes(shape, depth)[::-1]
-        self.size, (height, width, channels) = math.prod(shape), sizes[0]
+        self.shape, self.size, (height, width, channels) = shape, math.prod(shape), sizes[0]
         blocks: list[nn.Module] = [
-            init_linear(nn.Linear(feat_size, math.prod(sizes[0]))),
+            init_layer(nn.Linear(feat_size, math.prod(sizes[0]))),
             nn.Unflatten(1, (channels, height, width)),
         ]
         for (*_, c), (h, w, out) in itertools.pairwise(sizes):
@@ -139,6 +135,15 @@ class ImageDecoder(nn.Sequential):
     def forward(self, feat: Tensor) -> Tensor:
         x = super().forward(feat.flatten(0, -2)) + 0.5  # (N, C, H, W)
         return x.permute(0, 2, 3, 1).reshape(*feat.shape[:-1], self.size)
+
+    def loss(self, guess: Tensor, target: Tensor) -> Tensor:
+        """(..., H*W*C) -> (...): squared error (v2, eq. 3) or, of a small image, cross-entropy, as
+        if of 64 x 64 pixels: else it would cost less than the KL of saying it."""
+        if min(self.shape[:2]) < SMALL:  # black is a logit of -4, white of 4
+            loss = F.binary_cross_entropy_with_logits(8 * (guess - 0.5), target, reduction="none")
+        else:
+            loss = (guess - target).square()
+        return 64 * 64 / math.prod(self.shape[:2]) * loss.sum(-1)
 
 
 # ---------------------------------------------------------------- observations
@@ -239,7 +244,6 @@ class Decoder(nn.Module):
         self.vector, self.categories = encoder.sizes[0], list(categories)
         self.plain = self.vector - sum(categories)  # numbers and flags
         self.mlp = MLP(feat_size, hidden, layers, self.vector) if self.vector else None
-        self.shapes = images
         self.images = nn.ModuleList(ImageDecoder(feat_size, shape, depth) for shape in images)
 
     def forward(self, feat: Tensor) -> Tensor:
@@ -267,19 +271,10 @@ class Decoder(nn.Module):
         return torch.cat([self.norm.inverse(numbers), rest, 255 * pixels.clamp(0, 1)], -1)
 
     def image_loss(self, recon: Tensor, obs: Tensor) -> Tensor:
-        """Loss of images, summed over all their pixels and channels: (...). Squared error (v2, eq.
-        3) or, where a side is shorter than SMALL, cross-entropy: there a pixel is a thing, and
-        things are rare. Either is what it would be if the image were 64 x 64, or all that is in a
-        small image would cost less than the KL of saying it."""
-        sizes, total = [math.prod(shape) for shape in self.shapes], recon.new_zeros(())
-        pixels = (self.split(values)[1].split(sizes, -1) for values in (recon, obs / 255))
-        for (height, width, _), guess, target in zip(self.shapes, *pixels, strict=True):
-            loss = (guess - target).square()
-            if min(height, width) < SMALL:
-                logits = 8 * (guess - 0.5)  # black is -4, white is 4
-                loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-            total = total + 64 * 64 / (height * width) * loss.sum(-1)
-        return total
+        """Loss of all images (...)."""
+        sizes = [image.size for image in self.images]
+        both = (self.split(pixels)[1].split(sizes, -1) for pixels in (recon, obs / 255))
+        return sum(map(ImageDecoder.loss, self.images, *both), recon.new_zeros(()))
 
     def loss(self, recon: Tensor, obs: Tensor) -> Tensor:
         """Loss of `self(feat)`, summed over all but pixels: (...). Squared error against flags and

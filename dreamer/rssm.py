@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dreamer.networks import MLP, init_linear, make_norm
+from dreamer.networks import MLP, init_layer, make_norm
 from dreamer.utils import sample_onehot, unimix
 
 
@@ -70,12 +70,12 @@ class RSSM(nn.Module):
         self.in_deter = MLP(deter, hidden, 1)
         self.in_stoch = MLP(latent, hidden, 1)
         self.in_action = MLP(action_size, hidden, 1)
-        self.gru = init_linear(nn.Linear(3 * hidden, 3 * deter))
+        self.gru = init_layer(nn.Linear(3 * hidden, 3 * deter))
         # A layer on a concatenation, as a sum: the observation's part is computed outside the loop.
-        self.post_deter = init_linear(nn.Linear(deter, hidden, bias=False))
-        self.post_embed = init_linear(nn.Linear(embed_size, hidden))
+        self.post_deter = init_layer(nn.Linear(deter, hidden, bias=False))
+        self.post_embed = init_layer(nn.Linear(embed_size, hidden))
         self.post_norm = make_norm(hidden)
-        self.post_out = init_linear(nn.Linear(hidden, latent))
+        self.post_out = init_layer(nn.Linear(hidden, latent))
         self.prior_mlp = MLP(deter, hidden, 1, latent)
         self.act = nn.SiLU()
 

@@ -208,19 +208,20 @@ def random_policy(env: AgentEnv, hold: int, seed: int) -> RowPolicy:
 
 def film(agent: DreamerAgent, env: MakeEnv, seed: int) -> tuple[float, list[np.ndarray]]:
     """(return, pictures) of one episode of the greedy agent, uint8 (H, W, 3), as the environment
-    draws them, one for each of its first actions. Raises ValueError where it draws none."""
+    draws them, one for each action. Of a long episode only every second, fourth, ... is kept.
+    Raises ValueError where it draws none."""
     greedy = greedy_policy(agent, derive_seed(seed, EVALUATION))  # as in `evaluate`
     frames: list[np.ndarray] = []
+    rows, every = 0, 1
 
     def policy(obs: np.ndarray, is_first: bool) -> np.ndarray:
-        if len(frames) < FRAMES:
-            drawn: Any = world.render()
-            if getattr(drawn, "dtype", None) != np.uint8 or drawn.shape[2:] != (3,):
-                raise ValueError(
-                    f"{world.name} draws no picture: its constructor must take render_mode="
-                    f"'rgb_array', and `render` return uint8 (height, width, 3); got {drawn!r:.60}"
-                )
-            frames.append(drawn)
+        nonlocal rows, every
+        if rows % every == 0:
+            frames.append(as_picture(world.render(), world.name))
+        if len(frames) > FRAMES:
+            del frames[1::2]
+            every *= 2
+        rows += 1
         return greedy(obs, is_first)
 
     repeat, longest = agent.config.action_repeat, agent.config.max_episode_steps
@@ -228,6 +229,22 @@ def film(agent: DreamerAgent, env: MakeEnv, seed: int) -> tuple[float, list[np.n
         check_fit(agent, world.layout)
         episode = play(world, policy, derive_seed(seed, EVALUATION, 0))
     return float(episode["reward"].sum()), frames
+
+
+def as_picture(drawn: Any, name: str) -> np.ndarray:
+    """What `render` gave, as uint8 (H, W, 3): floats from 0 to 1, whole numbers and one channel
+    are converted."""
+    picture = np.asarray(drawn)
+    if picture.ndim == 2:
+        picture = picture[..., None]
+    if picture.ndim != 3 or picture.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"{name} draws no picture: its constructor must take render_mode='rgb_array', and "
+            f"`render` return (height, width, 3); it gave {drawn!r:.60}"
+        )
+    if picture.dtype.kind == "f" and picture.max() <= 1:
+        picture = picture * 255
+    return np.broadcast_to(picture.clip(0, 255), (*picture.shape[:2], 3)).astype(np.uint8)
 
 
 # ---------------------------------------------------------------- dreams of them

@@ -11,6 +11,7 @@ from conftest import ACTION_SPACES, CPU, Odd, Walk, lived, quiet_train, tiny_con
 from dreamer import AgentEnv, DreamerAgent, Layout, evaluate, evaluation
 from dreamer.envs import EnvFault, make_envs
 from dreamer.evaluation import (
+    as_picture,
     calibration,
     dream_on,
     evaluate_in,
@@ -328,21 +329,27 @@ def test_open_loop_error_by_hand(monkeypatch):
     assert error["naive_obs_error"] == pytest.approx(np.mean(moved))
 
 
-def test_a_film_shows_the_first_pictures_of_an_episode(monkeypatch):
+def test_pictures_of_every_type_are_drawn_and_nothing_else():
+    grey = np.full((4, 6, 3), 128, np.uint8)
+    for drawn in (grey[..., 0], grey[..., :1] * 1.0, np.full((4, 6, 3), 0.503)):
+        np.testing.assert_array_equal(as_picture(drawn, "Draws"), grey, strict=True)
+    for drawn in (None, [], np.zeros((4, 6, 7)), "text"):
+        with pytest.raises(ValueError, match="^Draws draws no picture: its constructor must take"):
+            as_picture(drawn, "Draws")
+
+
+def test_a_long_film_keeps_every_second_or_fourth_picture(monkeypatch):
     monkeypatch.setattr(evaluation, "FRAMES", 3)
 
     class Draws(Walk):
-        def __init__(self, render_mode, kind=np.uint8):
+        def __init__(self, render_mode):
             assert render_mode == "rgb_array"
             super().__init__(ACTION_SPACES["discrete"](), drift=0)
-            self.kind = kind
 
         def render(self):
-            return np.full((4, 6, 3), self.time, self.kind)
+            return np.array([[self.time]], np.uint8)
 
     agent = DreamerAgent(WALK, tiny_config())
     ret, frames = evaluation.film(agent, Draws, 0)
     assert ret == pytest.approx(evaluate(agent, walk(drift=0), 1, 0)[0])
-    assert [frame[0, 0, 0] for frame in frames] == [0, 1, 2]
-    with pytest.raises(ValueError, match="^Draws draws no picture: its constructor must take"):
-        evaluation.film(agent, lambda render_mode: Draws(render_mode, float), 0)
+    assert [frame[0, 0, 0] for frame in frames] == [0, 4, 8]

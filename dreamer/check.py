@@ -29,6 +29,9 @@ def check(env: MakeEnv, config: Config) -> Iterator[tuple[str, str]]:
         yield "actions", str(made.given.action_space)
         yield "layout", ", ".join(f"{k}={v}" for k, v in vars(made.layout).items() if v)
         yield "time limit", f"{made.time_limit:,} steps"
+        modes = made.metadata.get("render_modes") or []
+        drawn = {"human", "rgb_array"} & set(modes)
+        yield "rendering", f"{', '.join(modes) or 'none'}{'' if drawn else ': watch will not work'}"
         same = np.array_equal(made.reset(seed=1)[0], made.reset(seed=1)[0])
         yield "reset by a seed", "repeats itself" if same else "differs: so will a resumed run"
         obs, rewards, ends, seconds = act_at_random(made, c)
@@ -77,7 +80,13 @@ def describe(
     yield "rewards", f"{min(rewards):.4g} to {max(rewards):.4g}, mean {np.mean(rewards):.4g}"
     if not any(rewards):
         yield "warning", f"no reward at all {actions}: the agent first has to meet one"
-    plain = obs[:, : env.layout.numbers + env.layout.flags].astype(float)
+    vector, pixels = np.split(obs, [env.layout.vector_size], 1)
+    if vector.size:
+        yield "observed", f"{vector.min():.4g} to {vector.max():.4g}"
+    if pixels.size:
+        moving = f"{np.ptp(pixels, 0).astype(bool).mean():.1%} of them ever vary"
+        yield "pixels", f"{pixels.min():.0f} to {pixels.max():.0f} of 255, {moving}"
+    plain = vector[:, : env.layout.numbers + env.layout.flags].astype(float)
     names, moves = names_of(env.env.observation_space), np.ptp(plain, 0) > 0
     if still := [name for name, moved in zip(names, moves, strict=False) if not moved]:
         yield "never varied", f"{len(still)} of {len(moves)}: {', '.join(still[:5])}"

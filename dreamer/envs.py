@@ -159,7 +159,10 @@ def flatten_part(space: Any, value: Any) -> Any:
     if image_shape(space):
         return pixels(space, value)
     if not classes_of(space):
-        return np.asarray(value).reshape(spaces.flatdim(space))
+        value = np.asarray(value)
+        if value.ndim > 1 and value.shape != space.shape:
+            raise ValueError(f"its shape is {value.shape}, not {space.shape}")
+        return value.reshape(spaces.flatdim(space))
     value = np.asarray(value) if space.shape else value
     if not space.contains(value):
         raise ValueError(f"{value!r} is not in {space}")

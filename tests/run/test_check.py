@@ -27,6 +27,7 @@ def test_a_page_on_cartpole():
     assert found["layout"] == "numbers=4, action_categories=(2,)"
     assert found["time limit"] == "500 steps"
     assert found["reset by a seed"] == "repeats itself"
+    assert found["rendering"] == "human, rgb_array"
     assert found["rewards"] == "1 to 1, mean 1"
     episodes, low, high = map(int, re.findall(r"\d+", found["random episodes"])[:3])
     mean = float(found["random episodes"].split()[-1])
@@ -45,8 +46,9 @@ def test_a_page_on_cartpole():
 
 
 class Slow(gym.Env):
-    """A number that never varies, one out of bounds, no end, no reward, slow steps."""
+    """A number that never varies, one out of bounds, no pictures, no end, no reward, slow steps."""
 
+    metadata: dict = {}
     observation_space = gym.spaces.Dict(a=gym.spaces.Box(-1, 1, (1,)), b=gym.spaces.Box(0, 9, (2,)))
     action_space = gym.spaces.Box(-1, 1, (1,))
     closed = 0
@@ -74,6 +76,7 @@ def test_what_is_odd_is_said(monkeypatch):
     assert found["warning"].startswith("no reward at all in 3 random actions")
     assert found["out of bounds"] == "1 of 3: b[1]"
     assert found["never varied"] == "2 of 3: a, b[0]"
+    assert found["rendering"] == "none: watch will not work"
     assert found["time limit"] == "700 steps"
     assert found["evaluations"].startswith("5 of 2 episodes: at most 7,000 steps, ")
     assert 120 < float(found["time"].split()[1]) < 180  # 144,000 steps of 0.05 s: two hours

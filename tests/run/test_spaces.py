@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dreamer import Layout
 from dreamer.envs import (
     MOST_CLASSES,
+    bounds_of,
     flatten,
     layout_of,
     names_of,
@@ -58,6 +59,7 @@ def test_observations_by_hand(space, value, layout, vector):
 
 def test_each_number_flag_and_category_of_an_observation_has_a_name():
     assert names_of(MIXED) == ["arm.1[0]", "arm.1[1]", "well.depth", "lamp", "arm.0"]
+    assert [bound.tolist() for bound in bounds_of(MIXED)] == [[-9, -9, 0], [9, 9, 9]]
     for space, count in (VECTOR, 3), (TWO, 1), (S.MultiDiscrete([1, 2]), 2):
         assert names_of(space) == [f"observation[{i}]" for i in range(count)]
 
@@ -72,6 +74,7 @@ NOT_IN = [
     (VECTOR, [0, np.nan, 0]),
     (VECTOR, np.float64([0, 1e300, 0])),  # float32 has no such number
     (VECTOR, [0, 0]),
+    (S.Box(-1, 1, (2, 3)), np.zeros((3, 2))),
     (TWO, 2),
     (S.MultiDiscrete([3, 4]), np.array([3, 0])),
     (S.MultiBinary(2), [7, -1]),

@@ -41,14 +41,12 @@ class TwoJoints(gym.Env):
 
     def step(self, action: np.ndarray) -> tuple:
         self.angles = self.angles + self.TURN * (np.asarray(action) - 1)
-        return self.observe(), self.agreement(self.angles), False, False, {}
+        reward = float(np.cos(self.angles - np.pi * self.flag).mean())
+        return self.observe(), reward, False, False, {}
 
     def observe(self) -> dict[str, Any]:
         joints = np.stack([np.cos(self.angles), np.sin(self.angles)], 1, dtype=np.float32)
         return {"joints": joints, "flag": self.flag}
-
-    def agreement(self, angles: np.ndarray) -> float:
-        return float(np.cos(angles - np.pi * self.flag).mean())
 
 
 class Recall(gym.Env):
@@ -76,63 +74,44 @@ class Recall(gym.Env):
 
 
 class Dots(gym.Env):
-    """Two dots on a black picture, each a single pixel of its own channel."""
+    """Two dots on a black picture, the agent and a goal, a single pixel each, of their own channel.
 
-    side: int
+    The goal stands still, and to reach it earns 1; or it `falls`, and the agent in the bottom row
+    earns 1 for catching it and -1 for missing it. That ends the episode.
+    """
+
+    def __init__(self, side: int, falls: bool) -> None:
+        moves = [(0, -1), (0, 0), (0, 1)] if falls else [(-1, 0), (1, 0), (0, -1), (0, 1)]
+        self.moves, self.last, self.falls = np.array(moves), side - 1, falls
+        self.action_space = spaces.Discrete(len(moves))
+        self.observation_space = spaces.Box(0, 255, (side, side, 2 if falls else 3), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple:
         super().reset(seed=seed)
-        self.me, self.other = self.np_random.integers(self.side, size=(2, 2))
+        self.me, self.goal = self.np_random.integers(self.last + 1, size=(2, 2))
+        if self.falls:
+            self.me[0], self.goal[0] = self.last, 0
         return self.draw(), {}
+
+    def step(self, action: int) -> tuple:
+        self.me = (self.me + self.moves[action]).clip(0, self.last)
+        self.goal[0] += self.falls
+        there = bool((self.me == self.goal).all())
+        missed = self.falls and self.goal[0] == self.last and not there
+        return self.draw(), float(there) - missed, there or bool(missed), False, {}
 
     def draw(self) -> np.ndarray:
-        space: Any = self.observation_space
-        picture = np.zeros(space.shape, space.dtype)
-        picture[(*self.other, 1)] = space.high.max()
-        picture[(*self.me, 0)] = space.high.max()
+        picture = np.zeros(self.observation_space.shape or (), np.uint8)
+        picture[(*self.goal, 1)] = picture[(*self.me, 0)] = 255
         return picture
-
-
-class Courier(Dots):
-    """Walk to the other dot, up, down, left or right: 1 on arrival, and the end."""
-
-    side = 11
-    observation_space = spaces.Box(0, 255, (11, 11, 3), np.uint8)
-    action_space = spaces.Discrete(4)
-    MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
-
-    def step(self, action: int) -> tuple:
-        self.me = (self.me + self.MOVES[action]).clip(0, self.side - 1)
-        there = bool((self.me == self.other).all())
-        return self.draw(), float(there), there, False, {}
-
-
-class Catch(Dots):
-    """Stand in the bottom row where the other dot falls: 1 if it is caught, -1 if not."""
-
-    side = 10
-    observation_space = spaces.Box(0, 1, (10, 10, 2), np.int8)
-    action_space = spaces.Discrete(3)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple:
-        super().reset(seed=seed)
-        self.me[0], self.other[0] = self.side - 1, 0
-        return self.draw(), {}
-
-    def step(self, action: int) -> tuple:
-        self.me[1] = np.clip(self.me[1] + action - 1, 0, self.side - 1)
-        self.other[0] += 1
-        down = bool(self.other[0] == self.me[0])
-        reward = down * (1.0 if self.me[1] == self.other[1] else -1.0)
-        return self.draw(), reward, down, False, {}
 
 
 LAKE = "gymnasium.envs.toy_text.frozen_lake:FrozenLakeEnv"
 ENVS = {  # id -> class, longest episode, arguments
     "FrozenLakeNotSlippery-v1": (LAKE, 100, {"is_slippery": False}),
     "TwoJoints-v0": ("lab.spaces:TwoJoints", 20, {}),
-    "Courier-v0": ("lab.spaces:Courier", 40, {}),
-    "Catch-v0": ("lab.spaces:Catch", 10, {}),
+    "Courier-v0": ("lab.spaces:Dots", 40, {"side": 11, "falls": False}),
+    "Catch-v0": ("lab.spaces:Dots", 10, {"side": 10, "falls": True}),
     **{f"Recall{n}-v0": ("lab.spaces:Recall", n + 2, {"delay": n}) for n in (8, 16, 32)},
 }
 for name, (kind, limit, kwargs) in ENVS.items():

@@ -92,9 +92,7 @@ def test_the_tree_shows_every_module_and_script():
 
 def test_the_tables_of_results_agree_with_the_committed_runs():
     numbers = table("docs/results.md", "| Task | Steps | Mean of seeds |")
-    seeds = table("docs/results.md", "| Task | Seed 30 |")
-    seeds += table("docs/results.md", "| Task | Seed 20 |")
-    seeds += table("docs/results.md", "| Task | Seed 0 |")
+    seeds = sum((table("docs/results.md", f"| Task | Seed {k} |") for k in (30, 20, 0)), [])
     made = table("docs/results.md", "| Task | `train_ratio` |")
     tasks = map(load, TASKS + PIXELS)
     for row, by_seed, how, data in zip(numbers, seeds, made, tasks, strict=True):

@@ -32,7 +32,7 @@ function load(name) {
   });
 }
 
-async function choose(name) {
+async function choose(name, wanted = {}) {
   press("button[data-task]", (button) => button.dataset.task === name);
   task = TASKS[name];
   document.querySelector(".stage").dataset.task = name;
@@ -63,12 +63,30 @@ async function choose(name) {
   const { repeat } = packed;
   byId("repeat").textContent = repeat > 1 ? `, held for ${repeat} frames of the game` : "";
   document.querySelector("[data-driver=recording]").hidden = !session.recorded;
-  setDriver(session.recorded ? "recording" : "greedy");
-  setSpeed(task.speed);
   panel.clear();
   panel.add(session);
-  clock.due = clock.rest = 0;
-  show();
+  tally.clear();
+  film.pictures = [];
+  clock.due = -(task.ready ?? 0);
+  clock.rest = 0;
+  setDriver(wanted.driver ?? (session.recorded ? "recording" : "greedy"));
+  setSpeed(Number(wanted.speed ?? task.speed));
+  toggleGhosts(Boolean(Number(wanted.ghosts ?? settings.ghosts)));
+}
+
+/** The address says what is shown, for whoever shares it: #pendulum&driver=greedy&speed=1&ghosts=0 */
+function remember() {
+  const { driver, speed, ghosts } = settings;
+  const hash = `#${task.name}&driver=${driver}&speed=${speed}&ghosts=${Number(ghosts)}`;
+  if (location.hash !== hash) history.replaceState(null, "", hash);
+}
+
+function visit() {
+  const [name, ...words] = location.hash.slice(1).split("&");
+  const wanted = Object.fromEntries(words.map((word) => word.split("=")));
+  opening.on = !TASKS[name];
+  if (opening.on) choose("pendulum").then(() => opening.start());
+  else choose(name, wanted);
 }
 
 // ------------------------------------------------------------ time
@@ -87,9 +105,10 @@ function frame(now) {
 function advance(passed) {
   if (session.finished(settings.driver)) {
     clock.rest += passed; // an end is shown for a while
-    if (clock.rest > 1800) begin();
+    if (clock.rest > 1800) opening.on ? opening.begin() : begin();
     return;
   }
+  if (opening.on) opening.pass(passed);
   clock.due += passed;
   while (clock.due >= stepTime() && !session.finished(settings.driver)) {
     clock.due -= stepTime();
@@ -98,18 +117,21 @@ function advance(passed) {
 }
 
 function step() {
+  film.add();
   const control = held.at(-1) ?? touched;
   touched = null;
   session.step(settings.driver, actionOf(task, control, session.steps, session.model.action));
+  tally.add();
   panel.add(session);
   show();
 }
 
 function begin() {
   const looks = session.asleep ? `: ${CONTEXT} steps awake, then asleep again` : "";
-  news = `${whyFinished()} New episode${looks}. `;
+  news = `${whyFinished()} New episode${looks}. ${task.ready ? "Get ready. " : ""}`;
   session.begin();
-  clock.due = clock.rest = 0;
+  clock.due = -(task.ready ?? 0);
+  clock.rest = 0;
   panel.add(session);
   show();
 }
@@ -117,7 +139,7 @@ function begin() {
 // ------------------------------------------------------------ pictures
 
 function paintAll(now) {
-  const share = session.finished(settings.driver) ? 1 : Math.min(1, clock.due / stepTime());
+  const share = session.finished(settings.driver) ? 1 : clip(clock.due / stepTime(), 0, 1);
   const { real, dream, ghosts, asleep, comparable } = session;
   const shown = blend(real.before, real.obs, real.over ? 1 : share);
   const { scene } = task;
@@ -172,8 +194,9 @@ function whyFinished() {
 }
 
 function status() {
-  const now = `${news}The model is ${session.asleep ? "asleep" : "awake"}.`;
-  return whyFinished() || (session.real.over ? `${realEnd()} The dream goes on.` : now);
+  const now = opening.on ? news : `${news}The model is ${session.asleep ? "asleep" : "awake"}.`;
+  const story = whyFinished() || (session.real.over ? `${realEnd()} The dream goes on.` : now);
+  return settings.paused ? `${story} Paused: press P.` : story;
 }
 
 function show() {
@@ -185,6 +208,8 @@ function show() {
   byId("dream-state").textContent = asleep ? `asleep for ${age} step${age === 1 ? "" : "s"}` : awake;
   byId("dream-return").textContent = asleep ? ` · return ${short(dream.total, 0)}` : "";
   say("status", status());
+  say("tally", tally.text(agents[task.name].score));
+  byId("play").hidden = !settings.paused;
   say("real-note", realEnd());
   const { cont, reward } = session.heads;
   const end = `The dream ends: P(continue) ${percent(cont)}, reward ${short(reward, 0)}.`;
@@ -193,6 +218,7 @@ function show() {
     ? "The recording took other actions than this dream: nothing can be compared."
     : "Between the decoded and the real observation, in standard deviations of what it has seen.";
   panel.show(session, task, horizon);
+  if (!opening.on) remember();
 }
 
 // ------------------------------------------------------------ what the visitor does
@@ -217,6 +243,7 @@ function setSpeed(speed) {
 function toggle(name, on = !settings[name]) {
   settings[name] = on;
   byId(name).setAttribute("aria-pressed", on);
+  if (session) show();
 }
 
 function toggleSleep() {
@@ -316,9 +343,9 @@ const SHORTCUTS = {
   o: () => toggle("outline"),
 };
 
-function toggleGhosts() {
-  toggle("ghosts");
-  if (session) session.showGhosts(settings.ghosts);
+function toggleGhosts(on = !settings.ghosts) {
+  if (session && on !== settings.ghosts) session.showGhosts(on);
+  toggle("ghosts", on);
 }
 
 function controlOf(event) {
@@ -361,11 +388,17 @@ onClick("[data-speed]", (button) => setSpeed(Number(button.dataset.speed)));
 onClick("#sleep", toggleSleep);
 onClick("#paused", () => toggle("paused"));
 onClick("#again", () => session && begin());
-onClick("#ghosts", toggleGhosts);
+onClick("#ghosts", () => toggleGhosts());
+onClick("#play", () => toggle("paused"));
 onClick("#outline", () => toggle("outline"));
 onClick("#letters", () => toggle("letters"));
+onClick("#save", () => film.save(task.name, 1000 * task.seconds * session.world.repeat));
 for (const canvas of document.querySelectorAll(".view canvas")) steerOn(canvas);
 if (matchMedia("(prefers-reduced-motion: reduce)").matches) toggle("paused", true);
 
-choose(Object.keys(TASKS).includes(location.hash.slice(1)) ? location.hash.slice(1) : "cartpole");
+for (const name of ["pointerdown", "keydown", "click"]) {
+  document.addEventListener(name, (event) => event.key === "Tab" || opening.stop(), true);
+}
+window.addEventListener("hashchange", visit);
+visit();
 requestAnimationFrame(frame);

@@ -14,6 +14,7 @@ const TASKS = {
     limit: 500, // steps of the world
     seconds: 0.02, // that one of them takes
     speed: 0.5,
+    endures: true, // to last is all
     controls: [
       { key: "ArrowLeft", letter: "a", sign: "◀", name: "Push left", index: 0 },
       { key: "ArrowRight", letter: "d", sign: "▶", name: "Push right", index: 1 },
@@ -56,7 +57,8 @@ const TASKS = {
     goal: "Land between the flags. Left is a recording of a real flight; your keys fly the dream.",
     scene: LANDER,
     seconds: 0.02,
-    speed: 0.5,
+    speed: 0.25,
+    ready: 1500, // milliseconds before the first step
     controls: [
       { key: "ArrowLeft", letter: "a", sign: "◀", name: "Lean left", index: 1 },
       { key: "ArrowUp", letter: "w", sign: "▲", name: "Main engine", index: 2 },
@@ -68,6 +70,8 @@ const TASKS = {
     try: "Put it to sleep in mid-flight, with the recording at the controls: the dream gets the recorded actions and no look at the lander. Then fly it yourself.",
   },
 };
+
+for (const [name, task] of Object.entries(TASKS)) task.name = name;
 
 /** The visitor's action as the agent would give it; control: the one that is held, or none. */
 function actionOf(task, control, step, size) {

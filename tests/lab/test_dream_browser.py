@@ -42,13 +42,13 @@ def visit(browser, url):
     """Opens the page at a task; at the end nothing may have gone wrong, or left the folder."""
     faults, requests, contexts = [], [], []
 
-    def visit(task: str = "cartpole", **options) -> Page:
+    def visit(hash: str = "#cartpole", **options) -> Page:
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
-        page.goto(f"{url}#{task}")
+        page.goto(url + hash)
         page.wait_for_function("session !== null")
         return page
 
@@ -78,7 +78,7 @@ def pixels(page: Page, side: str) -> str:
 
 @pytest.mark.parametrize("task", dream_page.TASKS)
 def test_a_task_runs_by_itself_and_is_drawn(visit, task):
-    page = visit(task)
+    page = visit(f"#{task}")
     page.wait_for_function("session.steps > 1")
     stand_still(page)
     start = {side: pixels(page, side) for side in ("real", "dream")}
@@ -90,7 +90,7 @@ def test_a_task_runs_by_itself_and_is_drawn(visit, task):
 
 
 def test_falling_asleep_and_waking_up_are_shown(visit):
-    page = visit("cartpole")
+    page = visit("#cartpole")
     stand_still(page)
     steps(page, 1)
     page.keyboard.press("z")
@@ -107,7 +107,7 @@ def test_falling_asleep_and_waking_up_are_shown(visit):
 @pytest.mark.parametrize("task", ["pendulum", "lunar_lander"])
 def test_keys_steer(visit, task):
     """Each key gives its own action, and the visitor has taken over."""
-    page = visit(task)
+    page = visit(f"#{task}")
     stand_still(page)
     seen = set()
     for control in page.evaluate("task.controls.map((c) => c.key)"):
@@ -131,7 +131,7 @@ def test_keys_steer(visit, task):
 
 
 def test_the_mouse_steers_on_the_picture_and_a_finger_on_the_buttons(visit):
-    page = visit("acrobot", has_touch=True, viewport={"width": 380, "height": 760})
+    page = visit("#acrobot", has_touch=True, viewport={"width": 380, "height": 760})
     stand_still(page)
     box = page.locator("#real canvas").bounding_box()
     for share, action in ((0.2, [1, 0, 0]), (0.8, [0, 0, 1])):
@@ -150,17 +150,78 @@ def test_the_mouse_steers_on_the_picture_and_a_finger_on_the_buttons(visit):
 
 
 def test_motion_can_be_paused_and_is_at_first_where_the_visitor_wants_less_of_it(visit):
-    page = visit("pendulum")
+    page = visit("#pendulum")
     page.get_by_role("button", name="Pause").click()
     before = page.evaluate("session.steps")
     page.wait_for_timeout(300)
     assert page.evaluate("session.steps") == before
-    still = visit(reduced_motion="reduce")
-    expect(still.locator("#paused")).to_have_attribute("aria-pressed", "true")
+    still = visit("", reduced_motion="reduce")
+    expect(still.locator("#status")).to_contain_text("Paused: press P.")
+    still.get_by_role("button", name="Play", exact=True).click()
+    expect(still.locator("#paused")).to_have_attribute("aria-pressed", "false")
+
+
+def test_it_opens_with_a_show_until_a_visitor_takes_over(visit):
+    page = visit("")
+    assert page.evaluate("[session.steps > 7, settings.ghosts, location.hash]") == [True, True, ""]
+    for asleep in (True, False):
+        page.evaluate("session.dream.over = false; opening.pass(5000)")
+        assert page.evaluate("session.asleep") == asleep
+        expect(page.locator("#status")).to_contain_text("closed" if asleep else "opened its eyes")
+    page.keyboard.press("ArrowLeft")
+    page.evaluate("advance(5000)")
+    assert page.evaluate("[session.asleep, settings.driver]") == [False, "visitor"]
+
+
+def test_the_address_holds_what_is_shown(visit):
+    page = visit("#acrobot&driver=sampled&speed=0.25&ghosts=1")
+    assert page.evaluate("[settings.driver, settings.speed, settings.ghosts]") == [
+        "sampled",
+        0.25,
+        True,
+    ]
+    page.get_by_role("button", name="Agent, greedy").click()
+    page.get_by_role("button", name="CartPole").click()
+    page.wait_for_function("session !== null")
+    assert page.evaluate("location.hash") == "#cartpole&driver=greedy&speed=0.5&ghosts=1"
+
+
+def test_what_sleep_has_cost_and_the_visitors_best_are_counted(visit):
+    page = visit("#cartpole")
+    stand_still(page)
+    steps(page, 3)
+    page.keyboard.press("z")
+    page.evaluate("session.world.world.state[2] = 1")  # the pole lies
+    steps(page, 1)
+    expect(page.locator("#tally")).to_have_text("Awake for 3 steps; asleep, reality lasted 1.")
+    page.keyboard.press("z")
+    page.keyboard.down("a")
+    page.evaluate("agents.cartpole.score = 10")
+    page.evaluate("while (!session.real.over) step()")
+    total = page.evaluate("session.real.total")
+    beaten = ": you have beaten it!" if total > 10 else "."
+    expect(page.locator("#tally")).to_contain_text(
+        f"Your best return is {total:.0f}, the agent’s mean 10{beaten}"
+    )
+
+
+def test_the_last_steps_are_saved_as_a_gif(visit, tmp_path):
+    page = visit("#pendulum")
+    stand_still(page)
+    page.evaluate("film.pictures = []")
+    for _ in range(3):
+        steps(page, 1)
+        page.evaluate("paintAll(clock.last)")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as GIF").click()
+    download.value.save_as(tmp_path / "dream.gif")
+    assert download.value.suggested_filename == "pendulum_dream.gif"
+    with Image.open(tmp_path / "dream.gif") as gif:
+        assert (gif.n_frames, gif.size, gif.info["duration"]) == (3, (640, 236), 50)
 
 
 def test_every_control_has_a_name_and_is_reached_by_the_tab_key(visit):
-    page = visit("lunar_lander")
+    page = visit("#lunar_lander")
     stand_still(page)
     wanted = page.evaluate(
         """[...document.querySelectorAll('button:not([hidden]), a')].map((element, i) => {
@@ -179,7 +240,7 @@ def test_every_control_has_a_name_and_is_reached_by_the_tab_key(visit):
 
 @pytest.mark.parametrize(("task", "width"), [("cartpole", 320), ("lunar_lander", PHONE["width"])])
 def test_a_narrow_window_needs_no_scrolling_sideways(visit, task, width):
-    page = visit(task, viewport={**PHONE, "width": width}, has_touch=True)
+    page = visit(f"#{task}", viewport={**PHONE, "width": width}, has_touch=True)
     page.wait_for_function("session.steps > 1")
     page.keyboard.press("z")
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,8 +1,11 @@
 """The dream page: what the command writes, and what a visitor's session does with it."""
 
+import io
+
 import numpy as np
 import pytest
 from dreamjs import engine, experience, run, save_agents, stirred_agent
+from PIL import Image
 
 from lab import dream_page
 
@@ -108,6 +111,18 @@ def test_waking_helps_the_committed_agents():
         asleep, woken = np.array(errors).T
         assert len(asleep) >= 6, task
         assert np.median(woken) < np.median(asleep) * 2 / 3, (task, asleep, woken)
+
+
+def test_a_gif_holds_the_frames_that_it_was_made_of():
+    """Noise in few colours fills the table of codes more than once."""
+    frames = np.random.default_rng(0).choice(np.array([0, 66, 140, 255], np.uint8), (2, 90, 120, 4))
+    code = "return [...encodeGif(frames.map((frame) => Uint8Array.from(frame)), 120, 90, 70)];"
+    found = run(engine("gif.js"), code, frames=frames.reshape(2, -1).tolist())
+    gif = Image.open(io.BytesIO(bytes(found)))
+    assert gif.info["duration"] == 70
+    for i, frame in enumerate(frames):
+        gif.seek(i)
+        np.testing.assert_array_equal(np.asarray(gif.convert("RGB")), frame[..., :3])
 
 
 def test_a_recording_goes_its_own_way():

@@ -1,0 +1,89 @@
+"use strict";
+/* What the page does by itself until a visitor takes over, and what it counts while it is open. */
+
+const AWAKE = 3000, ASLEEP = 4500; // milliseconds of the show's acts
+const OPENING = 8; // steps after which the curtain rises: something moves already
+
+/** The agent swings the pendulum up, closes its eyes for a while, and opens them again. */
+const opening = {
+  on: false,
+  time: 0,
+
+  start() {
+    if (!this.on) return; // a visitor was faster
+    document.body.classList.add("opening");
+    toggleGhosts(true);
+    this.begin();
+    if (!settings.paused) return;
+    for (let i = 0; i < 12; i++) step(); // a still of the second act, for who wants no motion
+    this.turn();
+    for (let i = 0; i < 14; i++) step();
+  },
+
+  /** An episode that begins far below, so that there is something to see. */
+  begin() {
+    if (session.asleep) session.wake();
+    do session.begin();
+    while (session.real.obs[0] > -0.5);
+    news = "The agent swings the pendulum up. ";
+    this.time = clock.due = clock.rest = 0;
+    for (let i = 0; i < OPENING; i++) step();
+  },
+
+  pass(milliseconds) {
+    if (session.finished(settings.driver)) return;
+    this.time += milliseconds;
+    if (this.time > (session.asleep ? ASLEEP : AWAKE)) this.turn();
+  },
+
+  turn() {
+    this.time = 0;
+    toggleSleep();
+    news = session.asleep
+      ? "It has closed its eyes. Everything on the right is imagined. "
+      : "It has opened its eyes: the dream jumps to where reality is. ";
+    show();
+  },
+
+  /** Whoever does anything takes over, where the show stands. */
+  stop() {
+    if (!this.on) return;
+    this.on = false;
+    news = "";
+    document.body.classList.remove("opening");
+  },
+};
+
+/** How long reality has lasted without looking, and what an episode of the visitor's own earned. */
+const tally = {
+  begin() {
+    Object.assign(this, { awake: 0, asleep: 0, drivers: new Set(), done: false });
+  },
+
+  clear() {
+    Object.assign(this, { last: "", best: null });
+    this.begin();
+  },
+
+  /** After each step. */
+  add() {
+    const { real, asleep, age } = session;
+    if (session.steps === 1) this.begin();
+    this.drivers.add(settings.driver);
+    if (this.done) return;
+    if (!asleep) this.awake++;
+    this.asleep = asleep ? age : 0;
+    if (!real.over) return;
+    this.done = true;
+    if (asleep && task.endures) this.last = `Awake for ${this.awake} steps; asleep, reality lasted ${age}. `;
+    if (session.recorded || this.drivers.size > 1 || !this.drivers.has("visitor")) return;
+    if (this.best === null || real.total > this.best) this.best = real.total;
+  },
+
+  /** What is known, in one line; score: the agent's mean return. */
+  text(score) {
+    if (this.best === null || score === undefined) return this.last;
+    const beaten = this.best > score ? ": you have beaten it!" : ".";
+    return `${this.last}Your best return is ${short(this.best, 0)}, the agent’s mean ${short(score, 0)}${beaten}`;
+  },
+};

@@ -3,7 +3,7 @@
 In reading order, each file importing from those above it only: the algorithm, then what runs it.
 
     utils, networks, rssm, replay_buffer, config, agent
-    machine, checkpoint, envs, evaluation, tensorboard, resume, run, training, check, cli
+    machine, checkpoint, envs, evaluation, tensorboard, resume, run, training, check, cli, plot
 """
 
 from dreamer.agent import DreamerAgent
@@ -14,6 +14,7 @@ from dreamer.evaluation import evaluate
 from dreamer.replay_buffer import Layout
 from dreamer.training import train
 
+__version__ = "1.0.0"
 __all__ = [
     "AgentEnv",
     "Config",

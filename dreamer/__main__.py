@@ -4,6 +4,7 @@
     python -m dreamer train --env Hopper-v5 --steps 30000
     python -m dreamer evaluate runs/Hopper-v5/seed0/agent.pt
     python -m dreamer watch runs/Hopper-v5/seed0/agent.pt
+    python -m dreamer plot runs/Hopper-v5/seed0 runs/Hopper-v5/seed1
 
 `train --help` lists every setting.
 """
@@ -26,6 +27,7 @@ from dreamer.cli import ConfigFlags, parse
 from dreamer.envs import MakeEnv, make_envs
 from dreamer.evaluation import env_of, evaluate_in, film
 from dreamer.machine import tune_cpu
+from dreamer.plot import plot_returns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,9 @@ class Train(ConfigFlags):
         agent = shlex.quote(os.path.relpath(run.run_dir / "agent.pt"))
         print(f"Judge it:  python -m dreamer evaluate {agent}")
         print(f"Watch it:  python -m dreamer watch {agent}")
+        with contextlib.suppress(ImportError):  # matplotlib is not needed to train
+            plot_returns([run.run_dir], picture := run.run_dir / "returns.png")
+            print(f"Returns:   {os.path.relpath(picture)}")
 
     def known_env(self) -> MakeEnv:
         """What the checkpoint says."""
@@ -79,7 +84,7 @@ class Train(ConfigFlags):
 class Evaluate:
     """Greedy episodes on fresh seeds."""
 
-    agent: tyro.conf.Positional[Path]  # an agent.pt, or a checkpoint.pt
+    agent: tyro.conf.Positional[Path]  # an agent.pt, a checkpoint.pt, or cartpole, pendulum, ...
     env: str | None = None  # id of the environment, if it is not the one of its training
     episodes: int = 100
     envs: int = 20  # environments that play at once
@@ -106,17 +111,19 @@ class Evaluate:
 class Watch:
     """Whole episodes in a window, or in a GIF where none opens."""
 
-    agent: tyro.conf.Positional[Path]  # an agent.pt, or a checkpoint.pt
+    agent: tyro.conf.Positional[Path]  # an agent.pt, a checkpoint.pt, or cartpole, pendulum, ...
     env: str | None = None  # id of the environment, if it is not the one of its training
     episodes: int = 3
     seed: int = 0  # of the first episode
+    gif: Path | None = None  # a file for the episodes, and no window
 
     def main(self) -> None:
         tune_cpu()
         agent = load_agent(self.agent, "cpu")
         env = self.env or env_of(agent)
         displays = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-        if sys.platform in ("win32", "darwin") or any(map(os.environ.get, displays)):
+        window = sys.platform in ("win32", "darwin") or any(map(os.environ.get, displays))
+        if window and not self.gif:
             for seed in range(self.seed, self.seed + self.episodes):
                 (ret,) = evaluate(agent, env, 1, seed, render_mode="human")
                 print(f"episode {seed}: return {ret:.1f}", flush=True)
@@ -124,13 +131,13 @@ class Watch:
             self.film(agent, env)
 
     def film(self, agent: DreamerAgent, env: MakeEnv) -> None:
-        """A GIF in the run's folder, or in runs/ for an agent from elsewhere."""
+        """A GIF where --gif says, or in the run's folder, or in runs/ for another's agent."""
         from PIL import Image  # of requirements.txt; nothing else needs it
 
         own = (self.agent.parent / "config.json").exists()
         gif = self.agent if own else Path("runs").absolute() / self.agent.name
-        gif = gif.with_suffix(".gif")
-        print(f"no window here: the episodes are filmed into {gif}", flush=True)
+        gif = self.gif or gif.with_suffix(".gif")
+        print(f"the episodes are filmed into {gif}", flush=True)
         os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}  # no devices
         pictures = []
         for seed in range(self.seed, self.seed + self.episodes):
@@ -144,9 +151,23 @@ class Watch:
         pictures[0].save(gif, append_images=pictures[1:], **look)
 
 
+@dataclass(frozen=True)
+class Plot:
+    """Returns of several runs in one figure."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]  # folders of runs
+    out: Path = Path("runs/returns.png")  # the figure
+
+    def main(self) -> None:
+        plot_returns(self.runs, self.out)
+        print(self.out)
+
+
 def main() -> None:
     argv = sys.argv[1:] or ["--help"]
-    command = parse(Check | Train | Evaluate | Watch, __doc__, argv, prog="python -m dreamer")
+    command = parse(
+        Check | Train | Evaluate | Watch | Plot, __doc__, argv, prog="python -m dreamer"
+    )
     try:
         command.main()
     except gym.error.UnregisteredEnv as error:

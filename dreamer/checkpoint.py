@@ -29,6 +29,8 @@ from dreamer.replay_buffer import Layout
 if sys.platform != "win32":
     import fcntl
 
+AGENTS = Path(__file__).parents[1] / "assets" / "agents"  # those of the results, in a clone
+REPOSITORY = "https://github.com/DrunkJin/dreamer-from-scratch"
 FORMAT = 9  # of checkpoints; raised when their content changes
 TITLE = "dreamer-from-scratch checkpoint, format "
 REMEDY = "put a good copy in its place, or delete it and train again"
@@ -152,10 +154,17 @@ def save_agent(agent: DreamerAgent, path: Path | str) -> None:
 
 
 def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
-    """Read an agent to act with, from `save_agent`'s file or from a checkpoint of `train`.
+    """Read an agent to act with, from `save_agent`'s file or from a checkpoint of `train`, or one
+    of the repository's by its name, "cartpole".
 
-    Raises CheckpointError when the file is damaged or does not fit this program.
+    Raises CheckpointError when the file is damaged or does not fit this program, and ValueError
+    where no agent has that name.
     """
+    name, path = path, Path(path).expanduser()
+    if not path.suffix and not path.exists():
+        path = AGENTS / f"{name}.pt"
+        if not path.exists():
+            raise ValueError(f"no agent {name} in {AGENTS}: a clone of {REPOSITORY} has some there")
     saved = load_checkpoint(path)
     with fitting(path):
         layout, config = Layout(**saved["layout"]), Config(**saved["config"])
@@ -204,16 +213,17 @@ class Log:
             )
         self.path, self.size = path, size
         self.unwritten = b""  # rows that the system would not take, the disk being full
-        self.listen: Callable[[dict[str, Any]], None] = lambda row: None  # told of every row
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []  # called with every row
         self.file = open(path, "ab", buffering=0)
         self.file.truncate(size)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
-        """Add a row, and hand it to `listen`. Where the system refuses it, it is kept and tried
-        again later."""
+        """Add a row, and hand it to all listeners. Where the system refuses it, it is kept and
+        tried again later."""
         row = {"kind": kind, "step": step, **values}
-        with contextlib.suppress(OSError):  # curves are not worth a run
-            self.listen(row)
+        for listen in self.listeners:
+            with contextlib.suppress(OSError):  # curves are not worth a run
+                listen(row)
         self.unwritten += json.dumps(row).encode() + b"\n"
         with contextlib.suppress(OSError):  # `flush`, called before every checkpoint, reports it
             self._write_rows()

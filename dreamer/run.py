@@ -9,10 +9,11 @@ import contextlib
 import dataclasses
 import math
 import os
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,6 +96,7 @@ class Run:
         progress: bool = True,
         tensorboard: bool = False,
         threads: int = 1,
+        callback: Callable[[dict[str, Any]], None] | None = None,
     ):
         self.config, self.threads, self.kept = config, threads, run_dir is not None
         folder = Path(run_dir or ".").expanduser().absolute()  # simulators may leave this one
@@ -133,10 +135,12 @@ class Run:
             self.begin_or_resume(resume)
             opened.callback(self.log.close)
             if tensorboard:
-                self.log.listen = opened.enter_context(Board(self)).row
-            bar: Any = tqdm(
-                total=config.steps, initial=self.step, disable=not progress, unit="step"
-            )
+                self.log.listeners.append(opened.enter_context(Board(self)).row)
+            if callback:
+                self.log.listeners.append(callback)
+            self.live = sys.stderr.isatty() or "ipykernel" in sys.modules  # else in a file, say
+            look: dict[str, Any] = {"unit": "step", "mininterval": 0.1 if self.live else 30}
+            bar: Any = tqdm(total=config.steps, initial=self.step, disable=not progress, **look)
             self.bar = opened.enter_context(bar)
             self.opened = opened.pop_all()  # what leaving closes
 
@@ -330,7 +334,7 @@ class Run:
         seed = derive_seed(c.seed, EVALUATION, self.step)
 
         def progress(done: int) -> None:
-            self.bar.set_description_str(f"evaluating {done}/{c.eval_episodes}")
+            self.bar.set_description_str(f"evaluating {done}/{c.eval_episodes}", self.live)
 
         progress(0)
         if self.eval_envs is self.envs:
@@ -340,7 +344,7 @@ class Run:
         )
         if self.eval_envs is self.envs:
             self.begin_episodes(everyone)
-        self.bar.set_description_str("")
+        self.bar.set_description_str("", self.live)
         self.evaluated = self.step
         found |= {"return": float(returns.mean())}
         found |= open_loop_error(self.agent, self.replay, seed)

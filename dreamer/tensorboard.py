@@ -6,6 +6,7 @@ It needs `pip install tensorboard matplotlib`; `train(..., tensorboard=True)` us
 """
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -46,7 +47,7 @@ class Board:
             self.draw_dream(steps)
 
     def draw_dream(self, steps: int) -> None:
-        """Draw a replayed window's observations (black) and the dream of them (blue)."""
+        """Draw a replayed window's numbers (black) and the dream of them (blue), and its frames."""
         from matplotlib.figure import Figure
 
         run = self.run
@@ -58,7 +59,16 @@ class Board:
         before = State(*(x.to(run.agent.device) for x in kept))
         rest = window["obs"], window["action"], CONTEXT, run.config.seed, before
         dream = open_loop(run.agent, *rest)["obs"][0]
-        count = min(NUMBERS, dream.shape[1])
+        vector = run.layout.vector_size
+        for shape in run.layout.images[:1]:  # real frames, and below them what was dreamed
+            films = np.zeros((2, steps, *shape))
+            pixels = slice(vector, vector + math.prod(shape))
+            films[0] = window["obs"][0, :, pixels].reshape(-1, *shape)
+            films[1, CONTEXT:] = dream[:, pixels].reshape(-1, *shape)
+            frames = np.vstack([np.hstack(film[..., :3]) for film in films]).astype(np.uint8)
+            self.writer.add_image("frames", frames, run.step, dataformats="HWC")
+        if not (count := min(NUMBERS, vector)):
+            return
         figure = Figure(figsize=(6, 1.2 * count), layout="constrained")
         for i, ax in enumerate(figure.subplots(count, squeeze=False)[:, 0]):
             ax.plot(window["obs"][0, :, i], color="black")

@@ -13,6 +13,7 @@ import sys
 import pytest
 from faults import full_disk, log_rows, refusal, start
 
+from dreamer import load_agent
 from dreamer.checkpoint import FORMAT, Log, load_checkpoint, lock, save_checkpoint, seal, write_json
 
 
@@ -103,6 +104,12 @@ with lock(Path(sys.argv[1])):
 
 @pytest.mark.faults
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+def test_an_agent_of_the_results_is_found_by_its_name():
+    assert load_agent("cartpole", "cpu").layout.numbers == 4
+    with pytest.raises(ValueError, match="^no agent cartpool in .*: a clone of https://github.com"):
+        load_agent("cartpool", "cpu")
+
+
 def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     own_session = {"stdout": subprocess.PIPE, "start_new_session": True}  # to end the orphan too
     with start("-c", HOLDER, tmp_path, **own_session) as child:

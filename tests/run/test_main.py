@@ -14,7 +14,7 @@ from conftest import tiny_config
 
 from dreamer import Config, DreamerAgent, Layout, evaluate, load_agent, save_agent
 from dreamer import __main__ as command
-from dreamer.checkpoint import load_checkpoint
+from dreamer.checkpoint import load_checkpoint, read_log
 from dreamer.envs import spec_json
 
 TINY = [f"--{k.replace('_', '-')}={v}" for k, v in dataclasses.asdict(tiny_config()).items()]
@@ -89,7 +89,7 @@ def test_bare_it_shows_help(main, words, capsys, monkeypatch):
             "invalid choice 'x' for argument '--actor-grad'",
         ),
         (["train", "--env", "CartPole-v1", "--steps", "1.5"], "1.5 is not a whole number"),
-        (["watch", "--env", "CartPole-v1"], "agent.pt, or a checkpoint.pt (required)"),
+        (["watch", "--env", "CartPole-v1"], "agent.pt, a checkpoint.pt, or cartpole"),
         (["fly"], "fly"),
     ],
 )
@@ -134,14 +134,12 @@ def test_evaluate_shows_how_far_it_is(main, agent, capsys):
 
 def test_what_train_prints_can_be_typed(main, tmp_path, capsys):
     main("train", "--env", "CartPole-v1", *TINY, "--evals", 1, "--run-dir", "my run")
-    last, judge, watch = capsys.readouterr().out.splitlines()
+    last, judge, watch, picture = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"return [\d.]+ in the evaluation at step 60", last)
     words = ["python", "-m", "dreamer", "evaluate", "my run/agent.pt"]
-    assert shlex.split(judge)[2:] == words and shlex.split(watch)[2:] == [
-        *words[:3],
-        "watch",
-        words[4],
-    ]
+    assert shlex.split(judge)[2:] == words
+    assert shlex.split(watch)[2:] == [*words[:3], "watch", words[4]]
+    assert picture.endswith("my run/returns.png") and (tmp_path / "my run/returns.png").exists()
     main(*words[3:], "--episodes", 1)
     main("train", "--env", "CartPole-v1", *TINY)
     assert (tmp_path / "runs" / "CartPole-v1" / "seed0" / "agent.pt").exists()
@@ -209,7 +207,7 @@ def test_where_there_is_none_all_episodes_are_one_gif(main, blind, agent, own, t
     main("watch", agent, "--episodes", 2, "--seed", 7)
     first, *rest = capsys.readouterr().out.splitlines()
     gif = tmp_path / ("agent.gif" if own else "runs/agent.gif")
-    assert first == f"no window here: the episodes are filmed into {gif}"
+    assert first == f"the episodes are filmed into {gif}"
     returns = [evaluate(load_agent(agent, "cpu"), "CartPole-v1", 1, seed)[0] for seed in (7, 8)]
     assert rest == [f"episode {7 + i}: return {ret:.1f}" for i, ret in enumerate(returns)]
     with Image.open(gif) as picture:
@@ -219,6 +217,21 @@ def test_where_there_is_none_all_episodes_are_one_gif(main, blind, agent, own, t
             milliseconds += picture.info["duration"]
     assert milliseconds == 40 * sum(returns)  # a picture for each action, with its reward of 1
     assert os.environ["SDL_VIDEODRIVER"] == "dummy"
+
+
+def test_a_gif_can_be_asked_for_and_returns_are_drawn(main, agent, finished, monkeypatch, tmp_path):
+    from matplotlib.figure import Figure
+
+    monkeypatch.setenv("DISPLAY", ":0")
+    main("watch", agent, "--episodes", 1, "--gif", "new/film.gif")
+    assert (tmp_path / "new" / "film.gif").exists()
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    main("plot", finished, finished)
+    rows = read_log(finished / "log.jsonl", "eval")
+    thin, thick = drawn[0].axes[0].lines[2:]
+    assert thick.get_xydata().tolist() == [[row["step"], row["return"]] for row in rows]
+    assert len(thin.get_xydata()) == len(read_log(finished / "log.jsonl", "episode"))
 
 
 class Small(gym.Wrapper):

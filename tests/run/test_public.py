@@ -12,7 +12,7 @@ from conftest import ROOT
 import dreamer
 
 ALGORITHM = ["utils", "networks", "rssm", "replay_buffer", "config", "agent"]
-REST = "machine checkpoint envs evaluation tensorboard resume run training check cli".split()
+REST = "machine checkpoint envs evaluation tensorboard resume run training check cli plot".split()
 ORDER = [*ALGORITHM, *REST, "__main__"]
 
 
@@ -83,7 +83,7 @@ def test_the_repository_can_be_read_in_one_sitting():
 
     algorithm = sum(lines[module(name)] for name in ALGORITHM)
     tests, lab = total(ROOT / "tests"), total(ROOT / "lab")
-    assert algorithm <= 1_555 and total(ROOT / "dreamer") - algorithm <= 2_200
-    assert lab <= 2_560 and tests <= 7_550
+    assert algorithm <= 1_555 and total(ROOT / "dreamer") - algorithm <= 2_270
+    assert lab <= 2_570 and tests <= 7_700
     assert total(ROOT) - total(ROOT / "dreamer") - lab - tests <= 1_150  # scripts
     assert {path.name: count for path, count in lines.items() if count > 450} == {}

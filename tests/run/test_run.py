@@ -24,7 +24,9 @@ def test_replay_and_log_hold_what_happened(kind, repeat):
     the final observation; a time limit is last, but not terminal. With repeats, rows hold what the
     last step gave and the sum of the rewards, and 60 steps are as many updates as without."""
     seen: list[dict] = []
-    result = quiet_train(walk(kind, seen), tiny_config(action_repeat=repeat, train_ratio=6))
+    told: list[dict] = []
+    config = tiny_config(action_repeat=repeat, train_ratio=6)
+    result = quiet_train(walk(kind, seen), config, callback=told.append)
     assert (result.step, result.updates) == (60, 40 * 6 // 18)
 
     rows, held, episodes = [], [], []  # by hand; a row: obs, reward, is_first, is_last, is_terminal
@@ -58,6 +60,7 @@ def test_replay_and_log_hold_what_happened(kind, repeat):
         assert actions[t] or not replay["action"][t].any()
     assert any(row[-1] for row in rows) and any(row[-2] > row[-1] for row in rows)
     assert [(e["step"], e["length"], e["return"]) for e in result.episodes] == episodes
+    assert [row for row in told if row["kind"] == "episode"] == result.episodes
 
 
 def random_pushes(count: int, warm_up: int = 0, **settings) -> list[int]:

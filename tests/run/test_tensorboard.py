@@ -4,6 +4,7 @@ import sys
 from collections import defaultdict
 from unittest.mock import MagicMock, call
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import quiet_train, tiny_config, walk
@@ -48,6 +49,30 @@ def test_it_is_told_what_the_log_says_and_draws_dreams(finished, tmp_path, write
             windows = np.lib.stride_tricks.sliding_window_view(run.replay.rows["obs"][:, i], 12)
             assert (windows == real[:, 1]).all(1).any()
         assert len(figure.axes) == 2
+
+
+class Frames(gym.Env):
+    """A picture of even brightness, which grows by 10 in each step."""
+
+    observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, **_):
+        self.picture = np.zeros((8, 8, 3), np.uint8)
+        return self.picture, {}
+
+    def step(self, action):
+        self.picture = self.picture + np.uint8(10)
+        return self.picture, 0.0, False, False, {}
+
+
+def test_of_pictures_it_shows_real_frames_above_dreamed_ones(writer):
+    quiet_train(Frames, tiny_config(evals=1, max_episode_steps=20), tensorboard=True)
+    _, frames, step = writer.return_value.add_image.call_args.args
+    assert (frames.shape, frames.dtype, step) == ((16, 12 * 8, 3), np.uint8, 60)
+    assert (np.diff(frames[0, ::8, 0].astype(int)) == 10).all()
+    assert not frames[8:, : CONTEXT * 8].any() and frames[8:, CONTEXT * 8 :].any()
+    assert not writer.return_value.add_figure.called
 
 
 def test_a_resumed_run_goes_on_where_it_was(tmp_path, writer):

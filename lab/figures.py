@@ -151,8 +151,9 @@ def sample_efficiency_figure(tasks: dict[str, dict[str, Results | None]], path: 
     fig, axes = panels(len(tasks), 2, 3.4)
     for ax, methods in zip(axes, tasks.values(), strict=True):
         draw_methods(ax, methods)
-    style.title_and_legend(fig, "How many steps does it take?", axes, columns=6)
-    fig.supylabel("greedy return (lines: mean over seeds, bands: lowest to highest)")
+    methods = [name for name, *_ in style.METHODS.values()]
+    style.title_and_legend(fig, "How many steps does it take?", axes, columns=6, first=methods)
+    fig.supylabel("greedy return (thick: mean over seeds, thin: each seed)")
     fig.supxlabel("environment steps, on a logarithmic axis")
     style.save(fig, path)
 
@@ -168,7 +169,7 @@ def draw_methods(ax: Axes, methods: dict[str, Results | None]) -> None:
             continue
         drawn[name, color] = curves = style.curves_of(data["runs"])
         look = {"marker": marker, "ms": 4, "zorder": 3 if data is ours else 2, "label": name}
-        style.draw_seeds(ax, curves, color, **look)
+        style.draw_seeds(ax, curves, color, single=True, **look)
         if len(curves) < SEEDS:
             notes.append(f"{name}: {len(curves)} of {SEEDS} seeds")
     threshold, random = ours["threshold"], ours["random_return"]
@@ -180,7 +181,8 @@ def draw_methods(ax: Axes, methods: dict[str, Results | None]) -> None:
         if (below := steps[values.min(0) < bottom]).size:
             ax.plot(below, below * 0 + bottom, "v", color=color, ms=5, clip_on=False, zorder=4)
             notes.append(f"seeds of {name} go down to {values.min():.0f}")
-    ax.text(0.98, 0.04, "\n".join(notes), ha="right", va="bottom", transform=ax.transAxes)
+    look = {"bbox": {"fc": "white", "lw": 0, "alpha": 0.8, "pad": 1}, "transform": ax.transAxes}
+    ax.text(0.98, 0.04, "\n".join(notes), ha="right", va="bottom", **look)
     ax.set(xscale="log", ylim=(bottom, None))
     finish(ax, ours["env_id"])
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))

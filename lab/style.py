@@ -83,10 +83,15 @@ def same_steps(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps), np.array([[curve[step] for step in steps] for curve in found])
 
 
-def draw_seeds(ax: Axes, curves: Sequence[Curve], color: str, **look: Any) -> None:
-    """Mean over the seeds' curves, and a band from the lowest to the highest."""
+def draw_seeds(
+    ax: Axes, curves: Sequence[Curve], color: str, single: bool = False, **look: Any
+) -> None:
+    """Mean over the seeds' curves, and a band from the lowest to the highest; or every single one,
+    as a thin line behind all means."""
     steps, values = same_steps(curves)
-    if len(curves) > 1:
+    if single:
+        ax.plot(steps, values.T, color=color, lw=0.7, alpha=0.45, zorder=1.5)
+    elif len(curves) > 1:
         band = {"color": color, "alpha": 0.2, "lw": 0, "zorder": look.get("zorder", 2)}
         ax.fill_between(steps, values.min(0), values.max(0), **band)
     ax.plot(steps, values.mean(0), color=color, **look)
@@ -136,10 +141,14 @@ def finish(ax: Axes, title: str, xlabel: str = "", ylabel: str = "", legend: boo
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 2000 is written 2k
 
 
-def title_and_legend(fig: Figure, title: str, axes: Iterable[Axes], columns: int) -> None:
-    """Above all panels; what has the same name in several of them stands there once."""
-    handles: dict[str, Any] = {}
+def title_and_legend(
+    fig: Figure, title: str, axes: Iterable[Axes], columns: int, first: Sequence[str] = ()
+) -> None:
+    """Above all panels; what has the same name in several of them stands there once. first: names
+    that come first, if they are there."""
+    found: dict[str, Any] = {}
     for ax in axes:
-        handles |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+        found |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    handles = {name: found[name] for name in [*first, *found] if name in found}
     look = {"loc": "outside upper center", "frameon": False, "title_fontsize": "large"}
     fig.legend(handles.values(), handles, title=title, ncols=columns, **look)

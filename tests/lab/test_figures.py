@@ -99,8 +99,14 @@ def method(values, steps):
 def test_methods_are_drawn_on_a_logarithmic_axis_and_notes_say_what_is_not_seen(drawn):
     ours = method([[0, 100], [2, 300]], [500, 5000])
     low = method([[-900, -50, -300], [-441, -439, 0], *[[0, 0, 0]] * 3], [1, 10, 100])
-    figures.sample_efficiency_figure({"a": {"dreamer": ours, "ppo": None, "sac": low}}, "")
+    other = {"dreamer": {**ours, "env_id": "CartPole-v1"}, "dqn": {**low, "env_id": "CartPole-v1"}}
+    tasks = {"a": {"dreamer": ours, "ppo": None, "sac": low}, "b": other}
+    figures.sample_efficiency_figure(tasks, "")
+    names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert names == ["Dreamer", "DQN", "SAC", "threshold", "random policy"]
     ax = panel(drawn[0], "LunarLander")
+    thin = [line.get_ydata().tolist() for line in ax.lines if line.get_linewidth() < 1]
+    assert thin == [run["curve"]["return"] for run in ours["runs"] + low["runs"]]
     assert ax.get_xscale() == "log" and ax.get_ylim()[0] == -440  # -200 - 0.6 * 400
     np.testing.assert_array_equal(line(ax, "Dreamer")[0], [[500, 1], [5000, 200]])
     notes = "Dreamer: 2 of 5 seeds", "PPO: not measured yet", "seeds of SAC go down to -900"

@@ -119,10 +119,14 @@ def draw_calibration(ax: Axes, groups: tuple) -> None:
 
 @matplotlib.rc_context(STYLE)
 def spaces_figure(tasks: dict[str, Results], path: Path | str) -> None:
-    """Greedy returns of each task's seeds while it is learned, from its results file."""
-    fig, axes = panels(len(tasks), 2, 3.2)
-    for ax, data in zip(axes, tasks.values(), strict=True):
-        style.draw_seeds(ax, style.curves_of(data["runs"]), DREAM, lw=2.5, label="mean of seeds")
+    """Greedy returns of each task's seeds while it is learned, from its results file. Left
+    out are tasks whose curves are constant: learned before the first evaluation."""
+    curves = {task: style.curves_of(data["runs"]) for task, data in tasks.items()}
+    drawn = [task for task in tasks if np.ptp(style.same_steps(curves[task])[1])]
+    fig, axes = panels(len(drawn), 2, 3.2)
+    for ax, task in zip(axes, drawn, strict=True):
+        data = tasks[task]
+        style.draw_seeds(ax, curves[task], DREAM, lw=2.5, label="mean of seeds")
         ax.axhline(data["threshold"], color=THRESHOLD, ls="--", label="learned")
         ax.axhline(data["random_return"], color=RANDOM, ls=":", label="random policy")
         finish(ax, data["env_id"], "environment steps", "return")

@@ -115,6 +115,14 @@ def test_methods_are_drawn_on_a_logarithmic_axis_and_notes_say_what_is_not_seen(
     np.testing.assert_array_equal(arrows.get_xydata(), [[1, -440]])
 
 
+def test_tasks_learned_before_the_first_evaluation_are_not_drawn(drawn):
+    tasks = {"lake": method([[0, 1, 1], [1, 1]], [1, 2, 3]), "car": method([[0, 1]], [1, 2])}
+    tasks["lake"]["runs"][1]["curve"]["env_steps"] = [2, 3]
+    tasks["car"]["env_id"] = "Car"
+    figures.spaces_figure(tasks, "")
+    assert [ax.get_title() for ax in drawn[0].axes if ax.axison] == ["Car"]
+
+
 def test_a_dream_has_a_panel_for_each_number_and_is_left_out_once_it_has_ended(drawn):
     """Reward and the end have panels where they change."""
     rng, names = np.random.default_rng(0), style.OBS_NAMES["Pendulum-v1"]

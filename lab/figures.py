@@ -92,11 +92,11 @@ def draw_returns(ax: Axes, title: str, groups: tuple, threshold: float, random: 
             label += f"mean of {len(group)} seeds" if len(group) > 1 else f"seed {group[0]['seed']}"
             style.draw_seeds(ax, curves, color, lw=2.5, label=label)
     finals = [np.mean(run["final_returns"]) for run in runs]
-    label = f"{len(runs[0]['final_returns'])} fresh episodes: {np.mean(finals):.1f}"
+    label = f"{len(runs[0]['final_returns'])} fresh episodes: {np.mean(finals):z.1f}"
     look = {"color": REAL, "marker": "D", "s": 24, "zorder": 3, "label": label}
     ax.scatter([run["env_steps"] for run in runs], finals, **look)
     ax.axhline(threshold, color=THRESHOLD, ls="--", label=f"threshold {threshold:g}")
-    ax.axhline(random, color=RANDOM, ls=":", label=f"random policy {random:.0f}")
+    ax.axhline(random, color=RANDOM, ls=":", label=f"random policy {random:z.0f}")
     finish(ax, f"{title}: greedy return while learning", "environment steps", "return", legend=True)
     ax.title.set_fontsize("large")
 
@@ -184,7 +184,7 @@ def draw_methods(ax: Axes, methods: dict[str, Results | None]) -> None:
         steps, values = style.same_steps(curves)
         if (below := steps[values.min(0) < bottom]).size:
             ax.plot(below, below * 0 + bottom, "v", color=color, ms=5, clip_on=False, zorder=4)
-            notes.append(f"seeds of {name} go down to {values.min():.0f}")
+            notes.append(f"seeds of {name} go down to {values.min():z.0f}")
     look = {"bbox": {"fc": "white", "lw": 0, "alpha": 0.8, "pad": 1}, "transform": ax.transAxes}
     ax.text(0.98, 0.04, "\n".join(notes), ha="right", va="bottom", **look)
     ax.set(xscale="log", ylim=(bottom, None))

@@ -88,7 +88,7 @@ def draw_all(agent: DreamerAgent, env: Any, seed: int, folder: Path, stem: str) 
     """Filmstrip and GIF of one greedy episode, below `folder`."""
     episode, pictures = watched(agent, env, seed)
     name = stem.partition("_")[2].replace("_", " ") or stem
-    title = f"{name}: one greedy episode, return {episode['reward'].sum():.0f}"
+    title = f"{name}: one greedy episode, return {episode['reward'].sum():z.0f}"
     paths = [folder / f"{stem}_filmstrip.png", folder / f"{stem}_dream.gif"]
     filmstrip(pictures, title, paths[0])
     real_beside_dreamed(pictures, title, paths[1])

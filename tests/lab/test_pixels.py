@@ -30,15 +30,19 @@ class Moving(gym.Env):
 
     def step(self, action):
         self.time += 1
-        return self.seen(), 1.0, False, self.time >= 10, {}
+        return self.seen(), -0.02, False, self.time >= 10, {}
 
 
-def test_real_frames_reconstructions_and_dreams_are_drawn(tmp_path):
+def test_real_frames_reconstructions_and_dreams_are_drawn(tmp_path, monkeypatch):
+    """A return of -0.2 is 0 in the title, without a sign."""
     agent = quiet_train(Moving, tiny_config(depth=2)).agent
     _, found = pixels.watched(agent, Moving, seed=0)
     assert {name: len(x) for name, x in found.items()} == {"real": 11, "seen": 11, "dream": 6}
     assert (found["real"][3] == 200).all((1, 2)).nonzero()[0].tolist() == [3]
+    titles, strip = [], pixels.filmstrip
+    monkeypatch.setattr(pixels, "filmstrip", lambda *args: titles.append(args[1]) or strip(*args))
     film, gif = pixels.draw_all(agent, Moving, 0, tmp_path, "slide")
+    assert titles == ["slide: one greedy episode, return 0"]
     assert Image.open(gif).n_frames == 11 and Image.open(film).width > 800
 
 

@@ -97,13 +97,13 @@ def draw_all(agent: DreamerAgent, env: Any, seed: int, folder: Path, stem: str) 
 
 @matplotlib.rc_context(STYLE)
 def filmstrip(pictures: Pictures, title: str, path: Path | str) -> None:
-    """Four rows: real frames, the same as the agent's state has them, the dream, and where the
-    dream differs from the real frame."""
+    """Four rows: real frames, the same as the agent's state has them, the dream, and by how much
+    the dream is brighter than the real frame, or darker."""
     real, seen, dream = pictures.values()
     context, shown = len(real) - len(dream), [t for t in SHOWN if t < len(real)]
-    fig = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    fig = Figure(figsize=(WIDTH, 3.55), layout="constrained")
     axes = fig.subplots(4, len(shown), squeeze=False)
-    away = 255 - np.abs(dream.astype(int) - real[context:]).max(-1)
+    away = 128 + dream.mean(-1) - real[context:].mean(-1)
     labels, colors = ("real", "seen", "dreamed", "differs"), (REAL, REAL, DREAM, HARM)
     for i, frames in enumerate((real, seen, dream, away)):
         axes[i, 0].set_ylabel(labels[i], color=colors[i])
@@ -117,7 +117,10 @@ def filmstrip(pictures: Pictures, title: str, path: Path | str) -> None:
     for ax, t in zip(axes[0], shown, strict=True):
         ax.set_title(str(t))
     fig.suptitle(title)
-    fig.supxlabel(f"frame; the dream has seen the first {context} and the actions, nothing else")
+    fig.supxlabel(
+        f"frame; the dream has seen the first {context} and the actions, nothing else\n"
+        "differs: grey where it does not, light where the dream is too light, dark where too dark"
+    )
     save(fig, path)
 
 

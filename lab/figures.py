@@ -66,7 +66,8 @@ def training_figure(
             panel.set_yscale("log")
         elif lines is not style.LOSSES:
             panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
-        finish(panel, name, "environment steps", unit, legend=bounded or "dream" in name)
+        legend = "above" if lines is style.LOSSES else bounded or "dream" in name
+        finish(panel, name, "environment steps", unit, legend)
     draw_calibration(ax[5], groups)
     finish(ax[5], "critic (darker is later)", "discounted return achieved", "value predicted")
     note = f"grey: the {len(before)} seeds of assets/results; " if before else ""
@@ -252,7 +253,7 @@ def world_model_figure(
     fig, (losses, total, each, end) = panels(4, 2, 3)
     fig.suptitle(title)
     style.draw_logged(losses, ([], [{"diagnostics": reports}]), "report", style.LOSSES)
-    finish(losses, "losses while learning", "update", "nats or squared error")
+    finish(losses, "losses while learning", "update", "nats or squared error", "above")
 
     length = np.arange(1, error["dream"].shape[1] + 1)
     style.draw_middle(total, length, error["naive"].mean(-1), NAIVE, "last observation repeated")

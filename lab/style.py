@@ -6,6 +6,7 @@ as their mean, with a band from the lowest to the highest.
 """
 
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,9 +118,6 @@ def draw_logged(ax: Axes, groups: tuple, kind: str, lines: dict[str, tuple[str, 
                 draw_seeds(ax, curves, shade, label=label, zorder=2 if label else 1.5)
     if lines is LOSSES and ax.has_data():
         ax.set_yscale("log")
-        bottom, top = ax.get_ylim()
-        ax.set_ylim(top=top * (top / bottom) ** 0.45)  # room for the legend
-        ax.legend(loc="upper center", ncols=2)
 
 
 def draw_middle(ax: Axes, x: np.ndarray, values: np.ndarray, color: str, label: str) -> None:
@@ -129,12 +127,18 @@ def draw_middle(ax: Axes, x: np.ndarray, values: np.ndarray, color: str, label: 
     ax.plot(x, np.nanmean(values, 0), color=color, label=label)
 
 
-def finish(ax: Axes, title: str, xlabel: str = "", ylabel: str = "", legend: bool = False) -> None:
-    """Title and labels; a panel without data says so."""
+def finish(
+    ax: Axes, title: str, xlabel: str = "", ylabel: str = "", legend: bool | str = False
+) -> None:
+    """Title and labels; a panel without data says so. legend: "above" puts it below the title."""
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     if not ax.has_data():
         ax.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=ax.transAxes)
         ax.set(xticks=[], yticks=[])
+    elif legend == "above":
+        look = {"frameon": False, "borderaxespad": 0, "labelspacing": 0.2}
+        names = ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=2, **look).texts
+        ax.set_title(title, pad=12 * math.ceil(len(names) / 2) + 10)
     elif legend:
         ax.legend(loc="best")
     if xlabel in ("environment steps", "update"):

@@ -84,6 +84,9 @@ def test_a_run_is_drawn_over_those_of_before(drawn):
     uniform = line(panel(fig, "entropy"), "uniform policy")[0]
     assert uniform[:, 1] == pytest.approx(math.log(2))
 
+    losses = panel(fig, "losses")  # of 1 to 7, smoothed: no room is left for a legend
+    assert 0.8 < losses.get_ylim()[0] and losses.get_ylim()[1] < 8 and losses.get_legend()
+
     old, ours = panel(fig, "critic").collections
     np.testing.assert_array_equal(ours.get_offsets(), [[1, 0], [2, 10], [3, 20]])
     np.testing.assert_array_equal(old.get_offsets()[3:], [[4, 0], [5, 10], [6, 20]])

@@ -19,8 +19,12 @@ def test_the_notebook_is_its_script_run_to_the_end():
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 6
-    assert NOTEBOOK.stat().st_size < 400_000
+    pictures = [output.get("data", {}).get("image/png", "") for output in outputs]
+    assert sum(map(bool, pictures)) >= 6
+    assert sum(picture.startswith("R0lGOD") for picture in pictures) == 1  # a GIF: the dream
+    printed = [output.text for output in outputs if output.output_type == "stream"]
+    assert sum("step/s" in text for text in printed) == 1  # the bar, joined to one line
+    assert NOTEBOOK.stat().st_size < 1_500_000
 
 
 @pytest.mark.scripts

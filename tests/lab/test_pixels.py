@@ -46,6 +46,16 @@ def test_real_frames_reconstructions_and_dreams_are_drawn(tmp_path, monkeypatch)
     assert Image.open(gif).n_frames == 11 and Image.open(film).width > 800
 
 
+def test_a_filmstrip_ends_with_grey_where_the_dream_is_right(monkeypatch):
+    saved, real = [], np.full((7, 4, 4, 3), 100, np.uint8)
+    monkeypatch.setattr(pixels, "save", lambda fig, path: saved.append(fig))
+    dream = real[5:].copy()
+    dream[0, 0], dream[0, 1] = 200, 50  # two rows of pixels are too light, too dark
+    pixels.filmstrip({"real": real, "seen": real, "dream": dream}, "title", "")
+    last = [ax.images[0].get_array() for ax in saved[0].axes if ax.images][-1]
+    assert last[:, 0].tolist() == [228, 78, 128, 128]
+
+
 def test_the_probe_reads_what_is_there_and_nothing_else(monkeypatch):
     rng = np.random.default_rng(0)
     agent, told = quiet_train(Moving, tiny_config(depth=2)).agent, []

@@ -1,4 +1,11 @@
-"""The tour: the committed notebook is its script, was run to the end, and still runs."""
+"""The tour: the committed notebook is its script, was run to the end, and still runs.
+
+To make it (what a progress bar prints is joined to one line), in the repository's folder:
+
+    python -c "import jupytext as j; from nbclient import NotebookClient as N; \
+        n = j.read('docs/tour.py'); N(n, coalesce_streams=True).execute(); \
+        j.write(n, 'docs/tour.ipynb')"
+"""
 
 from pathlib import Path
 

@@ -65,6 +65,8 @@ def test_the_readme_claims_what_the_results_show():
         expected.append([*task_and_steps(data), *returns, threshold, minutes(data)[1]])
     assert table("README.md", "| Task | Steps | Return, mean of seeds |") == expected
     times = [float(row[-1]) for row in expected[: len(TASKS)]]
+    runs = [run["minutes"] for run in load("cartpole")["runs"]]
+    assert f"This took {min(runs):.0f} to {max(runs):.0f} minutes in ten runs" in text
     assert f"in {min(times):.0f} to {max(times):.0f} minutes" in text
     assert [solved(load(task)) for task in TASKS] == [10, 5, 5, 5]
     assert "CartPole on 10 of 10 fresh seeds, Pendulum, Acrobot and LunarLander on 5 of 5" in text

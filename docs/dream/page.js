@@ -397,7 +397,7 @@ for (const canvas of document.querySelectorAll(".view canvas")) steerOn(canvas);
 if (matchMedia("(prefers-reduced-motion: reduce)").matches) toggle("paused", true);
 
 for (const name of ["pointerdown", "keydown", "click"]) {
-  document.addEventListener(name, (event) => event.key === "Tab" || opening.stop(), true);
+  document.addEventListener(name, (event) => opening.stop(event), true);
 }
 window.addEventListener("hashchange", visit);
 visit();

@@ -15,9 +15,9 @@ const opening = {
     toggleGhosts(true);
     this.begin();
     if (!settings.paused) return;
-    for (let i = 0; i < 12; i++) step(); // a still of the second act, for who wants no motion
+    for (let i = 0; i < 40; i++) step(); // a still of the second act, for who wants no motion
     this.turn();
-    for (let i = 0; i < 14; i++) step();
+    for (let i = 0; i < 40; i++) step();
   },
 
   /** An episode that begins far below, so that there is something to see. */
@@ -45,9 +45,11 @@ const opening = {
     show();
   },
 
-  /** Whoever does anything takes over, where the show stands. */
-  stop() {
-    if (!this.on) return;
+  /** Whoever does anything takes over, where the show stands; to move on, or to let it play, is
+   * nothing yet. */
+  stop({ key, target }) {
+    const plays = settings.paused && (key === "p" || target.closest?.("#play, #paused"));
+    if (!this.on || plays || key === "Tab") return;
     this.on = false;
     news = "";
     document.body.classList.remove("opening");

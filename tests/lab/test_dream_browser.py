@@ -159,11 +159,13 @@ def test_motion_can_be_paused_and_is_at_first_where_the_visitor_wants_less_of_it
     expect(still.locator("#status")).to_contain_text("Paused: press P.")
     still.get_by_role("button", name="Play", exact=True).click()
     expect(still.locator("#paused")).to_have_attribute("aria-pressed", "false")
+    assert still.evaluate("opening.on")
 
 
 def test_it_opens_with_a_show_until_a_visitor_takes_over(visit):
     page = visit("")
     assert page.evaluate("[session.steps > 7, settings.ghosts, location.hash]") == [True, True, ""]
+    page.evaluate("settings.paused = true")  # a dream of these agents may end at any time
     for asleep in (True, False):
         page.evaluate("session.dream.over = false; opening.pass(5000)")
         assert page.evaluate("session.asleep") == asleep

@@ -58,12 +58,14 @@ const opening = {
 
 /** How long reality has lasted without looking, and what an episode of the visitor's own earned. */
 const tally = {
+  bests: {}, // task -> the visitor's best return
+
   begin() {
-    Object.assign(this, { awake: 0, asleep: 0, drivers: new Set(), done: false });
+    Object.assign(this, { awake: 0, drivers: new Set(), done: false });
   },
 
   clear() {
-    Object.assign(this, { last: "", best: null });
+    this.last = "";
     this.begin();
   },
 
@@ -74,18 +76,22 @@ const tally = {
     this.drivers.add(settings.driver);
     if (this.done) return;
     if (!asleep) this.awake++;
-    this.asleep = asleep ? age : 0;
     if (!real.over) return;
     this.done = true;
     if (asleep && task.endures) this.last = `Awake for ${this.awake} steps; asleep, reality lasted ${age}. `;
     if (session.recorded || this.drivers.size > 1 || !this.drivers.has("visitor")) return;
-    if (this.best === null || real.total > this.best) this.best = real.total;
+    this.bests[task.name] = Math.max(real.total, this.bests[task.name] ?? -Infinity);
   },
 
   /** What is known, in one line; score: the agent's mean return. */
   text(score) {
-    if (this.best === null || score === undefined) return this.last;
-    const beaten = this.best > score ? ": you have beaten it!" : ".";
-    return `${this.last}Your best return is ${short(this.best, 0)}, the agent’s mean ${short(score, 0)}${beaten}`;
+    const best = this.bests[task.name];
+    if (session.recorded || score === undefined) return this.last;
+    if (best === undefined) {
+      const call = `Beat the agent: its mean return is ${short(score, 0)}.`;
+      return settings.driver === "visitor" ? this.last + call : this.last;
+    }
+    const end = best > score ? ": you have beaten it!" : best === score ? ": a draw!" : ".";
+    return `${this.last}Your best return is ${short(best, 0)}, the agent’s mean ${short(score, 0)}${end}`;
   },
 };

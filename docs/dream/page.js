@@ -128,7 +128,7 @@ function step() {
 
 function begin() {
   const looks = session.asleep ? `: ${CONTEXT} steps awake, then asleep again` : "";
-  news = `${whyFinished()} New episode${looks}. ${task.ready ? "Get ready. " : ""}`;
+  news = `${whyFinished()} New episode${looks}. `;
   session.begin();
   clock.due = -(task.ready ?? 0);
   clock.rest = 0;
@@ -194,7 +194,8 @@ function whyFinished() {
 }
 
 function status() {
-  const now = opening.on ? news : `${news}The model is ${session.asleep ? "asleep" : "awake"}.`;
+  const ready = task.ready && !session.steps ? "Get ready. " : "";
+  const now = opening.on ? news : `${news}${ready}The model is ${session.asleep ? "asleep" : "awake"}.`;
   const story = whyFinished() || (session.real.over ? `${realEnd()} The dream goes on.` : now);
   return settings.paused ? `${story} Paused: press P.` : story;
 }

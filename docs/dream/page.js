@@ -197,7 +197,8 @@ function status() {
   const ready = task.ready && !session.steps ? "Get ready. " : "";
   const now = opening.on ? news : `${news}${ready}The model is ${session.asleep ? "asleep" : "awake"}.`;
   const story = whyFinished() || (session.real.over ? `${realEnd()} The dream goes on.` : now);
-  return settings.paused ? `${story} Paused: press P.` : story;
+  const how = matchMedia("(max-width: 640px)").matches ? "" : ": press P"; // phones have no keys
+  return settings.paused ? `${story} Paused${how}.` : story;
 }
 
 function show() {

@@ -216,7 +216,7 @@ def test_the_last_steps_are_saved_as_a_gif(visit, tmp_path):
         steps(page, 1)
         page.evaluate("paintAll(clock.last)")
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save as GIF").click()
+        page.get_by_role("button", name="Save this dream as a GIF").click()
     download.value.save_as(tmp_path / "dream.gif")
     assert download.value.suggested_filename == "pendulum_dream.gif"
     with Image.open(tmp_path / "dream.gif") as gif:
@@ -247,6 +247,8 @@ def test_a_narrow_window_needs_no_scrolling_sideways(visit, task, width):
     page.wait_for_function("session.steps > 1")
     page.keyboard.press("z")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for target in page.locator("a:visible, button:visible").all():
+        assert target.bounding_box()["height"] >= 44, target.text_content()
     for name in ("#real canvas", "#dream canvas", "#sleep", "#steer button:first-child"):
         box = page.locator(name).bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= PHONE["height"], name

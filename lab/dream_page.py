@@ -5,10 +5,10 @@
     python -m lab.dream_page --picture assets/dream_page.png
                                       takes the README's picture of it, in Chromium
 
-One file a task: the weights that acting and dreaming need, as whole numbers from -127 to 127 with
-a scale for each row, and for LunarLander, whose simulator is not rebuilt in JavaScript, recorded
-episodes. It is a script that calls `dreamAgent(...)`, because a page that was opened from a folder
-may load scripts but no data.
+One file a task: the weights that acting and dreaming need, as whole numbers of 8 bits (of
+6 to 8 for agents of pixels) with a scale for each row, and for LunarLander, whose simulator is not
+rebuilt in JavaScript, recorded episodes. It is a script that calls `dreamAgent(...)`, because a
+page that was opened from a folder may load scripts but no data.
 
 The weights depend on the agent's file alone. An agent's own choices may differ in the last digit
 from processor to processor, so recordings stay as long as the weights do.

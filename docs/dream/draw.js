@@ -198,6 +198,43 @@ const LANDER = {
   },
 };
 
+// ------------------------------------------------------------ tasks that are seen as pictures
+
+/** Pixels (SIDE * SIDE * 3) from 0 to 255, as something that drawImage takes. */
+const pixelsOf = (() => {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = SIDE;
+  const ctx = canvas.getContext("2d");
+  const data = ctx.createImageData(SIDE, SIDE);
+  return (pixels) => {
+    for (let i = 0, k = 0; i < data.data.length; i++) data.data[i] = i % 4 === 3 ? 255 : pixels[k++];
+    ctx.putImageData(data, 0, 0);
+    return canvas;
+  };
+})();
+
+/** The observation itself, enlarged: what the agent sees, and what its decoder paints. */
+const PICTURE = {
+  width: 2.2,
+  height: 2.2,
+  scenery() {},
+  thing(ctx, obs, look) {
+    if (look.dashed) return; // a picture has no outline
+    ctx.imageSmoothingEnabled = false;
+    ctx.drawImage(pixelsOf(obs), -1, -1, 2, 2);
+  },
+  force() {},
+};
+
+/** Where the dream is lighter than reality, or darker: grey is no difference. Without a dream that can
+ * be compared there is none to show. */
+function drawDifference(canvas, dream, real) {
+  const ctx = prepare(canvas, PICTURE);
+  if (!dream) return;
+  const grey = (i) => dream[i] + dream[i + 1] + dream[i + 2] - real[i] - real[i + 1] - real[i + 2];
+  PICTURE.thing(ctx, real.map((_, i) => 127.5 + grey(i - (i % 3)) / 6), {});
+}
+
 // ------------------------------------------------------------ a whole picture
 
 /** Numbers between two observations: what is shown moves smoothly from one step to the next. */

@@ -79,28 +79,27 @@ function concat(...parts) {
 
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/** The bytes of a base64 text: four letters of 6 bits each are three bytes. */
-function bytesOf(text) {
+/** The whole numbers of `bits` bits each that are packed in a base64 text: 6 bits are a letter. */
+function wholesOf(text, bits) {
   const place = new Uint8Array(128);
   for (let i = 0; i < 64; i++) place[LETTERS.charCodeAt(i)] = i;
-  const bytes = new Uint8Array((text.length / 4) * 3);
-  for (let i = 0, out = 0; i < text.length; i += 4) {
-    let bits = 0;
-    for (let j = 0; j < 4; j++) bits = (bits << 6) | place[text.charCodeAt(i + j) & 127];
-    bytes[out++] = bits >> 16;
-    bytes[out++] = bits >> 8;
-    bytes[out++] = bits;
+  const letters = text.length - text.match(/=*$/)[0].length;
+  const wholes = new Int8Array(Math.floor((letters * 6) / bits));
+  for (let i = 0, out = 0, buffer = 0, known = 0; out < wholes.length; ) {
+    for (; known < bits; known += 6) buffer = (buffer << 6) | place[text.charCodeAt(i++)];
+    known -= bits;
+    wholes[out++] = ((buffer >> known) << (32 - bits)) >> (32 - bits); // its first bit is the sign
   }
-  return bytes.subarray(0, bytes.length - (text.match(/=*$/)[0].length));
+  return wholes;
 }
 
-const floatsOf = (text) => new Float32Array(bytesOf(text).slice().buffer);
+const floatsOf = (text) => new Float32Array(wholesOf(text, 8).buffer);
 
-/** A tensor as lab/dream_page.py packs it: float32 numbers, or whole numbers from -127 to 127, which
+/** A tensor as lab/dream_page.py packs it: float32 numbers, or whole numbers of 8 bits or fewer, which
  * take a quarter of the memory and so less time to read, with one scale for each row. */
-function unpack({ shape, floats, whole, scales }) {
+function unpack({ shape, floats, whole, scales, bits = 8 }) {
   if (floats !== undefined) return { shape, data: floatsOf(floats), scale: null };
-  return { shape, data: Int8Array.from(bytesOf(whole)), scale: floatsOf(scales) };
+  return { shape, data: wholesOf(whole, bits), scale: floatsOf(scales) };
 }
 
 // ------------------------------------------------------------ layers (dreamer/networks.py)
@@ -151,15 +150,16 @@ function linear({ weight, bias }, xs) {
   return outs;
 }
 
-/** Layer normalisation, then SiLU; in place. */
+/** Layer normalisation, then SiLU; in place. An image (H, W, C) has a weight for each channel. */
 function normSilu(norm, x) {
+  const size = norm.weight.data.length;
   let mean = 0;
   for (const value of x) mean += value / x.length;
   let variance = 0;
   for (const value of x) variance += (value - mean) ** 2 / x.length;
   const scale = 1 / Math.sqrt(variance + 1e-4);
   for (let i = 0; i < x.length; i++) {
-    const y = (x[i] - mean) * scale * norm.weight.data[i] + norm.bias.data[i];
+    const y = (x[i] - mean) * scale * norm.weight.data[i % size] + norm.bias.data[i % size];
     x[i] = y * sigmoid(y);
   }
   return x;
@@ -196,7 +196,9 @@ class Model {
     Object.assign(this, packed.sizes); // deter, categoricals, classes, action, discrete, mix, limit
     this.mean = tensors["encoder.norm.mean"].data;
     this.std = tensors["encoder.norm.std"].data;
-    this.encoder = mlp("encoder.mlp");
+    this.pixels = "encoder.images.0.0.weight" in tensors; // all that it sees
+    const image = (kind, name) => new kind(tensors, `${name}.images.0`);
+    this.encoder = this.pixels ? image(ImageEncoder, "encoder") : mlp("encoder.mlp");
     this.inDeter = mlp("rssm.in_deter");
     this.inStoch = mlp("rssm.in_stoch");
     this.inAction = mlp("rssm.in_action");
@@ -206,7 +208,7 @@ class Model {
     this.postNorm = layer("rssm.post_norm");
     this.postOut = layer("rssm.post_out");
     this.priorMlp = mlp("rssm.prior_mlp");
-    this.decoder = mlp("decoder.mlp");
+    this.decoder = this.pixels ? image(ImageDecoder, "decoder") : mlp("decoder.mlp");
     this.rewardHead = mlp("reward.mlp");
     this.contHead = mlp("cont.mlp");
     this.actor = mlp("actor.mlp");
@@ -224,8 +226,10 @@ class Model {
     };
   }
 
-  /** The observation as encoder and decoder see it: symlog, normalised, within the limit. */
+  /** The observation as encoder and decoder see it: symlog, normalised, within the limit. Pixels stay
+   * what they are, from 0 to 255. */
   normalise(obs) {
+    if (this.pixels) return obs;
     return Float32Array.from(obs).map((x, i) => {
       const y = (symlog(x) - this.mean[i]) / this.std[i];
       return Math.max(-this.limit, Math.min(this.limit, y));
@@ -289,7 +293,9 @@ class Model {
   /** The decoded observations, as the decoder gives them and in the environment's own units. */
   decode(states) {
     const guesses = this.decoder.run(states.map(({ deter, stoch }) => concat(deter, stoch)));
-    const own = (x, i) => symexp(x * this.std[i] + this.mean[i]);
+    const own = this.pixels
+      ? (x) => 255 * Math.max(0, Math.min(1, x))
+      : (x, i) => symexp(x * this.std[i] + this.mean[i]);
     return guesses.map((guess) => ({ guess, obs: guess.map(own) }));
   }
 

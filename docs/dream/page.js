@@ -57,7 +57,9 @@ async function choose(name, wanted = {}) {
     ? new Held(new WORLDS[name](), packed.repeat, task.limit)
     : new Recorded(packed.episodes, packed.repeat);
   horizon = packed.horizon;
-  session = new Session(new Model(packed), world, !WORLDS[name]);
+  const seen = task.picture ? new Pictured(world, task.picture) : world;
+  session = new Session(new Model(packed), seen, !WORLDS[name]);
+  panel.curves.error.high = task.picture ? 20 : 0.5;
   session.showGhosts(settings.ghosts);
   byId("horizon").textContent = horizon;
   const { repeat } = packed;
@@ -139,7 +141,8 @@ function begin() {
 // ------------------------------------------------------------ pictures
 
 function paintAll(now) {
-  const share = session.finished(settings.driver) ? 1 : clip(clock.due / stepTime(), 0, 1);
+  const still = task.picture || session.finished(settings.driver); // no picture between two pictures
+  const share = still ? 1 : clip(clock.due / stepTime(), 0, 1);
   const { real, dream, ghosts, asleep, comparable } = session;
   const shown = blend(real.before, real.obs, real.over ? 1 : share);
   const { scene } = task;
@@ -161,6 +164,7 @@ function paintAll(now) {
   const dreamed = blend(dream.before, dream.obs, share);
   drawThing(ctx, scene, dreamed, look);
   scene.force(ctx, dreamed, session.action, look);
+  if (task.picture) drawDifference(document.querySelector("#apart canvas"), comparable && dream.obs, real.obs);
   if (settings.outline && asleep && comparable) {
     drawThing(ctx, scene, shown, { ...look, dashed: scene.width / 270, alpha: 0.9 });
   }
@@ -218,7 +222,7 @@ function show() {
   say("dream-note", dream.over ? end : asleep && real.over ? "Wake up to begin anew." : "");
   byId("error-note").textContent = asleep && session.apart
     ? "The recording took other actions than this dream: nothing can be compared."
-    : "Between the decoded and the real observation, in standard deviations of what it has seen.";
+    : task.error ?? "Between the decoded and the real observation, in standard deviations of what it has seen.";
   panel.show(session, task, horizon);
   if (!opening.on) remember();
 }
@@ -346,6 +350,7 @@ const SHORTCUTS = {
 };
 
 function toggleGhosts(on = !settings.ghosts) {
+  on &&= !task.picture; // pictures would hide each other
   if (session && on !== settings.ghosts) session.showGhosts(on);
   toggle("ghosts", on);
 }

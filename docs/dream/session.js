@@ -155,15 +155,15 @@ class Session {
   /** What the model says of its present state. */
   think() {
     const { model, state } = this;
-    const [{ guess, obs }, ...others] = model.decode([this, ...this.ghosts].map((x) => x.state));
+    const [{ obs }, ...others] = model.decode([this, ...this.ghosts].map((x) => x.state));
     this.dream.obs = obs;
     this.ghosts.forEach((ghost, i) => ([ghost.before, ghost.obs] = [ghost.obs, others[i].obs]));
     this.heads = model.heads(state);
     this.policy = model.policy(state);
     this.kl = state.post && klNats(state.post, state.prior);
 
-    // Root mean square of the error, in standard deviations of what the agent has seen.
-    const truth = model.normalise(this.real.obs);
+    // Root mean square of the error, in standard deviations of what the agent has seen, or of pixels.
+    const [guess, truth] = [obs, this.real.obs].map((x) => model.normalise(x));
     const squares = guess.map((x, i) => (x - truth[i]) ** 2);
     this.error = this.comparable ? Math.sqrt(mean(squares)) : null;
   }

@@ -6,6 +6,7 @@ action, or the number of a continuous one). idle: the action without any key; fo
 knows no such thing, left and right in turn. */
 
 const WORLDS = { cartpole: CartPole, pendulum: Pendulum, acrobot: Acrobot }; // lunar_lander: recorded
+Object.assign(WORLDS, { pixel_pendulum: Pendulum, pixel_cartpole: CartPole });
 
 const TASKS = {
   cartpole: {
@@ -69,6 +70,22 @@ const TASKS = {
     ended: ({ reward }) => (reward < 0 ? "It crashed." : "It has come to rest."),
     try: "Put it to sleep in mid-flight, with the recording at the controls: the dream gets the recorded actions and no look at the lander. Then fly it yourself.",
   },
+};
+
+/* The same tasks for agents that have never seen anything but pictures of them. */
+const SEEN = { scene: PICTURE, error: "Root mean square difference of the decoded and the real pixels, of 255. In the third picture, grey is none." };
+TASKS.pixel_pendulum = {
+  ...TASKS.pendulum, ...SEEN,
+  picture: drawPendulum,
+  goal: "The same pendulum, but 64 × 64 pixels are all that this agent has ever seen of it. No picture shows how fast it turns: the memory must know. The arrow is the last torque.",
+  try: "Put it to sleep while the pendulum swings up. The model paints every pixel on the right from its memory alone. Which part does it get wrong first, the rod or the arrow?",
+};
+TASKS.pixel_cartpole = {
+  ...TASKS.cartpole, ...SEEN,
+  picture: drawCartPole,
+  goal: "The same cart and pole, but 64 × 64 pixels are all that this agent has ever seen of them: the whole track, squeezed. The pole falls at 12°.",
+  ended: () => "The pole fell, or the cart has left its track.",
+  try: "Put it to sleep while it balances. It steers by the pictures that it paints itself: how long does the real pole stand?",
 };
 
 for (const [name, task] of Object.entries(TASKS)) task.name = name;

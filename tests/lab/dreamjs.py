@@ -15,6 +15,7 @@ from dreamer.evaluation import play, random_policy
 from lab import dream_page
 
 REPEATS = {"cartpole": 2, "pendulum": 1, "acrobot": 1, "lunar_lander": 4}
+REPEATS |= {"pixel_pendulum": 2, "pixel_cartpole": 2}
 EPISODE = 50  # steps that are compared
 
 
@@ -58,7 +59,7 @@ def stirred_agent(task: str) -> DreamerAgent:
             weight += 0.05 * torch.randn(weight.shape, generator=rng)
         for head in (agent.reward, agent.critic):
             head.mlp[-1].bias -= 2 * torch.linspace(-20, 20, 255).square()
-    agent.encoder.norm.update(torch.from_numpy(rows["obs"]))
+    agent.encoder.norm.update(torch.from_numpy(rows["obs"][:, : agent.layout.numbers]))
     return agent
 
 

@@ -183,7 +183,7 @@ def test_the_address_holds_what_is_shown(visit):
         True,
     ]
     page.get_by_role("button", name="Agent, greedy").click()
-    page.get_by_role("button", name="CartPole").click()
+    page.get_by_role("button", name="CartPole", exact=True).click()
     page.wait_for_function("session !== null")
     assert page.evaluate("location.hash") == "#cartpole&driver=greedy&speed=0.5&ghosts=1"
 

@@ -32,14 +32,16 @@ def test_the_committed_page_is_up_to_date():
     dream_page.main(check=True)
 
 
-FILES = "model.js", "reality.js", "session.js"
+FILES = "model.js", "conv.js", "reality.js", "pixels.js", "session.js"
 NEW = """
   let number = 1; // pseudo-random numbers that depend on nothing else
   const random = () => (number = (number * 16807) % 2147483647) / 2147483647;
   const worlds = { cartpole: CartPole, pendulum: Pendulum, acrobot: Acrobot };
-  const world = packed.episodes
+  const pictures = { pixel_pendulum: drawPendulum, pixel_cartpole: drawCartPole };
+  const held = packed.episodes
     ? new Recorded(packed.episodes, packed.repeat)
-    : new Held(new worlds[name](), packed.repeat, 1000);
+    : new Held(new worlds[name.replace("pixel_", "")](), packed.repeat, 1000);
+  const world = pictures[name] ? new Pictured(held, pictures[name]) : held;
   const session = new Session(new Model(packed), world, Boolean(packed.episodes), random);
   const idle = new Float32Array(session.model.action);
   idle[0] = 1;

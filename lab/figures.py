@@ -147,6 +147,34 @@ def panels(count: int, columns: int, height: float, more: float = 0) -> tuple[Fi
 
 
 @matplotlib.rc_context(STYLE)
+def transfer_figure(
+    found: dict[str, Results], authors: dict[str, dict[str, Any]], path: Path | str
+) -> None:
+    """Returns against environment steps, a panel for each results file (`<variant>_<task>`): ours,
+    greedy and of training episodes, over the authors' mean and spread (of `env_steps` and
+    `returns`, seeds x steps)."""
+    fig, axes = panels(len(found), 3, 2.4)
+    for ax, (name, data) in zip(axes, found.items(), strict=True):
+        variant, _, task = name.partition("_")
+        curves = [(authors[task]["env_steps"], values) for values in authors[task]["returns"]]
+        style.draw_seeds(ax, curves, style.BEFORE, lw=2, label="the authors', training episodes")
+        episodes = np.array([row for run in data["runs"] for row in run["train_returns"]])
+        if len(episodes):
+            groups = np.ceil(episodes[:, 0] / 5_000)
+            means = [(5_000 * k, episodes[groups == k, 1].mean()) for k in np.unique(groups)]
+            ax.plot(*zip(*means, strict=True), color=DREAM, ls=":", label="ours, same")
+        curves = style.curves_of(data["runs"])
+        style.draw_seeds(ax, curves, DREAM, single=True, lw=2.5, label="ours, greedy")
+        title = task if variant == "default" else f"{task} ({variant})"
+        ax.set_xlim(0, 2 * data["runs"][0]["env_steps"])
+        finish(ax, title)
+    style.title_and_legend(fig, "DM Control from numbers: mean over seeds", axes, 3)
+    fig.supxlabel("environment steps")
+    fig.supylabel("return")
+    style.save(fig, path)
+
+
+@matplotlib.rc_context(STYLE)
 def sample_efficiency_figure(tasks: dict[str, dict[str, Results | None]], path: Path | str) -> None:
     """Greedy return against environment steps, a panel for each task.
 

@@ -303,8 +303,10 @@ class DreamerAgent(nn.Module):
 
         λ-returns over real rewards; they bootstrap on the imagined return of a state where one
         was dreamed (imag_return (N,) at `starts`), else on the critic. At an episode's end λ is 0;
-        after a time limit the value there still counts. A row with is_last has no successor
-        and no loss. (In the authors' code this loss also shapes the world model.)
+        after a time limit the value there still counts. What a random action or an older policy
+        earned is not what today's would: λ is smaller where a row's action is less than a third
+        as likely today as the likeliest. A row with is_last has no successor and no loss. (In the
+        authors' code this loss also shapes the world model.)
         """
         c = self.config
         feat = feat.detach()
@@ -314,8 +316,10 @@ class DreamerAgent(nn.Module):
             boot = value.clone()
             boot.view(-1)[starts] = imag_return
             reward, cont = batch["reward"][:, 1:], 1 - batch["is_terminal"][:, 1:].float()
-            live = 1 - batch["is_last"].float()
-            ret = lambda_return(reward, boot, cont, c.gamma, c.lam * live[:, 1:])
+            live, policy = 1 - batch["is_last"].float(), self.actor(feat)
+            likely = policy.log_prob(batch["action"]) - policy.log_prob(policy.mode())
+            trace = c.lam * live * (3 * likely.exp()).clamp(max=1)  # (B, T)
+            ret = lambda_return(reward, boot, cont, c.gamma, trace[:, 1:])
             slow_value = self.slow_critic.predict(feat)[:, :-1]
         targets = ret, slow_value, live[:, :-1], c.slow_weight
         return critic_loss(self.critic, logits[:, :-1], *targets)

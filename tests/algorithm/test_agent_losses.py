@@ -17,7 +17,7 @@ from agents import (
 from torch.distributions import Bernoulli, Categorical, Independent, kl_divergence
 
 from dreamer.agent import critic_loss, dream_weight, model_loss, pathwise_loss, reinforce_loss
-from dreamer.networks import Critic
+from dreamer.networks import Critic, DiscretePolicy
 
 pytestmark = pytest.mark.usefixtures("one_scale")
 
@@ -141,16 +141,22 @@ IMAGINED = [10.0, 20.0, 30.0, 40.0, 50.0]  # imagined returns of the five states
 #   R_3 = 4 + 0.5 * 50                           = 29
 #   R_1 = 2 + 0.5 * 30 (the time limit cuts λ)   = 17     or 2 where the task ended
 #   R_0 = 1 + 0.5 * (0.5 * 20 + 0.5 * R_1)       = 10.25  or 6.5
+#   where row 1's action is 0.2 times as likely as the likeliest, its λ is 3 * 0.2 of itself, 0.3:
+#   R_0 = 1 + 0.5 * (0.7 * 20 + 0.3 * R_1)       = 10.55
 #   row 2 has no successor, hence no loss; row 4 is the window's last.
 
 
 @pytest.mark.parametrize(
-    ("terminal", "targets"), [(False, [10.25, 17.0, 29.0]), (True, [6.5, 2.0, 29.0])]
+    ("terminal", "likely", "targets"),
+    [(False, 0.4, [10.25, 17, 29]), (True, 1, [6.5, 2, 29]), (False, 0.2, [10.55, 17, 29])],
 )
 @pytest.mark.parametrize("slow_weight", [0.0, 0.5])
-def test_replay_value_targets_by_hand(terminal, targets, slow_weight):
+def test_replay_value_targets_by_hand(terminal, likely, targets, slow_weight):
     agent = make_agent(gamma=0.5, lam=0.5, slow_weight=slow_weight)
+    odds = torch.tensor([[1, likely]]) / (1 + likely)
+    agent.actor.forward = lambda feat: DiscretePolicy([odds.log().expand(1, 5, 2)])
     batch = {
+        "action": torch.eye(2)[torch.tensor([[0, 1, 0, 0, 0]])],
         "reward": torch.tensor([REWARD]),
         "is_first": torch.tensor([[False, False, False, True, False]]),
         "is_last": torch.tensor([[False, False, True, False, False]]),
@@ -171,6 +177,8 @@ def test_replay_values_bootstrap_on_the_critic_where_nothing_was_dreamed():
     nowhere = torch.zeros(1, 3, dtype=torch.bool)
     batch = dict.fromkeys(["is_first", "is_last", "is_terminal"], nowhere)
     batch["reward"] = torch.tensor([[0.0, 1.0, 2.0]])
+    batch["action"] = torch.ones(1, 3, 1)
+    agent.actor.forward = lambda feat: DiscretePolicy([torch.zeros(1, 3, 1)])  # no choice
     feat = torch.randn(1, 3, 12 + 3 * 4, generator=torch.Generator().manual_seed(0))
     loss = agent.replay_value_loss(batch, feat, torch.tensor([2, 0]), torch.tensor([7.0, -9.0]))
     logits = agent.critic(feat)[0]

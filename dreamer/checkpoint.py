@@ -160,9 +160,9 @@ def load_agent(path: Path | str, device: str = "auto") -> DreamerAgent:
     Raises CheckpointError when the file is damaged or does not fit this program, and ValueError
     where no agent has that name.
     """
-    name, path = path, Path(path).expanduser()
-    if not path.suffix and not path.exists():
-        path = AGENTS / f"{name}.pt"
+    path = Path(path).expanduser().absolute()
+    if not (path.suffix or path.exists()) and path.parent == Path.cwd():  # a bare word
+        name, path = path.name, AGENTS / f"{path.name}.pt"
         if not path.exists():
             raise ValueError(f"no agent {name} in {AGENTS}: a clone of {REPOSITORY} has some there")
     saved = load_checkpoint(path)

@@ -102,14 +102,14 @@ with lock(Path(sys.argv[1])):
 """
 
 
-@pytest.mark.faults
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
 def test_an_agent_of_the_results_is_found_by_its_name():
     assert load_agent("cartpole", "cpu").layout.numbers == 4
     with pytest.raises(ValueError, match="^no agent cartpool in .*: a clone of https://github.com"):
         load_agent("cartpool", "cpu")
 
 
+@pytest.mark.faults
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
 def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     own_session = {"stdout": subprocess.PIPE, "start_new_session": True}  # to end the orphan too
     with start("-c", HOLDER, tmp_path, **own_session) as child:

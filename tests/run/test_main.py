@@ -132,6 +132,13 @@ def test_evaluate_shows_how_far_it_is(main, agent, capsys):
     assert "3/3" in err and "episode" in err
 
 
+def test_agents_of_the_results_are_called_by_name_alone(main, refused, capsys):
+    main("evaluate", "cartpole", "--episodes", 1)
+    assert capsys.readouterr().out.startswith("CartPole-v1: return 500.0")
+    assert refused("watch", "cartpool").startswith("error: no agent cartpool in ")
+    assert refused("watch", "mine/cartpole").startswith("error: there is no file ")
+
+
 def test_what_train_prints_can_be_typed(main, tmp_path, capsys):
     main("train", "--env", "CartPole-v1", *TINY, "--evals", 1, "--run-dir", "my run")
     last, judge, watch, picture = capsys.readouterr().out.splitlines()

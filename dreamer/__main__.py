@@ -136,7 +136,7 @@ class Watch:
 
         own = (self.agent.parent / "config.json").exists()
         gif = self.agent if own else Path("runs").absolute() / self.agent.name
-        gif = self.gif or gif.with_suffix(".gif")
+        gif = (self.gif or gif).with_suffix(".gif")
         print(f"the episodes are filmed into {gif}", flush=True)
         os.environ |= {"SDL_VIDEODRIVER": "dummy", "SDL_AUDIODRIVER": "dummy"}  # no devices
         pictures = []
@@ -159,6 +159,8 @@ class Plot:
     out: Path = Path("runs/returns.png")  # the figure
 
     def main(self) -> None:
+        if not self.runs:
+            raise ValueError("plot needs folders of runs, such as runs/CartPole-v1/seed0")
         plot_returns(self.runs, self.out)
         print(self.out)
 

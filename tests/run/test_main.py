@@ -107,6 +107,7 @@ def test_what_is_wrong_is_one_sentence(refused, agent, tmp_path):
     unknown.env_spec = None
     save_agent(unknown, tmp_path / "unknown.pt")
     for words, sentence in [
+        (["plot"], "plot needs folders of runs"),
         (["evaluate", "missing.pt"], r"missing\.pt"),
         (["evaluate", "damaged.pt"], r"damaged\.pt is damaged or is no checkpoint: put a good"),
         (["evaluate", agent, "--env", "Pendulum-v1"], "but the agent was made for"),
@@ -230,7 +231,7 @@ def test_a_gif_can_be_asked_for_and_returns_are_drawn(main, agent, finished, mon
     from matplotlib.figure import Figure
 
     monkeypatch.setenv("DISPLAY", ":0")
-    main("watch", agent, "--episodes", 1, "--gif", "new/film.gif")
+    main("watch", agent, "--episodes", 1, "--gif", "new/film")
     assert (tmp_path / "new" / "film.gif").exists()
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))

@@ -30,8 +30,9 @@ def train(
     one (without it, the checkpoint and log of an earlier run are kept as `previous-...`); only
     `steps` may differ from its config (rows of the log are then spaced as the new number asks).
     device: auto, cpu or cuda. options: progress=False shows no bar; tensorboard=True writes
-    TensorBoard's curves too; callback=f calls f with each row of the log, a dict whose `kind` is
-    episode, report or eval; threads=N of PyTorch while it trains on the CPU, 1 if not given.
+    TensorBoard's curves too; callback=f calls f with each row of the log: a dict with `kind`
+    (episode, report or eval), `step` and that kind's metrics (docs/glossary.md), whose OSErrors are
+    ignored; threads=N of PyTorch while it trains on the CPU, 1 if not given.
 
     Ctrl-C saves a checkpoint; without run_dir it ends the training, and the run so far is returned.
     Raises ValueError for what is not supported, CheckpointError for a checkpoint that cannot be

@@ -39,6 +39,7 @@ def test_the_public_names_can_be_imported_and_are_all_there_are():
     for name in dreamer.__all__:
         assert getattr(dreamer, name).__doc__, name
     assert dreamer.__all__ == sorted(dreamer.__all__)
+    assert f"version: {dreamer.__version__}" in (ROOT / "CITATION.cff").read_text().splitlines()
 
 
 def test_importing_dreamer_loads_neither_the_lab_nor_what_draws_and_measures():

@@ -1,5 +1,6 @@
 """A run, one thing at a time: rows of the replay, random actions, when updates are due, the log."""
 
+import json
 from contextlib import nullcontext
 
 import gymnasium as gym
@@ -9,7 +10,7 @@ import torch
 from agents import as_tensors
 from conftest import ACTION_SPACES, lived, quiet_train, tiny_config, walk
 
-from dreamer import Config, Layout, load_agent, run
+from dreamer import Config, Layout, load_agent, run, train
 from dreamer.checkpoint import read_log
 from dreamer.envs import native_action
 from dreamer.networks import Decoder
@@ -24,9 +25,7 @@ def test_replay_and_log_hold_what_happened(kind, repeat):
     the final observation; a time limit is last, but not terminal. With repeats, rows hold what the
     last step gave and the sum of the rewards, and 60 steps are as many updates as without."""
     seen: list[dict] = []
-    told: list[dict] = []
-    config = tiny_config(action_repeat=repeat, train_ratio=6)
-    result = quiet_train(walk(kind, seen), config, callback=told.append)
+    result = quiet_train(walk(kind, seen), tiny_config(action_repeat=repeat, train_ratio=6))
     assert (result.step, result.updates) == (60, 40 * 6 // 18)
 
     rows, held, episodes = [], [], []  # by hand; a row: obs, reward, is_first, is_last, is_terminal
@@ -60,7 +59,14 @@ def test_replay_and_log_hold_what_happened(kind, repeat):
         assert actions[t] or not replay["action"][t].any()
     assert any(row[-1] for row in rows) and any(row[-2] > row[-1] for row in rows)
     assert [(e["step"], e["length"], e["return"]) for e in result.episodes] == episodes
-    assert [row for row in told if row["kind"] == "episode"] == result.episodes
+
+
+def test_in_a_file_the_bar_is_a_few_lines_and_a_callback_gets_every_row(tmp_path, capsys):
+    told: list[dict] = []
+    train(walk(), tiny_config(evals=9), tmp_path, device="cpu", callback=told.append)
+    assert 1 <= capsys.readouterr().err.count("\r") <= 3
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert told == rows and {row["kind"] for row in told} == {"episode", "report", "eval"}
 
 
 def random_pushes(count: int, warm_up: int = 0, **settings) -> list[int]:

@@ -11,8 +11,9 @@ that writes to runs/<script>/seed<k>/, what it prints to output.txt there. When 
 go on; the exit status is then 1. Several at a time, on one or more machines, take Dask
 (docs/distributed.md).
 
---publish writes to assets/: the runs' numbers, the agent of each task's median seed, the figures,
-and 04's pictures of these agents. The comparisons, 07 and 08, take hours: run them by themselves.
+--publish writes to assets/: the runs' numbers, the agent of each task's median seed, a table of
+these agents, the figures, and 04's pictures of them. The comparisons, 07 and 08, take hours: run
+them by themselves.
 """
 
 import dataclasses
@@ -105,6 +106,8 @@ def main(flags: Flags) -> int:
     failed = run_jobs(sum(jobs.values(), []), flags.jobs, flags.scheduler)
     for task in [task for task in jobs if flags.publish and task in results.SCRIPTS]:
         publish_task(task, jobs[task][0])
+    if flags.publish:
+        results.write_card()
     failed += run_jobs(drawing)
     for job in jobs.get(STEMS["01"], []) + drawing if flags.publish else []:
         if job not in failed:

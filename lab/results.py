@@ -1,6 +1,7 @@
 """The numbers of finished runs: recorded beside each run, gathered in assets/results, tabled.
 
-    python -m lab.results      draws the training figures of assets/ anew from assets/results
+    python -m lab.results      writes assets/agents/README.md and draws the training figures of
+                               assets/ anew, from assets/results
 
 A run's `result.json` marks it as complete; its `entry` is what a results file keeps of it.
 
@@ -28,7 +29,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from dreamer.checkpoint import write_atomic, write_json
+from dreamer.checkpoint import load_checkpoint, write_atomic, write_json
 from dreamer.evaluation import random_returns
 from dreamer.run import Run
 from lab import figures
@@ -230,7 +231,35 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def model_card() -> str:
+    """assets/agents/README.md: where each agent there comes from, and what its run came to."""
+    rows = ["Name | Task | Seed | Steps | `train_ratio` | Return | Licence".split(" | ")]
+    for task, data in load_tasks().items():
+        config = load_checkpoint(ASSETS / "agents" / f"{task}.pt")["config"]
+        runs = [run["final_returns"] for run in data["runs"] if run["config"] == config]
+        numbers = str(config["seed"]), f"{config['steps']:,}", f"{config['train_ratio']:g}"
+        ret = f"{np.mean(runs[0]):.1f}" if runs else "not recorded"
+        rows.append([f"`{task}`", data["env_id"].rpartition(":")[2], *numbers, ret, "MIT"])
+    return f"""# Trained agents
+
+{markdown(rows)}
+
+Watch one with `python -m dreamer watch cartpole`. In Python, `load_agent("cartpole")` reads it.
+
+Each is the median seed of the runs that it was published with. Its return is the mean of 100 greedy
+episodes after training, on fresh seeds. "Not recorded": the results have newer runs today, and
+`python -m dreamer evaluate` measures this agent. All numbers: [results](../../docs/results.md).
+`python -m lab.results` makes this page of the agents and of `assets/results`.
+"""
+
+
+def write_card() -> None:
+    text = model_card()
+    write_atomic(ASSETS / "agents" / "README.md", lambda temporary: temporary.write_text(text))
+
+
 if __name__ == "__main__":
+    write_card()
     for task, data in load_tasks().items():
         path = ASSETS / f"{SCRIPTS[task][:2]}_{task}_training.png"
         draw(data["env_id"], data["runs"], data["threshold"], data["random_return"], path)

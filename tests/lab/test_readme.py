@@ -114,6 +114,16 @@ def test_the_tables_of_results_agree_with_the_committed_runs():
     assert [r[1:] for r in rows] == [[f"{x:.2f}" for x in e.values()] for e in errors]
 
 
+def test_the_page_of_the_agents_says_where_each_comes_from():
+    assert page("assets/agents/README.md") == results.model_card()  # else: python -m lab.results
+    rows = table("assets/agents/README.md", "| Name | Task | Seed |")
+    assert sorted(row[0] for row in rows) == sorted(f"`{task}`" for task in TASKS + PIXELS)
+    for name, _, seed, *_, ret, _ in rows:
+        data = load(name.strip("`"))
+        by_seed = dict(zip([str(run["seed"]) for run in data["runs"]], means(data), strict=True))
+        assert ret == (f"{by_seed[seed]:.1f}" if seed in by_seed else "not recorded")
+
+
 def test_what_is_remembered_is_what_was_found():
     for delay, *row in table("docs/environments.md", "| Rows between |"):
         data = load(f"spaces/recall_{delay}")

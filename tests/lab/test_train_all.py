@@ -89,6 +89,7 @@ def publish(monkeypatch, tmp_path, started):
     monkeypatch.setattr(cli, "ASSETS", tmp_path / "assets")
     monkeypatch.setattr(results, "draw", lambda *args: publish.drawn.append(args))
     monkeypatch.setattr(results, "random_returns", lambda *args: np.zeros(1))
+    monkeypatch.setattr(results, "write_card", lambda: publish.drawn.append("card"))
 
     def publish(*words, status=0):
         assert call("--publish", "--out", tmp_path / "out", *words) == status
@@ -120,7 +121,7 @@ def test_numbers_are_merged_and_drawn(publish, tmp_path):
     runs = [(run["seed"], run["final_returns"][0]) for run in data["runs"]]
     assert runs == [(0, 400.0), (1, 450.0), (3, 500.0)]
     figure = tmp_path / "assets" / "02_cartpole_training.png"
-    assert publish.drawn == [("CartPole-v1", data["runs"], 475, 22.5, figure)]
+    assert publish.drawn == [("CartPole-v1", data["runs"], 475, 22.5, figure), "card"]
 
 
 def test_pictures_and_numbers_without_a_learning_curve_are_copied(publish, tmp_path, started):

@@ -13,7 +13,6 @@ import sys
 import pytest
 from faults import full_disk, log_rows, refusal, start
 
-from dreamer import load_agent
 from dreamer.checkpoint import FORMAT, Log, load_checkpoint, lock, save_checkpoint, seal, write_json
 
 
@@ -100,12 +99,6 @@ with lock(Path(sys.argv[1])):
         print("held", flush=True)
     time.sleep(60)  # one of the two is a simulator that outlives the run
 """
-
-
-def test_an_agent_of_the_results_is_found_by_its_name():
-    assert load_agent("cartpole", "cpu").layout.numbers == 4
-    with pytest.raises(ValueError, match="^no agent cartpool in .*: a clone of https://github.com"):
-        load_agent("cartpool", "cpu")
 
 
 @pytest.mark.faults

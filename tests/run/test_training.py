@@ -61,7 +61,7 @@ def test_a_checkpoint_is_made_every_minute_and_not_more_often(tmp_path, monkeypa
 def test_the_bar_says_how_good_the_agent_is_and_what_takes_long(monkeypatch):
     left, right = [], []
     monkeypatch.setattr(tqdm, "set_postfix_str", lambda self, text, refresh: right.append(text))
-    monkeypatch.setattr(tqdm, "set_description_str", lambda self, text: left.append(text))
+    monkeypatch.setattr(tqdm, "set_description_str", lambda self, text, refresh: left.append(text))
     found = train(walk(), tiny_config(evals=2), device="cpu")
     assert right[0] == "loss {loss:.2f}, entropy {entropy:.2f}".format(**found.reports[0])
     assert right[-1] == f"return {found.evals[-1]['return']:.1f}, evaluated"

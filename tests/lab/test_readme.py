@@ -54,7 +54,7 @@ def minutes(data: dict) -> list[str]:
 def test_readme_and_docs_are_short_and_start_quickly():
     lines = page("README.md").splitlines()
     assert len(lines) <= 200 and lines.index("## Quick start") < 40
-    assert sum(len(page(name).split()) for name in PAGES) <= 14_000
+    assert sum(len(page(name).split()) for name in PAGES) <= 12_500
 
 
 def test_the_readme_claims_what_the_results_show():
@@ -165,7 +165,7 @@ def test_the_ablations_agree_with_the_committed_runs():
 def test_the_tuning_log_agrees_with_the_committed_runs():
     runs = {(r["run"], r["task"], r["seed"]): r["curve"] for r in load("departures")["runs"]}
     tasks, checked = ("CartPole-v1", "Pendulum-v1", "LunarLander-v3"), 0
-    for run, _, *cells in table("docs/tuning.md", "| Run | What is different | CartPole |"):
+    for run, _, *cells in table("lab/log.md", "| Run | What is different | CartPole |"):
         for task, cell in zip(tasks, cells, strict=True):
             for *shown, seed in re.findall(r"(-?\d+) / (-?\d+) \((\d+)\)", cell):
                 curve = runs[run, task, int(seed)]["return"]
@@ -195,7 +195,7 @@ def test_speed_and_faults_are_those_of_the_committed_files():
     assert table("docs/faults.md", "| Fault |") == faults
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, "lab/log.md"])
 def test_links_lead_somewhere_and_every_page_is_listed(name):
     for path, anchor in re.findall(r"\]\((?!https://)([^)\s#]*)#?([^)\s]*)\)", page(name)):
         target = (ROOT / name).parent / path if path else ROOT / name

@@ -236,9 +236,9 @@ def model_card() -> str:
     rows = ["Name | Task | Seed | Steps | `train_ratio` | Return | Licence".split(" | ")]
     for task, data in load_tasks().items():
         config = load_checkpoint(ASSETS / "agents" / f"{task}.pt")["config"]
-        runs = [run["final_returns"] for run in data["runs"] if run["config"] == config]
+        run = next(run for run in data["runs"] if run["config"] == config)
         numbers = str(config["seed"]), f"{config['steps']:,}", f"{config['train_ratio']:g}"
-        ret = f"{np.mean(runs[0]):.1f}" if runs else "not recorded"
+        ret = f"{np.mean(run['final_returns']):.1f}"
         rows.append([f"`{task}`", data["env_id"].rpartition(":")[2], *numbers, ret, "MIT"])
     return f"""# Trained agents
 
@@ -246,9 +246,8 @@ def model_card() -> str:
 
 Watch one with `python -m dreamer watch cartpole`. In Python, `load_agent("cartpole")` reads it.
 
-Each is the median seed of the runs that it was published with. Its return is the mean of 100 greedy
-episodes after training, on fresh seeds. "Not recorded": the results have newer runs today, and
-`python -m dreamer evaluate` measures this agent. All numbers: [results](../../docs/results.md).
+Each is the median seed of its task. Its return is the mean of 100 greedy episodes after training, on
+fresh seeds. All numbers: [results](../../docs/results.md).
 `python -m lab.results` makes this page of the agents and of `assets/results`.
 """
 

@@ -29,7 +29,7 @@ def call(cwd, *words):
     return process.stdout
 
 
-NEW = ("cartpole", "pendulum")  # made with today's code; all others are older
+NEW = ("cartpole",)  # made with today's code; all others are older
 
 
 @pytest.mark.parametrize("task", results.SCRIPTS)

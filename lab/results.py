@@ -246,8 +246,8 @@ def model_card() -> str:
 
 Watch one with `python -m dreamer watch cartpole`. In Python, `load_agent("cartpole")` reads it.
 
-Each is the median seed of its task. Its return is the mean of 100 greedy episodes after training, on
-fresh seeds. All numbers: [results](../../docs/results.md).
+Each is the median seed of its task. Its return is the mean of 100 greedy episodes after training,
+on fresh seeds. All numbers: [results](../../docs/results.md).
 `python -m lab.results` makes this page of the agents and of `assets/results`.
 """
 

@@ -120,7 +120,7 @@ const film = {
   save(name, delay) {
     const look = (picture) =>
       picture.getContext("2d").getImageData(0, 0, this.width, this.height).data;
-    const bytes = encodeGif(this.pictures.map(look), this.width, this.height, Math.max(20, delay));
+    const bytes = encodeGif(this.pictures.map(look), this.width, this.height, delay);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([bytes], { type: "image/gif" }));
     link.download = `${name}_dream.gif`;

@@ -86,7 +86,7 @@ const tally = {
   /** What is known, in one line; score: the agent's mean return. */
   text(score) {
     const best = this.bests[task.name];
-    if (session.recorded || score === undefined) return this.last;
+    if (session.recorded) return this.last;
     if (best === undefined) {
       const call = `Beat the agent: its mean return is ${short(score, 0)}.`;
       return settings.driver === "visitor" ? this.last + call : this.last;

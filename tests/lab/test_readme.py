@@ -66,6 +66,7 @@ def test_the_readme_claims_what_the_results_show():
     assert table("README.md", "| Task | Steps | Return, mean of seeds |") == expected
     times = [float(row[-1]) for row in expected[: len(TASKS)]]
     runs = [run["minutes"] for run in load("cartpole")["runs"]]
+    assert f"steps in {minutes(load('cartpole'))[0]} minutes; threshold 475 reached" in text
     assert f"This took {min(runs):.0f} to {max(runs):.0f} minutes in ten runs" in text
     assert f"in {min(times):.0f} to {max(times):.0f} minutes" in text
     assert [solved(load(task)) for task in TASKS] == [10, 5, 5, 5]
